@@ -1,0 +1,56 @@
+//! Opening image files for the commands.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+
+use crate::qcow2::{Access, Image};
+use crate::storage::file::FileStorage;
+use crate::storage::lock::{self, Purpose};
+
+/// An image opened for looking at it.
+pub(super) struct Opened {
+    pub(super) image: Image<FileStorage>,
+    pub(super) file: File,
+    /// Somebody is writing to it at this moment.
+    pub(super) served: bool,
+}
+
+/// Lets pass a regular file only: a device or a pipe is not an image.
+pub(super) fn check_regular(file: File) -> Result<File> {
+    if !file.metadata()?.file_type().is_file() {
+        bail!("not a regular file: expected a qcow2 image in a file");
+    }
+    Ok(file)
+}
+
+/// Opens an image to look at it, also while it is being served; says so on standard error then.
+pub(super) fn look(path: &Path) -> Result<Opened> {
+    let opened = open(path, None)?;
+    if opened.served {
+        eprintln!(
+            "vhost-user-zbd: {}: being served now: the zones change meanwhile, and open ones show as closed",
+            path.display()
+        );
+    }
+    Ok(opened)
+}
+
+/// Opens an image that nobody else may be writing to.
+pub(super) fn open_alone(path: &Path) -> Result<Opened> {
+    open(path, Some(Purpose::Read))
+}
+
+fn open(path: &Path, purpose: Option<Purpose>) -> Result<Opened> {
+    let name = || path.display().to_string();
+    let file = File::open(path).context("the image cannot be opened").and_then(check_regular).with_context(name)?;
+    if let Some(purpose) = purpose {
+        lock::lock_image(&file, purpose).with_context(name)?;
+    }
+    let served = lock::is_written(&file).unwrap_or(false);
+    let storage = FileStorage::new(file.try_clone().with_context(name)?);
+    let image = Image::open(Arc::new(storage), Access::ReadOnly).with_context(name)?;
+    Ok(Opened { image, file, served })
+}

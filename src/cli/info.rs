@@ -1,0 +1,65 @@
+//! `info`: the geometry of an image.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use serde_json::json;
+
+use super::{image, size};
+use crate::qcow2::ByteOrder;
+use crate::units::Bytes;
+
+pub(super) fn run(path: &Path, as_json: bool) -> Result<ExitCode> {
+    let opened = image::look(path)?;
+    let (header, zoned) = (opened.image.header(), opened.image.zoned());
+    let endian = match opened.image.table_order() {
+        ByteOrder::Big => "big",
+        ByteOrder::Little => "little",
+    };
+    let on_disk = opened.file.metadata().with_context(|| path.display().to_string())?.blocks() * 512;
+    if as_json {
+        let info = json!({
+            "format": "qcow2",
+            "virtual_size": header.size.0,
+            "cluster_size": header.cluster_size().0,
+            "disk_size": on_disk,
+            "zoned": zoned.zoned,
+            "zone_size": zoned.zone_size,
+            "zone_capacity": zoned.zone_capacity,
+            "conventional_zones": zoned.conventional_zones,
+            "nr_zones": zoned.nr_zones,
+            "max_active_zones": zoned.max_active_zones,
+            "max_open_zones": zoned.max_open_zones,
+            "max_append_bytes": zoned.max_append_bytes,
+            "zonedmeta_size": zoned.zonedmeta_size,
+            "zonedmeta_offset": zoned.zonedmeta_offset,
+            "table_offset": zoned.zonedmeta_offset,
+            "table_endian": endian,
+        });
+        println!("{info:#}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let limit = |limit: u32| match limit {
+        0 => "no limit".to_owned(),
+        limit => limit.to_string(),
+    };
+    let bytes = |value: u32| size::show(Bytes(value.into()));
+    println!("image: {}", path.display());
+    println!("file format: qcow2, zoned (host-managed)");
+    println!("virtual size: {}", size::show(header.size));
+    println!("disk size: {}", size::show(Bytes(on_disk)));
+    println!("cluster size: {}", size::show(header.cluster_size()));
+    println!("zones: {} ({} conventional)", zoned.nr_zones, zoned.conventional_zones);
+    println!("zone size: {}", bytes(zoned.zone_size));
+    println!("zone capacity: {}", bytes(zoned.zone_capacity));
+    println!("max open zones: {}", limit(zoned.max_open_zones));
+    println!("max active zones: {}", limit(zoned.max_active_zones));
+    println!("max append: {}", bytes(zoned.max_append_bytes));
+    println!("write pointer table: {:#x}, {} bytes, {endian}-endian", zoned.zonedmeta_offset, zoned.zonedmeta_size);
+    for clamp in opened.image.clamps() {
+        println!("note: {} {} cannot be reached: {} is in force", clamp.field, clamp.from, clamp.to);
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,111 @@
+//! The commands. Each returns an exit status or one error, which is printed as one line.
+//!
+//! Conventions: those of qemu-img for images and those of QEMU's vhost-user backend programs for serving
+//! (docs/interop/vhost-user, "Backend program conventions"): `--socket-path` or `--fd`, `--print-capabilities`,
+//! `--blk-file`, no fork, exit on SIGTERM.
+
+mod check;
+mod create;
+mod image;
+mod info;
+mod report;
+mod serve;
+mod size;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::units::Bytes;
+
+/// A zoned disk for any virtual machine, kept in one qcow2 image.
+#[derive(Debug, Parser)]
+#[command(name = "vhost-user-zbd", version, arg_required_else_help = true)]
+struct Cli {
+    /// Print what this backend can do as one JSON object, and exit.
+    #[arg(long)]
+    print_capabilities: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make an image.
+    Create(create::Args),
+    /// Serve an image to one virtual machine after another.
+    Serve(serve::Args),
+    /// Show the geometry of an image.
+    Info(ImageArgs),
+    /// List the zones of an image, as blkzone report prints them.
+    Report(report::Args),
+    /// Check an image: exit status 0 clean, 2 errors, 3 leaks only, 1 could not check.
+    Check(ImageArgs),
+}
+
+/// The arguments of a command that reads an image.
+#[derive(Debug, clap::Args)]
+struct ImageArgs {
+    /// The image file.
+    file: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What QEMU's schema of backend programs wants to know.
+const CAPABILITIES: &str = r#"{"type":"block","features":["read-only","blk-file"]}"#;
+
+/// Runs the program with these arguments, the first being its name.
+pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(with_command(arguments.collect())) {
+        Ok(cli) => cli,
+        Err(error) => return refuse_usage(&error),
+    };
+    if cli.print_capabilities {
+        println!("{CAPABILITIES}");
+        return ExitCode::SUCCESS;
+    }
+    let done = match cli.command {
+        Some(Command::Create(args)) => create::run(&args),
+        Some(Command::Serve(args)) => serve::run(&args),
+        Some(Command::Info(args)) => info::run(&args.file, args.json),
+        Some(Command::Report(args)) => report::run(&args),
+        Some(Command::Check(args)) => check::run(&args.file, args.json),
+        None => Err(anyhow::anyhow!("no command given: expected create, serve, info, report or check; see --help")),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("vhost-user-zbd: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// Programs that start backends give options only (`--socket-path=... --blk-file=...`): that means `serve`.
+fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    const SERVE_OPTIONS: [&str; 4] = ["--socket-path", "--fd", "--blk-file", "--read-only"];
+    let first = arguments.get(1).and_then(|argument| argument.to_str()).unwrap_or_default();
+    if SERVE_OPTIONS.contains(&first.split('=').next().unwrap_or_default()) {
+        arguments.insert(1, "serve".into());
+    }
+    arguments
+}
+
+/// Help and version go out as they are; a wrong command line is one line and status 1, as of any other bad input.
+fn refuse_usage(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Nothing sensible is left to do where the terminal is gone.
+        let _ = error.print();
+        return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+    }
+    let text = error.to_string();
+    let message = text.split("\n\nUsage:").next().unwrap_or_default();
+    let message: Vec<&str> = message.split_whitespace().collect();
+    eprintln!("vhost-user-zbd: {}", message.join(" ").trim_start_matches("error: "));
+    ExitCode::FAILURE
+}
+
+fn parse_size(text: &str) -> Result<Bytes, String> {
+    size::parse(text)
+}

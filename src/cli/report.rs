@@ -1,0 +1,128 @@
+//! `report`: the zones of an image, as blkzone prints them or as JSON.
+
+use std::io::{self, BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use serde_json::json;
+
+use super::{image, parse_size};
+use crate::units::{Bytes, ZoneIndex};
+use crate::zone::{Geometry, State, Zone, ZoneKind};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The image file.
+    file: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+    /// Begin with the zone that holds this byte of the device.
+    #[arg(long, value_name = "BYTES", default_value = "0", value_parser = parse_size)]
+    offset: Bytes,
+    /// List this many zones at most.
+    #[arg(long, value_name = "N")]
+    count: Option<u32>,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let mut opened = image::look(&args.file)?;
+    let geometry = *opened.image.geometry();
+    let Some(first) = geometry.zone_at(args.offset) else {
+        bail!("{}: --offset is {}: expected less than the size, {}", args.file.display(), args.offset, geometry.size());
+    };
+    let pointers = opened.image.write_pointers().with_context(|| args.file.display().to_string())?;
+    let left = geometry.nr_zones() - first.0;
+    let last = first.0 + args.count.unwrap_or(left).min(left);
+    let zones = (first.0..last).map(ZoneIndex).filter_map(|index| {
+        let pointer = pointers.get(index.index())?;
+        Some((index, Zone::from_pointer(&geometry, index, *pointer)))
+    });
+    let mut out = BufWriter::new(io::stdout().lock());
+    let printed =
+        if args.json { print_json(&mut out, &geometry, zones) } else { print_text(&mut out, &geometry, zones) };
+    match printed.and_then(|()| out.flush()) {
+        // `report | head` is no error.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        printed => printed.map(|()| ExitCode::SUCCESS).context("the report cannot be written"),
+    }
+}
+
+fn print_text(
+    out: &mut impl Write,
+    geometry: &Geometry,
+    zones: impl Iterator<Item = (ZoneIndex, Zone)>,
+) -> io::Result<()> {
+    for (index, zone) in zones {
+        let start = geometry.start(index);
+        let pointer = Bytes(zone.write_pointer().0 - start.0);
+        let (kind, kind_name) = match geometry.kind(index) {
+            ZoneKind::Conventional => (1, "CONVENTIONAL"),
+            ZoneKind::SequentialWriteRequired => (2, "SEQ_WRITE_REQUIRED"),
+        };
+        writeln!(
+            out,
+            "  start: 0x{:09x}, len 0x{:06x}, cap 0x{:06x}, wptr 0x{:06x} reset:0 non-seq:0, zcond:{:2}({}) [type: {kind}({kind_name})]",
+            start.to_sector().0,
+            geometry.len(index).to_sector().0,
+            geometry.capacity(index).to_sector().0,
+            pointer.to_sector().0,
+            zone.state() as u8,
+            condition(zone.state()),
+        )?;
+    }
+    Ok(())
+}
+
+/// The two letters of blkzone.
+fn condition(state: State) -> &'static str {
+    match state {
+        State::NotWp => "nw",
+        State::Empty => "em",
+        State::ImplicitOpen => "oi",
+        State::ExplicitOpen => "oe",
+        State::Closed => "cl",
+        State::ReadOnly => "ro",
+        State::Full => "fu",
+        State::Offline => "of",
+    }
+}
+
+/// One zone a line, so that a large report needs no memory here and is still pleasant to read.
+fn print_json(
+    out: &mut impl Write,
+    geometry: &Geometry,
+    zones: impl Iterator<Item = (ZoneIndex, Zone)>,
+) -> io::Result<()> {
+    write!(out, "{{\"zones\":[")?;
+    for (number, (index, zone)) in zones.enumerate() {
+        let line = json!({
+            "index": index.0,
+            "type": match geometry.kind(index) {
+                ZoneKind::Conventional => "conventional",
+                ZoneKind::SequentialWriteRequired => "seq-write-required",
+            },
+            "state": state_name(zone.state()),
+            "start": geometry.start(index).0,
+            "length": geometry.len(index).0,
+            "capacity": geometry.capacity(index).0,
+            "write_pointer": zone.write_pointer().0,
+        });
+        write!(out, "{}\n  {line}", if number == 0 { "" } else { "," })?;
+    }
+    writeln!(out, "\n]}}")
+}
+
+fn state_name(state: State) -> &'static str {
+    match state {
+        State::NotWp => "not-wp",
+        State::Empty => "empty",
+        State::ImplicitOpen => "implicit-open",
+        State::ExplicitOpen => "explicit-open",
+        State::Closed => "closed",
+        State::ReadOnly => "read-only",
+        State::Full => "full",
+        State::Offline => "offline",
+    }
+}

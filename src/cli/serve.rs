@@ -1,0 +1,167 @@
+//! `serve`: opens an image and serves it until it is told to stop.
+
+use std::ffi::CString;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+use clap::ValueEnum;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::image;
+use crate::storage::file::FileStorage;
+use crate::storage::lock::{self, Purpose};
+use crate::store::{self, ZonedStore};
+use crate::units::Bytes;
+use crate::vhost::{self, AioMode, CacheMode, DataFiles, ListenOn, ServeOptions};
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Cache {
+    Writeback,
+    None,
+    Writethrough,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Aio {
+    Auto,
+    #[value(name = "io_uring")]
+    IoUring,
+    Sync,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The image file.
+    #[arg(required_unless_present = "blk_file")]
+    file: Option<PathBuf>,
+    /// The image file, by the name QEMU's backend programs use.
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
+    blk_file: Option<PathBuf>,
+    /// Listen on this unix socket; a stale one is replaced.
+    #[arg(long, value_name = "PATH", conflicts_with = "fd")]
+    socket_path: Option<PathBuf>,
+    /// Use this open socket: one that listens, or one that is connected. Without --socket-path and --fd the
+    /// listening socket comes from systemd.
+    #[arg(long, value_name = "N")]
+    fd: Option<i32>,
+    /// Logical block size of the disk, and the unit of writes to sequential zones.
+    #[arg(long, default_value = "4096", value_parser = parse_block_size)]
+    block_size: u32,
+    /// Request queues shown to the guest.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    num_queues: u16,
+    /// Largest queue accepted: a power of two from 4 to 32768.
+    #[arg(long, default_value = "32768", value_parser = parse_queue_size)]
+    queue_size: u16,
+    /// writeback: writes become stable with a flush; none: the same, past the page cache; writethrough: each write
+    /// is stable when it is answered.
+    #[arg(long, value_enum, default_value = "writeback")]
+    cache: Cache,
+    /// Serve a read-only disk; the image is never written.
+    #[arg(long)]
+    read_only: bool,
+    /// The serial number the guest sees, up to 20 bytes.
+    #[arg(long, default_value = "", value_parser = parse_serial)]
+    serial: String,
+    /// How data is read and written: io_uring where the kernel allows it, or plain system calls.
+    #[arg(long, value_enum, default_value = "auto")]
+    aio: Aio,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    let path = args.file.as_ref().or(args.blk_file.as_ref()).ok_or_else(|| anyhow!("no image given"))?;
+    let name = || path.display().to_string();
+    let stop = stop_on_signals().context("signals cannot be handled")?;
+    let options = ServeOptions {
+        block_size: args.block_size,
+        num_queues: args.num_queues,
+        queue_size: args.queue_size,
+        cache: match args.cache {
+            Cache::Writeback => CacheMode::Writeback,
+            Cache::None => CacheMode::None,
+            Cache::Writethrough => CacheMode::Writethrough,
+        },
+        read_only: args.read_only,
+        serial: args.serial.clone(),
+        aio: match args.aio {
+            Aio::Auto => AioMode::Auto,
+            Aio::IoUring => AioMode::IoUring,
+            Aio::Sync => AioMode::Sync,
+        },
+    };
+    let (store, files) = open(path, args).with_context(name)?;
+    for clamp in store.clamps() {
+        log::warn!("{}: {} {} cannot be reached: {} is in force", name(), clamp.field, clamp.from, clamp.to);
+    }
+    let served = vhost::serve(Arc::clone(&store), files, listen_on(args), options, &stop);
+    let closed = store.close().with_context(|| format!("{}: the image could not be closed well", name()));
+    served?;
+    closed?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn listen_on(args: &Args) -> ListenOn {
+    match (&args.socket_path, args.fd) {
+        (Some(path), _) => ListenOn::Path(path.clone()),
+        (None, Some(fd)) => ListenOn::Fd(fd),
+        (None, None) => ListenOn::Systemd,
+    }
+}
+
+fn open(path: &Path, args: &Args) -> Result<(Arc<ZonedStore<FileStorage>>, DataFiles)> {
+    let file = OpenOptions::new().read(true).write(!args.read_only).open(path);
+    let file = image::check_regular(file.context("the image cannot be opened")?)?;
+    lock::lock_image(&file, if args.read_only { Purpose::Read } else { Purpose::Write })?;
+    let files = DataFiles { data: data_file(path, args, &file)?, buffered: file.try_clone()? };
+    let options =
+        store::OpenOptions { read_only: args.read_only, write_granularity: Bytes(u64::from(args.block_size)) };
+    let store = ZonedStore::open(Arc::new(FileStorage::new(file)), options)?;
+    Ok((Arc::new(store), files))
+}
+
+/// The descriptor for the guest's data: past the page cache where that is asked for.
+fn data_file(path: &Path, args: &Args, file: &File) -> Result<File> {
+    if !matches!(args.cache, Cache::None) {
+        return Ok(file.try_clone()?);
+    }
+    let direct = OpenOptions::new().read(true).write(!args.read_only).custom_flags(libc::O_DIRECT).open(path);
+    direct.context("--cache none: the file system does not open the image past the page cache (O_DIRECT)")
+}
+
+/// An event that fires on SIGTERM and SIGINT.
+fn stop_on_signals() -> Result<EventFd> {
+    let stop = EventFd::new(EFD_NONBLOCK)?;
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        let event = stop.try_clone()?;
+        // A full counter needs no further count, so a failed write is nothing to report.
+        let fire = move || drop(event.write(1));
+        // SAFETY: the handler only calls write(2) on a descriptor it owns, which is async-signal-safe.
+        unsafe { signal_hook::low_level::register(signal, fire) }?;
+    }
+    Ok(stop)
+}
+
+fn parse_block_size(text: &str) -> Result<u32, String> {
+    match text {
+        "512" => Ok(512),
+        "4096" | "4k" | "4K" => Ok(4096),
+        _ => Err(format!("'{text}' is not a block size: expected 512 or 4096")),
+    }
+}
+
+fn parse_queue_size(text: &str) -> Result<u16, String> {
+    let wrong = || format!("'{text}' is not a queue size: expected a power of two from 4 to 32768");
+    text.parse::<u16>().ok().filter(|size| size.is_power_of_two() && *size >= 4).ok_or_else(wrong)
+}
+
+fn parse_serial(text: &str) -> Result<String, String> {
+    if text.len() > 20 || CString::new(text).is_err() {
+        return Err(format!("'{text}' is not a serial number: expected at most 20 bytes"));
+    }
+    Ok(text.to_owned())
+}

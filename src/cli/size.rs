@@ -1,0 +1,58 @@
+//! Sizes as qemu-img takes and prints them: binary suffixes K, M, G, T, P, E.
+
+use crate::units::Bytes;
+
+const SUFFIXES: [(char, u32); 7] = [('B', 0), ('K', 10), ('M', 20), ('G', 30), ('T', 40), ('P', 50), ('E', 60)];
+
+/// Reads "64M" or "1048576": a whole number and at most one suffix, in either case.
+pub(super) fn parse(text: &str) -> Result<Bytes, String> {
+    let wrong =
+        || format!("'{text}' is not a size: expected a whole number with an optional suffix K, M, G, T, P or E");
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let number: u64 = digits.parse().map_err(|_| wrong())?;
+    let shift = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" => 0,
+        suffix => SUFFIXES.iter().find(|(letter, _)| suffix == letter.to_string()).ok_or_else(wrong)?.1,
+    };
+    number
+        .checked_mul(1 << shift)
+        .filter(|bytes| i64::try_from(*bytes).is_ok())
+        .map(Bytes)
+        .ok_or_else(|| format!("'{text}' is too large: expected less than 8E"))
+}
+
+/// "64 MiB" where that is exact, "1.5 GiB (1610612736 bytes)" where a fraction says more, bytes otherwise.
+pub(super) fn show(bytes: Bytes) -> String {
+    let unit = SUFFIXES.iter().rev().find(|(_, shift)| *shift > 0 && bytes.0 >= 1 << shift);
+    match unit {
+        None => format!("{bytes} bytes"),
+        Some((letter, shift)) if bytes.0.is_multiple_of(1 << shift) => format!("{} {letter}iB", bytes.0 >> shift),
+        Some((letter, shift)) => {
+            let scaled = bytes.0 as f64 / (1u64 << shift) as f64;
+            format!("{} {letter}iB ({bytes} bytes)", (scaled * 1000.0).round() / 1000.0)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_whole_numbers_with_one_binary_suffix() {
+        for (text, bytes) in [("0", 0), ("512", 512), ("4k", 4096), ("64M", 64 << 20), ("16T", 16 << 40), ("7b", 7)] {
+            assert_eq!(parse(text), Ok(Bytes(bytes)), "{text}");
+        }
+        for text in ["", "M", "1.5G", "64MB", "64 M", "-1", "0x10", "64X", "9E9", "16E", "99999999999999999999"] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_print_in_the_largest_unit_that_fits() {
+        for (bytes, text) in [(0, "0 bytes"), (512, "512 bytes"), (4096, "4 KiB"), (64 << 20, "64 MiB")] {
+            assert_eq!(show(Bytes(bytes)), text);
+        }
+        assert_eq!(show(Bytes(3 << 29)), "1.5 GiB (1610612736 bytes)");
+    }
+}

@@ -1,0 +1,23 @@
+//! A zoned disk for any virtual machine: virtio-blk with VIRTIO_BLK_F_ZONED over vhost-user, kept in one qcow2 image.
+//!
+//! Layers, each blind to the ones above it (ARCHITECTURE.md has the map and the road of a request):
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`cli`] | the commands: create, serve, info, report, check |
+//! | [`vhost`] | sockets, connections, guest memory, rings, workers, data I/O |
+//! | [`virtio`] | a descriptor chain becomes a request, a result becomes a status byte; features and configuration space |
+//! | [`store`] | the device's meaning: zones and image together, in the order that keeps them safe |
+//! | [`zone`] | the pure state machine: geometry, states, write pointers, resources |
+//! | [`qcow2`] | the image format: header, extensions, refcounts, mapping, allocation, check |
+//! | [`storage`] | the file below, behind a trait |
+//! | [`units`] | sectors, bytes, file offsets and zone numbers as types |
+
+pub mod cli;
+pub mod qcow2;
+pub mod storage;
+pub mod store;
+pub mod units;
+pub mod vhost;
+pub mod virtio;
+pub mod zone;

@@ -1,0 +1,319 @@
+//! What can be wrong with an image, in words for its owner: the field, its value, what was expected.
+
+use std::io;
+
+use super::regions::Kind;
+use crate::units::{Bytes, FileOffset, ZoneIndex};
+use crate::zone::GeometryError;
+
+/// Why an image was not opened. The message is one line and does not name the file.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The storage failed.
+    #[error("cannot {doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file does not begin as a qcow2 image does.
+    #[error("not a qcow2 image: it begins with {found:#010x}, expected 0x514649fb")]
+    NotQcow2 {
+        /// The first four bytes.
+        found: u32,
+    },
+    /// The file ends inside something it must hold.
+    #[error("the file is truncated: {what} needs {needed} bytes, the file has {len}")]
+    Truncated {
+        /// What does not fit.
+        what: &'static str,
+        /// Where it ends.
+        needed: u64,
+        /// The length of the file.
+        len: u64,
+    },
+    /// A format version other than 3.
+    #[error("version is {version}: expected 3{hint}")]
+    Version {
+        /// The version found.
+        version: u32,
+        /// More for versions that are known.
+        hint: &'static str,
+    },
+    /// A qcow2 image without zones.
+    #[error(
+        "not a zoned image: it is plain qcow2, without the zoned extension (0x007a6264) and incompatible feature bit 5"
+    )]
+    NotZoned,
+    /// The extension says that the device has no zones.
+    #[error("not a zoned image: zoned is 0 (none), expected 1 (host-managed)")]
+    ZonedNone,
+    /// The feature bit without the extension.
+    #[error("incompatible feature bit 5 (zoned format) is set, but the zoned extension (0x007a6264) is missing")]
+    ExtensionMissing,
+    /// The extension without the feature bit.
+    #[error("the zoned extension (0x007a6264) is present, but incompatible feature bit 5 (zoned format) is not set")]
+    FeatureBitMissing,
+    /// Another layout of the zoned extension.
+    #[error("the zoned extension has the layout of {revision}: expected that of v5 to v7")]
+    OtherLayout {
+        /// The revision recognised.
+        revision: &'static str,
+    },
+    /// A feature of qcow2 that this project does not support.
+    #[error("{feature} is not supported{hint}")]
+    Unsupported {
+        /// Its name.
+        feature: &'static str,
+        /// What can be done.
+        hint: &'static str,
+    },
+    /// An incompatible feature nobody here knows.
+    #[error("incompatible feature bit {bit} ({name}) is set: expected only known features")]
+    UnknownFeature {
+        /// The bit.
+        bit: u32,
+        /// Its name from the image's own table.
+        name: String,
+    },
+    /// The dirty bit.
+    #[error(
+        "incompatible feature bit 0 (dirty bit) is set: the refcounts are marked inexact and the image must be checked \
+         before it is written; it can be opened read-only"
+    )]
+    Dirty,
+    /// The corrupt bit.
+    #[error("incompatible feature bit 1 (corrupt bit) is set: the image can be opened read-only, never for writing")]
+    Corrupt,
+    /// A field with a value it must not have.
+    #[error("{field} is {value}: expected {expected}")]
+    Field {
+        /// The field by its name in the format's document.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What would have been right.
+        expected: String,
+    },
+    /// An entry of a table of the image with a value it must not have.
+    #[error("{table} entry {index} is {value:#x}: expected {expected}")]
+    Entry {
+        /// The table.
+        table: &'static str,
+        /// Which entry.
+        index: u64,
+        /// Its value.
+        value: u64,
+        /// What would have been right.
+        expected: &'static str,
+    },
+    /// Two things of the image in the same place.
+    #[error("{first} and {second} overlap in the cluster at {offset}")]
+    Overlap {
+        /// One of them.
+        first: Kind,
+        /// The other.
+        second: Kind,
+        /// The cluster they share.
+        offset: FileOffset,
+    },
+    /// A rule of the geometry.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// The clusters of the write-pointer table are not its own.
+    #[error(
+        "the zonedmeta cluster at {offset} has refcount {refcount}: expected 1; a check by qemu-img with bit 5 cleared, \
+         or by a v7 binary, frees the clusters of the table, and later data may have landed in them"
+    )]
+    TableRefcount {
+        /// The cluster.
+        offset: FileOffset,
+        /// Its refcount.
+        refcount: u64,
+    },
+    /// A write pointer where it cannot be.
+    #[error("the write pointer of zone {zone} is {value:#x}: expected {expected}")]
+    Pointer {
+        /// The zone.
+        zone: ZoneIndex,
+        /// The entry of the table as it stands there.
+        value: u64,
+        /// What would have been right.
+        expected: String,
+    },
+    /// The 32-bit bug of the v7 binaries.
+    #[error(
+        "the write pointer of zone {zone} is {value:#x}: expected {expected}; the entry was cut to 32 bits by the \
+         truncation bug of the v7 binaries"
+    )]
+    Truncated32 {
+        /// The first zone that shows it.
+        zone: ZoneIndex,
+        /// The entry of the table.
+        value: u64,
+        /// What would have been right.
+        expected: String,
+    },
+}
+
+/// Why an image was not created.
+#[derive(Debug, thiserror::Error)]
+pub enum CreateError {
+    /// The storage failed.
+    #[error("cannot {doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// There is something in the file already.
+    #[error("the file is not empty: it has {len} bytes")]
+    NotEmpty {
+        /// Its length.
+        len: Bytes,
+    },
+    /// A rule of the geometry.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// A cluster size that qcow2 does not have.
+    #[error("cluster_size is {value}: expected a power of two from 512 bytes to 2 MiB")]
+    ClusterSize {
+        /// What was asked for.
+        value: Bytes,
+    },
+    /// The image would need a table larger than qcow2 allows.
+    #[error(
+        "size is {size}: with clusters of {cluster_size} bytes the {table} would exceed its limit of {limit} bytes; \
+         expected a smaller size or a larger cluster size"
+    )]
+    TooLarge {
+        /// The virtual size.
+        size: Bytes,
+        /// The cluster size.
+        cluster_size: Bytes,
+        /// The table that grows too large.
+        table: &'static str,
+        /// Its limit.
+        limit: u64,
+    },
+}
+
+/// What is wrong with one mapping entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum EntryFault {
+    /// Bits that must be zero are not.
+    #[error("its reserved bits must be 0")]
+    Reserved,
+    /// An offset inside a cluster.
+    #[error("its offset must be a multiple of the cluster size")]
+    Unaligned,
+    /// An offset past the end of the file.
+    #[error("its offset must be inside the file of {file_len} bytes")]
+    OutsideFile {
+        /// The length of the file.
+        file_len: Bytes,
+    },
+    /// An offset of metadata.
+    #[error("it points at {kind}, expected a cluster of its own")]
+    Metadata {
+        /// What is there.
+        kind: Kind,
+    },
+    /// An offset of a cluster that nobody was given.
+    #[error("it points at a cluster that is not allocated")]
+    Unallocated,
+    /// The flag that the cluster has one owner is missing.
+    #[error("its COPIED flag (bit 63) must be set, as images with internal snapshots are not supported")]
+    NotCopied,
+    /// A compressed cluster.
+    #[error("compressed clusters (bit 62) are not supported")]
+    Compressed,
+}
+
+/// Why a guest range could not be looked up or mapped.
+#[derive(Debug, thiserror::Error)]
+pub enum MapError {
+    /// The storage failed; nothing was lost and the call can be repeated.
+    #[error("cannot {doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A flush failed: what was durable before is, of all later writes nothing is known.
+    #[error("cannot flush the image: {0}")]
+    Flush(#[source] io::Error),
+    /// The image was opened read-only.
+    #[error("the image is open read-only")]
+    ReadOnly,
+    /// An L2 entry that breaks a rule.
+    #[error("the L2 entry for guest offset {guest:#x} is {entry:#x}: {fault}", guest = guest.0)]
+    L2 {
+        /// The guest offset it maps.
+        guest: Bytes,
+        /// The entry.
+        entry: u64,
+        /// What is wrong.
+        fault: EntryFault,
+    },
+    /// An L1 entry that breaks a rule.
+    #[error("the L1 entry for guest offset {guest:#x} is {entry:#x}: {fault}", guest = guest.0)]
+    L1 {
+        /// The first guest offset it maps.
+        guest: Bytes,
+        /// The entry.
+        entry: u64,
+        /// What is wrong.
+        fault: EntryFault,
+    },
+    /// No further cluster can be counted.
+    #[error(
+        "the image file cannot grow: a refcount table for {clusters} clusters would exceed its limit of {limit} bytes"
+    )]
+    FileLimit {
+        /// How many clusters the file would have.
+        clusters: u64,
+        /// The limit of the table.
+        limit: u64,
+    },
+    /// An earlier failure left it unknown which refcount table is in force.
+    #[error("an earlier failure left the refcount table in doubt: the image must be opened anew before it can grow")]
+    InDoubt,
+}
+
+impl MapError {
+    pub(super) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { doing, source }
+    }
+}
+
+/// Why an image could not be checked to the end.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The storage failed.
+    #[error("cannot {doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl OpenError {
+    pub(super) fn io(doing: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { doing, source }
+    }
+
+    pub(super) fn field(field: &'static str, value: impl ToString, expected: impl Into<String>) -> Self {
+        Self::Field { field, value: value.to_string(), expected: expected.into() }
+    }
+
+    /// A field whose value is a file offset or a set of bits, shown in hexadecimal.
+    pub(super) fn hex(field: &'static str, value: u64, expected: impl Into<String>) -> Self {
+        Self::Field { field, value: format!("{value:#x}"), expected: expected.into() }
+    }
+}

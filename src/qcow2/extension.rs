@@ -1,0 +1,248 @@
+//! Header extensions: the walk over them, the feature name table and the zoned extension.
+//!
+//! The zoned extension is that of revision v7 of the QEMU series (docs: the format document, section "Header").
+//! Other revisions used the same magic with other fields; they are told apart by which fields make sense together,
+//! never by the length alone, and refused by name.
+
+use zerocopy::big_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+use super::error::OpenError;
+use crate::units::Bytes;
+use crate::zone::GeometryRequest;
+
+/// End of the extensions.
+pub(super) const END: u32 = 0;
+/// The feature name table.
+pub(super) const FEATURE_NAMES: u32 = 0x6803_f857;
+/// The zoned extension, "\0zbd".
+pub(super) const ZONED_MAGIC: u32 = 0x007a_6264;
+/// Length of the zoned extension's data in the layout of v5 to v7.
+pub(super) const ZONED_LENGTH: usize = size_of::<RawZoned>();
+/// Length of an entry of the feature name table.
+pub(super) const FEATURE_NAME_LENGTH: usize = 48;
+/// `zoned` for a host-managed device.
+pub(super) const HOST_MANAGED: u8 = 1;
+
+/// The zoned extension's data as it stands in the file, every integer big-endian.
+#[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+pub(super) struct RawZoned {
+    pub(super) zoned: u8,
+    pub(super) reserved: [u8; 3],
+    pub(super) zone_size: U32,
+    pub(super) zone_capacity: U32,
+    pub(super) conventional_zones: U32,
+    pub(super) nr_zones: U32,
+    pub(super) max_active_zones: U32,
+    pub(super) max_open_zones: U32,
+    pub(super) max_append_bytes: U32,
+    pub(super) zonedmeta_size: U64,
+    pub(super) zonedmeta_offset: U64,
+}
+
+/// The zoned extension, its fields by their names in the format document and with the values stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct ZonedExtension {
+    /// The zoned model; 1 is host-managed.
+    pub zoned: u8,
+    /// Bytes from one zone start to the next.
+    pub zone_size: u32,
+    /// Writable bytes of a sequential zone.
+    pub zone_capacity: u32,
+    /// How many zones, from the first, are conventional.
+    pub conventional_zones: u32,
+    /// How many zones there are.
+    pub nr_zones: u32,
+    /// Most zones active at a time; 0 is no limit.
+    pub max_active_zones: u32,
+    /// Most zones open at a time; 0 is no limit.
+    pub max_open_zones: u32,
+    /// Longest append in bytes.
+    pub max_append_bytes: u32,
+    /// Length of the write-pointer table in bytes.
+    pub zonedmeta_size: u64,
+    /// Where the write-pointer table is.
+    pub zonedmeta_offset: u64,
+}
+
+impl ZonedExtension {
+    /// Reads the extension, or names the other layout it has. `size` is the device's, `file_len` the file's.
+    pub(super) fn parse(data: &[u8], size: Bytes, cluster_size: Bytes, file_len: u64) -> Result<Self, OpenError> {
+        let place = Place { data, size: size.0, cluster_size: cluster_size.0, file_len };
+        let raw = RawZoned::read_from_prefix(data).ok().map(|(raw, _)| raw);
+        if !raw.as_ref().is_some_and(|raw| place.is_ours(raw))
+            && let Some(revision) = place.other_revision()
+        {
+            return Err(OpenError::OtherLayout { revision });
+        }
+        let Some(raw) = raw else {
+            let expected = format!("at least {ZONED_LENGTH}");
+            return Err(OpenError::field("the length of the zoned extension", data.len(), expected));
+        };
+        match raw.zoned {
+            HOST_MANAGED => {}
+            0 => return Err(OpenError::ZonedNone),
+            other => return Err(OpenError::field("zoned", other, "1 (host-managed)")),
+        }
+        if raw.reserved != [0; 3] {
+            let [a, b, c] = raw.reserved;
+            return Err(OpenError::hex("reserved", u64::from(u32::from_be_bytes([0, a, b, c])), "0"));
+        }
+        Ok(Self {
+            zoned: raw.zoned,
+            zone_size: raw.zone_size.get(),
+            zone_capacity: raw.zone_capacity.get(),
+            conventional_zones: raw.conventional_zones.get(),
+            nr_zones: raw.nr_zones.get(),
+            max_active_zones: raw.max_active_zones.get(),
+            max_open_zones: raw.max_open_zones.get(),
+            max_append_bytes: raw.max_append_bytes.get(),
+            zonedmeta_size: raw.zonedmeta_size.get(),
+            zonedmeta_offset: raw.zonedmeta_offset.get(),
+        })
+    }
+
+    /// The geometry that the fields describe, for [`Geometry::new`](crate::zone::Geometry::new) to judge.
+    pub(super) fn geometry_request(&self, size: Bytes) -> GeometryRequest {
+        GeometryRequest {
+            size,
+            zone_size: Bytes(u64::from(self.zone_size)),
+            zone_capacity: Bytes(u64::from(self.zone_capacity)),
+            conventional_zones: self.conventional_zones,
+            max_open_zones: self.max_open_zones,
+            max_active_zones: self.max_active_zones,
+            max_append_bytes: Bytes(u64::from(self.max_append_bytes)),
+        }
+    }
+}
+
+/// What is needed to judge whether a layout's fields make sense together.
+struct Place<'a> {
+    data: &'a [u8],
+    size: u64,
+    cluster_size: u64,
+    file_len: u64,
+}
+
+impl Place<'_> {
+    fn u32(&self, at: usize) -> u64 {
+        let bytes = self.data.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(0, |bytes| u64::from(u32::from_be_bytes(bytes)))
+    }
+
+    fn u64(&self, at: usize) -> u64 {
+        let bytes = self.data.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+        bytes.map_or(0, u64::from_be_bytes)
+    }
+
+    fn zones_fit(&self, zone_size: u64, zone_capacity: u64, nr_zones: u64) -> bool {
+        zone_size.is_power_of_two()
+            && (1..=zone_size).contains(&zone_capacity)
+            && nr_zones == self.size.div_ceil(zone_size)
+    }
+
+    fn is_table_offset(&self, offset: u64) -> bool {
+        offset != 0 && offset.is_multiple_of(self.cluster_size) && offset < self.file_len
+    }
+
+    fn is_ours(&self, raw: &RawZoned) -> bool {
+        let sizes = [raw.zone_size, raw.zone_capacity, raw.nr_zones].map(|field| u64::from(field.get()));
+        self.zones_fit(sizes[0], sizes[1], sizes[2]) && self.is_table_offset(raw.zonedmeta_offset.get())
+    }
+
+    fn other_revision(&self) -> Option<&'static str> {
+        let len = self.data.len();
+        if len >= 56 && self.zones_fit(self.u64(4), self.u64(12), self.u32(24)) && self.is_table_offset(self.u64(48)) {
+            return Some("v8 to v10 of the QEMU series");
+        }
+        if len >= 44 && self.zones_fit(self.u64(8), self.u64(16), self.u32(4)) {
+            if len >= 48 && self.is_table_offset(self.u64(40)) {
+                return Some("layout A (zone_size and zone_capacity of 64 bits, with max_append)");
+            }
+            if self.is_table_offset(self.u64(24)) {
+                return Some("layout B (zone_size and zone_capacity of 64 bits, without max_append)");
+            }
+        }
+        let nr_zones = self.u32(16);
+        let swapped = self.is_table_offset(self.u64(32)) && self.u64(40) == nr_zones.saturating_mul(8);
+        let counts = |unit: u64| self.zones_fit(self.u32(4) * unit, self.u32(8) * unit, nr_zones);
+        if len >= 48 && swapped && (counts(1) || counts(512)) {
+            return Some("v2 to v4 of the QEMU series");
+        }
+        None
+    }
+}
+
+/// A feature bit's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FeatureName {
+    /// 0 incompatible, 1 compatible, 2 autoclear.
+    pub(super) kind: u8,
+    pub(super) bit: u8,
+    pub(super) name: String,
+}
+
+/// The names that new images carry: those that QEMU gives its bits, and bit 5.
+pub(super) const STANDARD_NAMES: [(u8, u8, &str); 9] = [
+    (0, 0, "dirty bit"),
+    (0, 1, "corrupt bit"),
+    (0, 2, "external data file"),
+    (0, 3, "compression type"),
+    (0, 4, "extended L2 entries"),
+    (0, 5, "zoned format"),
+    (1, 0, "lazy refcounts"),
+    (2, 0, "bitmaps"),
+    (2, 1, "raw external data"),
+];
+
+/// The extensions of an image that matter here.
+#[derive(Debug, Default)]
+pub(super) struct Extensions<'a> {
+    /// The zoned extension's data.
+    pub(super) zoned: Option<&'a [u8]>,
+    pub(super) names: Vec<FeatureName>,
+}
+
+/// Walks over the extensions in `area`, which reaches from the end of the header to the end of its cluster.
+pub(super) fn walk(area: &[u8]) -> Result<Extensions<'_>, OpenError> {
+    let mut found = Extensions::default();
+    let mut rest = area;
+    while let Some((head, data)) = rest.split_first_chunk::<8>() {
+        let [m0, m1, m2, m3, l0, l1, l2, l3] = *head;
+        let magic = u32::from_be_bytes([m0, m1, m2, m3]);
+        let len = u32::from_be_bytes([l0, l1, l2, l3]) as usize;
+        if magic == END {
+            break;
+        }
+        let Some(content) = data.get(..len) else {
+            let expected = format!("at most {}, the rest of the header's cluster", data.len());
+            let field = if magic == ZONED_MAGIC {
+                "the length of the zoned extension"
+            } else {
+                "the length of a header extension"
+            };
+            return Err(OpenError::field(field, len, expected));
+        };
+        match magic {
+            ZONED_MAGIC if found.zoned.is_some() => {
+                return Err(OpenError::field("the number of zoned extensions", "more than 1", "1"));
+            }
+            ZONED_MAGIC => found.zoned = Some(content),
+            FEATURE_NAMES => found.names = feature_names(content),
+            _ => {}
+        }
+        rest = data.get(len.next_multiple_of(8)..).unwrap_or_default();
+    }
+    Ok(found)
+}
+
+fn feature_names(content: &[u8]) -> Vec<FeatureName> {
+    let entries = content.as_chunks::<FEATURE_NAME_LENGTH>().0;
+    let text = |bytes: &[u8]| {
+        let name = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
+        // The name ends up in a message on a terminal: an image must not be able to put control characters there.
+        String::from_utf8_lossy(name).chars().filter(|c| !c.is_control()).collect()
+    };
+    entries.iter().map(|entry| FeatureName { kind: entry[0], bit: entry[1], name: text(&entry[2..]) }).collect()
+}

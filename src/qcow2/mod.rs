@@ -1,0 +1,136 @@
+//! The image: qcow2 version 3 with the zoned extension of the QEMU series' revision v7.
+//!
+//! Where it is specified: QEMU's docs/interop/qcow2 for everything but zones; for zones the format document
+//! (docs/qcow2-zoned-format.md).
+//!
+//! What holds at all times, also after the death of the process or of the host at any instruction:
+//!
+//! - No cluster has two owners. A cluster is handed out once; a zone reset keeps its mapping and only punches the
+//!   file range, so nothing is ever freed while it may still be reached by an earlier entry or by I/O in flight.
+//! - A mapping entry names only clusters whose refcount of 1 and whose zeros are durable already ([`alloc`]), so
+//!   entries need no barrier of their own, and losing one loses only a cluster.
+//! - Nothing is written before all that opening checks is right; a read-only image is never written.
+//! - Nothing is allocated by a number from the image that was not bounded before.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`header`], [`extension`] | the first cluster |
+//! | [`open`] | opening: everything that is checked before anything else happens |
+//! | [`table`] | the write-pointer table and its byte order |
+//! | [`regions`] | which clusters are metadata |
+//! | [`refcount`] | reading and writing refcounts |
+//! | [`mapping`] | from guest offsets to the file |
+//! | [`alloc`] | reservations, new mappings, growing tables |
+//! | [`create`], [`check`] | making an image, checking all of one |
+//!
+//! One thread owns an [`Image`] and does all metadata; guest data and write pointers ([`PointerTable`]) go past it.
+
+mod alloc;
+mod check;
+mod create;
+mod error;
+mod extension;
+mod header;
+mod mapping;
+mod open;
+mod refcount;
+mod regions;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use check::{CheckReport, Finding, FindingKind, LeakedRange};
+pub use create::{CreateOptions, create};
+pub use error::{CheckError, CreateError, EntryFault, MapError, OpenError};
+pub use extension::ZonedExtension;
+pub use header::Header;
+pub use mapping::Extent;
+pub use regions::Kind as MetadataKind;
+pub use table::{ByteOrder, PointerTable};
+
+use crate::storage::Storage;
+use crate::units::{Bytes, FileOffset};
+use crate::zone::{Clamp, Geometry};
+
+/// What an image is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Nothing is ever written.
+    ReadOnly,
+    /// Guests write.
+    ReadWrite,
+}
+
+/// An open image. Opening and the checks are in [`open`], the methods beside what they work on.
+#[derive(Debug)]
+pub struct Image<S> {
+    storage: Arc<S>,
+    access: Access,
+    header: header::Header,
+    zoned: ZonedExtension,
+    geometry: Geometry,
+    clamps: Vec<Clamp>,
+    order: ByteOrder,
+    /// The L1 table as it stands in the file (at most 32 MiB, QEMU's limit).
+    l1: Vec<u64>,
+    refcounts: refcount::Refcounts,
+    regions: regions::Regions,
+    reserve: alloc::Reserve,
+    file_len: u64,
+}
+
+impl<S: Storage> Image<S> {
+    /// The header's fields.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// The zoned extension's fields as stored.
+    pub fn zoned(&self) -> &ZonedExtension {
+        &self.zoned
+    }
+
+    /// The device's shape.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Limits of the extension that were lowered to what the device can meet.
+    pub fn clamps(&self) -> &[Clamp] {
+        &self.clamps
+    }
+
+    /// The byte order of the write-pointer table.
+    pub fn table_order(&self) -> ByteOrder {
+        self.order
+    }
+
+    /// The length of the file as this image knows it. It is no multiple of the cluster size where another program
+    /// left it so and the image is not written.
+    pub fn file_len(&self) -> Bytes {
+        Bytes(self.file_len)
+    }
+
+    /// What the image was opened for.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// The file.
+    pub fn storage(&self) -> &Arc<S> {
+        &self.storage
+    }
+
+    /// Every zone's write pointer as stored, an absolute guest offset; the start of the zone for a conventional one.
+    pub fn write_pointers(&mut self) -> Result<Vec<Bytes>, OpenError> {
+        table::read(&*self.storage, FileOffset(self.zoned.zonedmeta_offset), &self.geometry, self.order)
+    }
+
+    /// A handle for storing write pointers from any thread.
+    pub fn pointer_table(&self) -> PointerTable<S> {
+        let offset = FileOffset(self.zoned.zonedmeta_offset);
+        PointerTable::new(Arc::clone(&self.storage), offset, self.geometry, self.order, self.access)
+    }
+}

@@ -1,0 +1,262 @@
+//! Opening: everything is read and checked here before anything is written or believed.
+//!
+//! What is not checked here, as it would take reading gigabytes: L2 entries (checked one by one as they are used,
+//! and all of them by [`check`](super::check)) and the refcounts of clusters other than the write-pointer table's.
+
+use std::sync::Arc;
+
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::error::OpenError;
+use super::extension::{self, ZonedExtension};
+use super::header::{self, Header, RawHeader};
+use super::refcount::Refcounts;
+use super::regions::{Kind, Regions};
+use super::{Access, Image, alloc, mapping, table};
+use crate::storage::Storage;
+use crate::units::{Bytes, FileOffset};
+use crate::zone::{Clamp, Geometry};
+
+impl<S: Storage> Image<S> {
+    /// Opens an image after checking its header, its zoned extension, the place of every table and of every entry of
+    /// the L1 and refcount tables, and every write pointer. Writes nothing.
+    pub fn open(storage: Arc<S>, access: Access) -> Result<Self, OpenError> {
+        let file_len = storage.len().map_err(OpenError::io("read the length of the file"))?.0;
+        let (raw, header) = read_header(&*storage, file_len)?;
+        let zoned = read_extensions(&*storage, file_len, &raw, &header, access)?;
+        let (geometry, clamps) = check_geometry(&zoned, &header)?;
+        let regions = place_tables(&zoned, &header, file_len)?;
+        let mut image = Self {
+            refcounts: Refcounts {
+                table: read_words(
+                    &*storage,
+                    header.refcount_table_offset,
+                    refcount_entries(&header),
+                    "read the refcount table",
+                )?,
+                order: header.refcount_order,
+                cluster_bits: header.cluster_bits,
+            },
+            l1: read_words(&*storage, header.l1_table_offset, u64::from(header.l1_size), "read the L1 table")?,
+            order: table::detect(&*storage, FileOffset(zoned.zonedmeta_offset), &geometry)?,
+            reserve: alloc::Reserve::new(header.cluster_bits),
+            storage,
+            access,
+            header,
+            zoned,
+            geometry,
+            clamps,
+            regions,
+            file_len,
+        };
+        image.check_refcount_table()?;
+        image.check_l1()?;
+        image.check_table_refcounts()?;
+        if access == Access::ReadWrite {
+            image.prepare_for_writing()?;
+        }
+        Ok(image)
+    }
+
+    /// What the format asks of a writer before its first change. All checks are done.
+    fn prepare_for_writing(&mut self) -> Result<(), OpenError> {
+        if self.header.autoclear_features != 0 {
+            // These mark what a writer that does not know them (none is known here) makes stale, so the mark must be
+            // gone for good before the first change.
+            let cleared = self.storage.write_at(FileOffset(header::AUTOCLEAR_FIELD), &[0; 8]);
+            cleared.and_then(|()| self.storage.flush()).map_err(OpenError::io("clear autoclear_features"))?;
+            self.header.autoclear_features = 0;
+        }
+        // A last cluster that the file holds in part would make every reader treat its end specially.
+        let whole = self.file_len.next_multiple_of(self.header.cluster_size().0);
+        if whole != self.file_len {
+            self.storage.set_len(Bytes(whole)).map_err(OpenError::io("extend the file to whole clusters"))?;
+            self.file_len = whole;
+        }
+        Ok(())
+    }
+
+    fn check_refcount_table(&mut self) -> Result<(), OpenError> {
+        for (index, entry) in (0u64..).zip(&self.refcounts.table) {
+            if *entry != 0 {
+                let place = EntryPlace { table: "refcount table", index, entry: *entry, reserved: 0x1ff };
+                place.enter(&mut self.regions, &self.header, self.file_len, Kind::RefcountBlock)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_l1(&mut self) -> Result<(), OpenError> {
+        for (index, entry) in (0u64..).zip(&self.l1) {
+            if *entry != 0 {
+                let place = EntryPlace { table: "L1 table", index, entry: *entry, reserved: mapping::L1_RESERVED };
+                place.enter(&mut self.regions, &self.header, self.file_len, Kind::L2)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The table's clusters must be counted as its own, or a later allocation lands in them. This also bounds
+    /// zonedmeta_size: so many refcounts of 1 take that much of a real file.
+    fn check_table_refcounts(&self) -> Result<(), OpenError> {
+        let first = self.zoned.zonedmeta_offset >> self.header.cluster_bits;
+        let clusters = first..first + self.header.clusters(self.zoned.zonedmeta_size);
+        let found = self.refcounts.find(&*self.storage, clusters, |refcount| refcount != 1);
+        match found.map_err(OpenError::io("read the refcounts of the zonedmeta table"))? {
+            None => Ok(()),
+            Some((cluster, refcount)) => {
+                Err(OpenError::TableRefcount { offset: FileOffset(cluster << self.header.cluster_bits), refcount })
+            }
+        }
+    }
+}
+
+fn refcount_entries(header: &Header) -> u64 {
+    u64::from(header.refcount_table_clusters) * header.cluster_size().0 / 8
+}
+
+fn read_header<S: Storage>(storage: &S, file_len: u64) -> Result<(RawHeader, Header), OpenError> {
+    let mut raw = RawHeader::new_zeroed();
+    storage.read_at(FileOffset(0), raw.as_mut_bytes()).map_err(OpenError::io("read the header"))?;
+    if raw.magic.get() != header::MAGIC {
+        return Err(OpenError::NotQcow2 { found: raw.magic.get() });
+    }
+    let header = Header::parse(&raw)?;
+    let needed = u64::from(header.header_length);
+    if file_len < needed {
+        return Err(OpenError::Truncated { what: "the header", needed, len: file_len });
+    }
+    Ok((raw, header))
+}
+
+/// Reads the extensions and judges the features, in the order that gives the most useful message: what nobody knows,
+/// whether there are zones at all, then what is known and not supported.
+fn read_extensions<S: Storage>(
+    storage: &S,
+    file_len: u64,
+    raw: &RawHeader,
+    header: &Header,
+    access: Access,
+) -> Result<ZonedExtension, OpenError> {
+    let begin = u64::from(header.header_length);
+    // A file cut inside the first cluster must not show extensions of zeros, which would end the walk early.
+    let end = header.cluster_size().0.min(file_len);
+    let mut area = vec![0u8; end.saturating_sub(begin) as usize];
+    storage.read_at(FileOffset(begin), &mut area).map_err(OpenError::io("read the header extensions"))?;
+    let extensions = extension::walk(&area)?;
+    header.check_unknown(&extensions.names)?;
+    let zoned = extensions.zoned.map(|data| ZonedExtension::parse(data, header.size, header.cluster_size(), file_len));
+    let zoned = match (header.incompatible_features & header::ZONED != 0, zoned) {
+        (false, None) => return Err(OpenError::NotZoned),
+        (true, None) => return Err(OpenError::ExtensionMissing),
+        (_, Some(Err(other @ OpenError::OtherLayout { .. }))) => return Err(other),
+        (false, Some(_)) => return Err(OpenError::FeatureBitMissing),
+        (true, Some(zoned)) => zoned?,
+    };
+    header.check_features(raw, access)?;
+    Ok(zoned)
+}
+
+fn check_geometry(zoned: &ZonedExtension, header: &Header) -> Result<(Geometry, Vec<Clamp>), OpenError> {
+    let (geometry, clamps) = Geometry::new(&zoned.geometry_request(header.size))?;
+    if zoned.nr_zones != geometry.nr_zones() {
+        let (expected, size) = (geometry.nr_zones(), header.size);
+        let expected = format!("{expected}, the zones of {} bytes on a device of {size} bytes", zoned.zone_size);
+        return Err(OpenError::field("nr_zones", zoned.nr_zones, expected));
+    }
+    let needed = u64::from(zoned.nr_zones) * table::ENTRY;
+    if zoned.zonedmeta_size < needed {
+        let expected = format!("at least {needed}, 8 bytes for each of {} zones", zoned.nr_zones);
+        return Err(OpenError::field("zonedmeta_size", zoned.zonedmeta_size, expected));
+    }
+    let offset = zoned.zonedmeta_offset;
+    let cluster_size = header.cluster_size().0;
+    if offset == 0 || !offset.is_multiple_of(cluster_size) {
+        let expected = format!("a multiple of the cluster size, {cluster_size}, and not 0");
+        return Err(OpenError::hex("zonedmeta_offset", offset, expected));
+    }
+    Ok((geometry, clamps))
+}
+
+/// Checks that the tables of a fixed place are inside the file and apart from each other.
+fn place_tables(zoned: &ZonedExtension, header: &Header, file_len: u64) -> Result<Regions, OpenError> {
+    let bits = header.cluster_bits;
+    let mut regions = Regions::default();
+    let tables = [
+        (Kind::Header, "header", 0, u64::from(header.header_length)),
+        (
+            Kind::RefcountTable,
+            "refcount_table_offset",
+            header.refcount_table_offset.0,
+            u64::from(header.refcount_table_clusters) << bits,
+        ),
+        (Kind::L1, "l1_table_offset", header.l1_table_offset.0, u64::from(header.l1_size) * 8),
+        (Kind::Zonedmeta, "zonedmeta_offset", zoned.zonedmeta_offset, zoned.zonedmeta_size),
+    ];
+    for (kind, field, offset, len) in tables {
+        // What follows the zones' entries in the last cluster is padding, which the file need not hold.
+        let needed = if kind == Kind::Zonedmeta { u64::from(zoned.nr_zones) * table::ENTRY } else { len };
+        let end = offset.checked_add(needed).filter(|end| *end <= file_len);
+        let clusters_end = offset.checked_add(len).map(|end| end.div_ceil(1 << bits));
+        let (Some(_), Some(clusters_end)) = (end, clusters_end.filter(|end| *end <= file_len.div_ceil(1 << bits)))
+        else {
+            let expected =
+                format!("{kind} of {len} bytes to end inside the file of {file_len} bytes (is it truncated?)");
+            return Err(OpenError::hex(field, offset, expected));
+        };
+        // A table without entries still must not share its cluster.
+        let clusters = offset >> bits..clusters_end.max((offset >> bits) + 1);
+        regions.insert(clusters, kind).map_err(|(cluster, first)| OpenError::Overlap {
+            first,
+            second: kind,
+            offset: FileOffset(cluster << bits),
+        })?;
+    }
+    Ok(regions)
+}
+
+fn read_words<S: Storage>(
+    storage: &S,
+    offset: FileOffset,
+    count: u64,
+    doing: &'static str,
+) -> Result<Vec<u64>, OpenError> {
+    let mut bytes = vec![0u8; count as usize * 8];
+    storage.read_at(offset, &mut bytes).map_err(OpenError::io(doing))?;
+    Ok(bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect())
+}
+
+/// An entry of the L1 or refcount table, to be judged.
+struct EntryPlace {
+    table: &'static str,
+    index: u64,
+    entry: u64,
+    reserved: u64,
+}
+
+impl EntryPlace {
+    fn enter(&self, regions: &mut Regions, header: &Header, file_len: u64, kind: Kind) -> Result<(), OpenError> {
+        let Self { table, index, entry, reserved } = *self;
+        let wrong = |expected| Err(OpenError::Entry { table, index, value: entry, expected });
+        if entry & reserved != 0 {
+            return wrong("its reserved bits to be 0");
+        }
+        let offset = entry & if kind == Kind::L2 { mapping::OFFSET_MASK } else { u64::MAX };
+        let cluster_size = Bytes(header.cluster_size().0).0;
+        if !offset.is_multiple_of(cluster_size) {
+            return wrong("an offset that is a multiple of the cluster size");
+        }
+        if offset == 0 {
+            return wrong("an offset other than 0, or 0 as a whole");
+        }
+        if offset.checked_add(cluster_size).is_none_or(|end| end > file_len) {
+            return wrong("a cluster that is inside the file (is it truncated?)");
+        }
+        let cluster = offset >> header.cluster_bits;
+        regions.insert(cluster..cluster + 1, kind).map_err(|(_, first)| OpenError::Overlap {
+            first,
+            second: kind,
+            offset: FileOffset(offset),
+        })
+    }
+}

@@ -1,0 +1,63 @@
+//! What the image lives in: one file, reached through a trait so that a simulated disk can take the file's place.
+//!
+//! Everything here is blocking and is used for metadata; the guest's data goes through the asynchronous engines of
+//! the `vhost` layer, straight between guest memory and the same file.
+//!
+//! Ordering: an operation that returned is visible to every later read and survives the death of the process (it is
+//! in the kernel's page cache). Only [`Storage::flush`] makes it survive a loss of power; operations between two
+//! flushes may become durable in any order, in part, torn at 512 bytes.
+
+pub mod file;
+pub mod lock;
+pub mod memory;
+
+use std::io;
+
+use crate::units::{Bytes, FileOffset};
+
+/// A byte-addressed file with holes.
+pub trait Storage: Send + Sync {
+    /// Fills `buf` from `offset`. Bytes past the end of the file read as zeros.
+    fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<()>;
+
+    /// Writes all of `buf` at `offset`, growing the file where needed.
+    fn write_at(&self, offset: FileOffset, buf: &[u8]) -> io::Result<()>;
+
+    /// Makes all operations that returned before this call durable. After an error nothing is known of them.
+    fn flush(&self) -> io::Result<()>;
+
+    /// Makes the range read as zeros and gives its whole blocks back to the file system. Never changes the length.
+    fn punch(&self, offset: FileOffset, len: Bytes) -> io::Result<()>;
+
+    /// Cuts the file, or grows it by a hole that reads as zeros.
+    fn set_len(&self, len: Bytes) -> io::Result<()>;
+
+    /// The present length of the file.
+    fn len(&self) -> io::Result<Bytes>;
+
+    /// Whether the file has no bytes.
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == Bytes(0))
+    }
+}
+
+impl<S: Storage + ?Sized> Storage for std::sync::Arc<S> {
+    fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<()> {
+        (**self).read_at(offset, buf)
+    }
+    fn write_at(&self, offset: FileOffset, buf: &[u8]) -> io::Result<()> {
+        (**self).write_at(offset, buf)
+    }
+    fn flush(&self) -> io::Result<()> {
+        (**self).flush()
+    }
+    fn punch(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
+        (**self).punch(offset, len)
+    }
+    fn set_len(&self, len: Bytes) -> io::Result<()> {
+        (**self).set_len(len)
+    }
+    fn len(&self) -> io::Result<Bytes> {
+        (**self).len()
+    }
+}

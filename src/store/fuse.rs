@@ -1,0 +1,69 @@
+//! A storage whose flush fails for ever once it has failed.
+//!
+//! After a failed fsync the kernel may have dropped the pages it could not write and a second fsync would succeed
+//! without them, so a later success means nothing (P6).
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::storage::Storage;
+use crate::units::{Bytes, FileOffset};
+
+/// The storage below, with a memory for a failed flush.
+pub(super) struct Fuse<S> {
+    below: Arc<S>,
+    blown: AtomicBool,
+}
+
+impl<S> Fuse<S> {
+    pub(super) fn new(below: Arc<S>) -> Self {
+        Self { below, blown: AtomicBool::new(false) }
+    }
+
+    /// Whether a flush has failed.
+    pub(super) fn is_blown(&self) -> bool {
+        self.blown.load(Ordering::Acquire)
+    }
+
+    /// A flush has failed, here or in an engine that flushed the same file.
+    pub(super) fn blow(&self) {
+        if !self.blown.swap(true, Ordering::AcqRel) {
+            log::error!("a flush of the image failed: every further flush fails until the image is opened again");
+        }
+    }
+}
+
+impl<S: Storage> Storage for Fuse<S> {
+    fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<()> {
+        self.below.read_at(offset, buf)
+    }
+
+    fn write_at(&self, offset: FileOffset, buf: &[u8]) -> io::Result<()> {
+        self.below.write_at(offset, buf)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        if self.is_blown() {
+            return Err(io::Error::other("an earlier flush of the image has failed"));
+        }
+        self.below.flush().inspect_err(|_| self.blow())?;
+        // Another thread's flush may have failed while this one was under way.
+        if self.is_blown() {
+            return Err(io::Error::other("a concurrent flush of the image has failed"));
+        }
+        Ok(())
+    }
+
+    fn punch(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
+        self.below.punch(offset, len)
+    }
+
+    fn set_len(&self, len: Bytes) -> io::Result<()> {
+        self.below.set_len(len)
+    }
+
+    fn len(&self) -> io::Result<Bytes> {
+        self.below.len()
+    }
+}

@@ -1,0 +1,286 @@
+//! The blocking metadata work, done by one thread: finding where zones lie, mapping new space, clearing reset zones.
+//!
+//! Requests that need it are parked and retried. All reading and changing of the image's mapping happens here, so
+//! the image has one owner and the worker threads never wait for its tables.
+//!
+//! Clearing a reset zone takes two flushes, shared by all zones that wait: one makes the reset pointer durable, then
+//! the space is punched, one makes the hole durable. Loading and mapping are served between the steps.
+
+use std::io;
+
+use super::fuse::Fuse;
+use super::map::{MAX_EXTENTS, ZoneMap};
+use super::slot::{Stale, lock};
+use super::{Batch, Event, Refusal, Tag, ZonedStore, sequential};
+use crate::qcow2::{Extent, Image, MapError};
+use crate::storage::Storage;
+use crate::units::{Bytes, FileOffset, ZoneIndex};
+
+/// The least space mapped at a time, and the alignment in conventional zones.
+const MIN_RUN: u64 = 1 << 20;
+/// The most space mapped ahead of a write pointer at a time.
+const MAX_RUN: u64 = 16 << 20;
+/// How many clusters of a zone are looked up at a time.
+const WINDOW_CLUSTERS: u64 = 64 * 1024;
+/// How many zones are punched before other work gets its turn.
+const PUNCH_ROUND: usize = 256;
+/// Bytes of maps kept in memory.
+const MAX_MAPS: usize = 48 << 20;
+
+/// Work asked for by a request.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Job {
+    /// Find where `from..to` of a zone lies.
+    Load { zone: ZoneIndex, from: Bytes, to: Bytes, waiter: Tag },
+    /// Have `from..to` of a zone mapped; `reserved` tells a write in flight in a sequential zone.
+    Map { zone: ZoneIndex, from: Bytes, to: Bytes, waiter: Tag, reserved: bool },
+    /// Clear an empty zone that may hold bytes of an earlier generation.
+    Clear { zone: ZoneIndex },
+    /// Clear the unwritten part of a zone that is to be full.
+    Finish { zone: ZoneIndex, waiter: Tag },
+}
+
+/// The owner of the image.
+pub(super) struct Keeper<S> {
+    image: Image<Fuse<S>>,
+    /// Bytes of all maps, and the zone at which the search for one to drop goes on.
+    maps: usize,
+    hand: u32,
+    /// Zones to be cleared whose reset pointer may not be durable yet.
+    reset: Vec<ZoneIndex>,
+    /// Zones to be cleared whose pointer is durable.
+    durable: Vec<ZoneIndex>,
+    /// Zones whose space was punched; the holes may not be durable yet.
+    punched: Vec<ZoneIndex>,
+    /// Space was taken from the reservation since it was last topped up.
+    drawn: bool,
+}
+
+impl<S: Storage> Keeper<S> {
+    pub(super) fn new(image: Image<Fuse<S>>) -> Self {
+        Self { image, maps: 0, hand: 0, reset: Vec::new(), durable: Vec::new(), punched: Vec::new(), drawn: false }
+    }
+
+    /// Returns the unused reservation to the image and makes all durable.
+    pub(super) fn release(&mut self) -> io::Result<()> {
+        self.image.release().map_err(io::Error::other)
+    }
+
+    /// All extents of a range.
+    fn extents(&mut self, from: Bytes, to: Bytes) -> Result<Vec<Extent>, MapError> {
+        let mut extents = Vec::new();
+        self.image.extents(from, Bytes(to.0 - from.0), &mut extents, usize::MAX)?;
+        Ok(extents)
+    }
+}
+
+impl<S: Storage> ZonedStore<S> {
+    /// Does what was asked for; returns whether there was anything to do. One thread calls it, when the doorbell
+    /// rings and then until it returns false. Blocking.
+    pub fn housekeep(&self, batch: &mut Batch) -> bool {
+        let keeper = &mut *lock(&self.keeper);
+        let jobs = std::mem::take(&mut *lock(&self.jobs));
+        let asked = !jobs.is_empty();
+        for job in jobs {
+            match job {
+                Job::Load { zone, from, to, waiter } => self.load(keeper, zone, from, to, waiter, batch),
+                Job::Map { zone, from, to, waiter, reserved } => {
+                    let mapped = self.map(keeper, zone, from, to);
+                    match mapped.map_err(|error| log::error!("no space for zone {zone} in the image: {error}")) {
+                        Ok(()) => batch.events.push(Event::Retry { tag: waiter }),
+                        Err(()) if reserved => self.fail_reserved(zone, from, batch),
+                        Err(()) => batch.finish(waiter, Err(Refusal::Io)),
+                    }
+                }
+                Job::Clear { zone } => self.clear(keeper, zone, batch),
+                Job::Finish { zone, waiter } => self.clear_tail(keeper, zone, waiter, batch),
+            }
+        }
+        let cleared = self.clear_further(keeper, batch);
+        self.commit(batch);
+        asked || cleared || self.top_up(keeper)
+    }
+
+    fn load(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, from: Bytes, to: Bytes, waiter: Tag, batch: &mut Batch) {
+        match self.look_up(keeper, zone, from, to) {
+            Ok(map) => {
+                self.install(keeper, zone, map);
+                batch.events.push(Event::Retry { tag: waiter });
+            }
+            Err(error) => {
+                log::error!("zone {zone} cannot be found in the image: {error}");
+                batch.finish(waiter, Err(Refusal::Io));
+            }
+        }
+    }
+
+    /// A map with `from..to` in its window; the whole zone where that is not too much.
+    fn look_up(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, from: Bytes, to: Bytes) -> Result<ZoneMap, MapError> {
+        let start = self.geometry.start(zone).0;
+        let end = self.geometry.writable_end(zone).0;
+        let window = WINDOW_CLUSTERS.saturating_mul(keeper.image.header().cluster_size().0);
+        let low = start + (from.0 - start) / window * window;
+        let high = to.0.max(low.saturating_add(window)).min(end);
+        let mut extents = Vec::new();
+        let known = keeper.image.extents(Bytes(low), Bytes(high - low), &mut extents, MAX_EXTENTS)?;
+        if known >= to {
+            return Ok(ZoneMap::new(Bytes(low), known.min(Bytes(high)), extents));
+        }
+        Ok(ZoneMap::new(from, to, keeper.extents(from, to)?))
+    }
+
+    /// Maps a run of space for a zone, at least `from..to`.
+    fn map(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, from: Bytes, to: Bytes) -> Result<(), MapError> {
+        let start = self.geometry.start(zone).0;
+        let end = self.geometry.writable_end(zone).0;
+        let (low, high) = if sequential(&self.geometry, zone) {
+            // What a zone takes grows with it: a zone written a little holds little, a full one is a few long runs.
+            let run = (from.0 - start).clamp(MIN_RUN, MAX_RUN);
+            (from.0, from.0.saturating_add(run).max(to.0).min(end))
+        } else {
+            let low = start + (from.0 - start) / MIN_RUN * MIN_RUN;
+            (low, to.0.next_multiple_of(MIN_RUN).min(end))
+        };
+        keeper.drawn = true;
+        keeper.image.map(Bytes(low), Bytes(high - low))?;
+        let map = ZoneMap::new(Bytes(low), Bytes(high), keeper.extents(Bytes(low), Bytes(high))?);
+        self.install(keeper, zone, map);
+        Ok(())
+    }
+
+    fn install(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, newer: ZoneMap) {
+        let mut inner = self.slots.inner(zone);
+        let map = match inner.map.take() {
+            None => Box::new(newer),
+            Some(mut map) => {
+                keeper.maps = keeper.maps.saturating_sub(map.weight());
+                map.absorb(newer);
+                map
+            }
+        };
+        keeper.maps += map.weight();
+        inner.map = Some(map);
+        drop(inner);
+        // One round at most: the zone just loaded stays even where it alone is over the bound.
+        for _ in 0..self.geometry.nr_zones() {
+            if keeper.maps <= MAX_MAPS {
+                break;
+            }
+            keeper.hand = (keeper.hand + 1) % self.geometry.nr_zones();
+            if keeper.hand != zone.0
+                && let Some(map) = self.slots.inner(ZoneIndex(keeper.hand)).map.take()
+            {
+                keeper.maps = keeper.maps.saturating_sub(map.weight());
+            }
+        }
+    }
+
+    /// An empty zone that is not mapped is clean at once; another one enters the steps of clearing.
+    fn clear(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, batch: &mut Batch) {
+        let (start, end) = (self.geometry.start(zone), self.geometry.writable_end(zone));
+        let mut first = Vec::new();
+        match keeper.image.extents(start, Bytes(end.0 - start.0), &mut first, 1) {
+            Ok(_) if first.is_empty() => self.cleared(zone, true, batch),
+            Ok(_) => keeper.reset.push(zone),
+            Err(error) => {
+                log::error!("zone {zone} cannot be cleared: {error}");
+                self.cleared(zone, false, batch);
+            }
+        }
+    }
+
+    /// Takes the next step of the zones being cleared.
+    fn clear_further(&self, keeper: &mut Keeper<S>, batch: &mut Batch) -> bool {
+        if !keeper.durable.is_empty() {
+            let from = keeper.durable.len().saturating_sub(PUNCH_ROUND);
+            let round = keeper.durable.split_off(from);
+            self.punch_zones(keeper, round, batch);
+        } else if !keeper.punched.is_empty() {
+            let holes_durable = self.storage.flush().is_ok();
+            for zone in std::mem::take(&mut keeper.punched) {
+                self.cleared(zone, holes_durable, batch);
+            }
+        } else if !keeper.reset.is_empty() {
+            let zones = std::mem::take(&mut keeper.reset);
+            if self.storage.flush().is_ok() {
+                keeper.durable = zones;
+            } else {
+                zones.into_iter().for_each(|zone| self.cleared(zone, false, batch));
+            }
+        } else {
+            return false;
+        }
+        true
+    }
+
+    fn punch_zones(&self, keeper: &mut Keeper<S>, mut zones: Vec<ZoneIndex>, batch: &mut Batch) {
+        zones.sort_unstable();
+        let mut holes: Vec<(FileOffset, Bytes)> = Vec::new();
+        let mut found = Vec::with_capacity(zones.len());
+        for zone in zones {
+            match keeper.extents(self.geometry.start(zone), self.geometry.writable_end(zone)) {
+                Ok(extents) => {
+                    extents.iter().for_each(|extent| push_hole(&mut holes, extent));
+                    found.push(zone);
+                }
+                Err(error) => {
+                    log::error!("zone {zone} cannot be cleared: {error}");
+                    self.cleared(zone, false, batch);
+                }
+            }
+        }
+        if let Err(error) = holes.iter().try_for_each(|(offset, len)| self.storage.punch(*offset, *len)) {
+            log::error!("space of reset zones cannot be given back: {error}");
+            found.into_iter().for_each(|zone| self.cleared(zone, false, batch));
+            return;
+        }
+        keeper.punched.append(&mut found);
+    }
+
+    /// The clearing of a zone is over: those that wait for it go on, or fail.
+    fn cleared(&self, zone: ZoneIndex, well: bool, batch: &mut Batch) {
+        let mut inner = self.slots.inner(zone);
+        inner.stale = if well { Stale::No } else { Stale::Maybe };
+        if well {
+            inner.lane().wake(&mut batch.events);
+        } else if inner.lane().fail_waiters(&mut batch.events) {
+            batch.mark_dirty(zone);
+        }
+        inner.drop_idle_lane();
+    }
+
+    /// Clears what a finish leaves unwritten: writes that failed may have left bytes there.
+    fn clear_tail(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, waiter: Tag, batch: &mut Batch) {
+        let pointer = self.slots.inner(zone).zone.write_pointer();
+        let cleared = keeper.extents(pointer, self.geometry.writable_end(zone)).map_err(io::Error::other);
+        let cleared =
+            cleared.and_then(|tail| tail.iter().try_for_each(|extent| self.storage.punch(extent.file, extent.len)));
+        match cleared {
+            Ok(()) => batch.events.push(Event::Retry { tag: waiter }),
+            Err(error) => {
+                log::error!("the unwritten part of zone {zone} cannot be cleared: {error}");
+                self.give_up(waiter, zone, &mut batch.events);
+                batch.finish(waiter, Err(Refusal::Io));
+            }
+        }
+    }
+
+    /// When nothing else is to be done: has space ready for the next writes.
+    fn top_up(&self, keeper: &mut Keeper<S>) -> bool {
+        if !std::mem::take(&mut keeper.drawn) {
+            return false;
+        }
+        if let Err(error) = keeper.image.refill(Bytes(2 * MAX_RUN)) {
+            log::warn!("no space could be reserved in advance: {error}");
+        }
+        true
+    }
+}
+
+/// Adds an extent's place in the file, joined to the one before where it goes on from it.
+fn push_hole(holes: &mut Vec<(FileOffset, Bytes)>, extent: &Extent) {
+    match holes.last_mut() {
+        Some((offset, len)) if offset.0 + len.0 == extent.file.0 => len.0 += extent.len.0,
+        _ => holes.push((extent.file, extent.len)),
+    }
+}

@@ -1,0 +1,152 @@
+//! Zone management: open, close, finish, reset, and the reset of all zones.
+//!
+//! Finish and reset need their zone alone: they wait until the writes in flight are back, and writes that come
+//! meanwhile wait for them. Whoever has a zone alone gives it up on every way out.
+
+use super::keeper::Job;
+use super::slot::{Stale, lock};
+use super::{Action, Batch, Event, Op, Refusal, Reply, Step, Tag, Ticket, Work, ZonedStore, sequential};
+use crate::storage::Storage;
+use crate::units::{Bytes, Sector, ZoneIndex};
+use crate::zone::{Refusal as ZoneRefusal, Resources, State};
+
+/// How many zones a reset of all does before other requests of the same queue get their turn.
+const RESET_ALL_ROUND: u32 = 1024;
+
+impl<S: Storage> ZonedStore<S> {
+    pub(super) fn manage(
+        &self,
+        tag: Tag,
+        op: Op,
+        action: Action,
+        zone: Sector,
+        batch: &mut Batch,
+    ) -> Result<Step, Refusal> {
+        let zone = zone.to_bytes().and_then(|start| self.geometry.zone_starting_at(start));
+        let zone = zone.filter(|zone| sequential(&self.geometry, *zone)).ok_or(ZoneRefusal::InvalidCommand)?;
+        let parked = Ok(Step::Parked(Ticket { tag, work: Work::Fresh(op) }));
+        match action {
+            Action::Open => lock(&self.resources).open_explicitly(&self.slots, &self.geometry, zone)?,
+            Action::Close => {
+                lock(&self.resources).close(&self.slots, &self.geometry, zone)?;
+                self.slots.inner(zone).drop_idle_lane();
+            }
+            Action::Reset => {
+                if !self.reset(tag, zone, &mut batch.events)? {
+                    return parked;
+                }
+            }
+            Action::Finish => return self.finish(tag, op, zone, &mut batch.events),
+        }
+        Ok(Step::Done(Ok(Reply::Done)))
+    }
+
+    /// Resets one zone; false where the request waits to have it alone.
+    fn reset(&self, tag: Tag, zone: ZoneIndex, events: &mut Vec<Event>) -> Result<bool, Refusal> {
+        let alone = {
+            let mut inner = self.slots.inner(zone);
+            Resources::check_reset(&inner.zone).map(|()| inner.lane().take_exclusive(tag))
+        };
+        let done = match alone {
+            Ok(false) => return Ok(false),
+            Ok(true) => self.reset_alone(zone),
+            Err(refusal) => Err(refusal.into()),
+        };
+        self.give_up(tag, zone, events);
+        done.map(|()| true)
+    }
+
+    fn reset_alone(&self, zone: ZoneIndex) -> Result<(), Refusal> {
+        let start = self.geometry.start(zone);
+        let commit = self.slots.commit(zone);
+        let written = self.slots.inner(zone).zone.write_pointer() > start;
+        if written {
+            self.store_pointer(zone, start)?;
+            self.slots.inner(zone).stale = Stale::Clearing;
+        }
+        drop(commit);
+        lock(&self.resources).reset(&self.slots, &self.geometry, zone)?;
+        if written {
+            self.ask(Job::Clear { zone });
+        }
+        Ok(())
+    }
+
+    /// Resets every sequential zone from `next` on, a round at a time.
+    pub(super) fn reset_all(&self, tag: Tag, next: ZoneIndex, batch: &mut Batch) -> Result<Step, Refusal> {
+        let mut round = RESET_ALL_ROUND;
+        for zone in (next.0..self.geometry.nr_zones()).map(ZoneIndex) {
+            let parked = Ok(Step::Parked(Ticket { tag, work: Work::ResetAll { next: zone } }));
+            match self.slots.inner(zone).zone.state() {
+                State::NotWp | State::Empty | State::ReadOnly | State::Offline => continue,
+                State::ImplicitOpen | State::ExplicitOpen | State::Closed | State::Full => {}
+            }
+            if round == 0 {
+                batch.events.push(Event::Retry { tag });
+                return parked;
+            }
+            round -= 1;
+            if !self.reset(tag, zone, &mut batch.events)? {
+                return parked;
+            }
+        }
+        Ok(Step::Done(Ok(Reply::Done)))
+    }
+
+    fn finish(&self, tag: Tag, op: Op, zone: ZoneIndex, events: &mut Vec<Event>) -> Result<Step, Refusal> {
+        let parked = Ok(Step::Parked(Ticket { tag, work: Work::Fresh(op) }));
+        let mut inner = self.slots.inner(zone);
+        let outcome = match inner.zone.state() {
+            State::Full => Ok(Reply::Done),
+            State::NotWp | State::ReadOnly | State::Offline => Err(ZoneRefusal::InvalidCommand),
+            State::Empty | State::ImplicitOpen | State::ExplicitOpen | State::Closed => {
+                if self.wait_for_clearing(&mut inner, zone, tag) || !inner.lane().take_exclusive(tag) {
+                    return parked;
+                }
+                drop(inner);
+                self.ask(Job::Finish { zone, waiter: tag });
+                return Ok(Step::Parked(Ticket { tag, work: Work::FinishCleared { zone } }));
+            }
+        };
+        drop(inner);
+        self.give_up(tag, zone, events);
+        Ok(Step::Done(outcome.map_err(Refusal::from)))
+    }
+
+    /// Goes on with a finish whose unwritten part has been cleared.
+    pub(super) fn finish_cleared(&self, tag: Tag, zone: ZoneIndex, events: &mut Vec<Event>) -> Result<Step, Refusal> {
+        let done = self.finish_alone(zone);
+        self.give_up(tag, zone, events);
+        done.map(|()| Step::Done(Ok(Reply::Done)))
+    }
+
+    fn finish_alone(&self, zone: ZoneIndex) -> Result<(), Refusal> {
+        // The limits are checked, and what they allow is taken, before the pointer is stored: afterwards it is full
+        // whatever happens.
+        lock(&self.resources).open_for_write(&self.slots, &self.geometry, zone)?;
+        let past_end = Bytes(self.geometry.start(zone).0 + self.geometry.zone_size().0);
+        let commit = self.slots.commit(zone);
+        let stored = self.store_pointer(zone, past_end);
+        drop(commit);
+        let mut resources = lock(&self.resources);
+        match stored {
+            Ok(()) => resources.fill(&self.slots, &self.geometry, zone),
+            Err(_) => resources.settle(&self.slots, &self.geometry, zone),
+        }
+        stored
+    }
+
+    fn store_pointer(&self, zone: ZoneIndex, pointer: Bytes) -> Result<(), Refusal> {
+        self.table.store(zone, pointer).map_err(|error| {
+            log::error!("the write pointer of zone {zone} could not be stored: {error}");
+            Refusal::Io
+        })
+    }
+
+    /// Ends the time a request has a zone alone, where it had it.
+    pub(super) fn give_up(&self, tag: Tag, zone: ZoneIndex, events: &mut Vec<Event>) {
+        let mut inner = self.slots.inner(zone);
+        inner.lane().release_exclusive(tag, events);
+        inner.drop_idle_lane();
+    }
+}

@@ -1,0 +1,324 @@
+//! The device's meaning: the zone model and the image together, in the order that keeps what was acknowledged.
+//!
+//! | module | subject |
+//! | --- | --- |
+//! | [`request`] | the vocabulary: operations, steps, tickets, events, refusals |
+//! | `write` | admission, placement and completion of writes and appends |
+//! | `read` | where a read's bytes come from; zone reports |
+//! | `manage` | open, close, finish, reset |
+//! | `keeper` | the blocking metadata work: mapping new space, clearing reset zones |
+//! | `slot` | one zone: model, writes in flight, waiters |
+//! | `map` | where a zone lies in the file |
+//! | `fuse` | a failed flush stays failed |
+//!
+//! # The order of things
+//!
+//! *Process death* (P1): a request is acknowledged only after its data, the mapping of its space and the write
+//! pointer are in the file, in this order. Space is mapped before data is written to it; that shows nothing, since
+//! reads stop at the write pointer and new space reads as zeros.
+//!
+//! *Power loss* (P3): space comes from a reservation whose refcounts and zeros are already durable, so a pointer or a
+//! mapping that becomes durable before its data shows zeros. A reset writes the pointer, is acknowledged, and leaves
+//! the zone *stale*: the housekeeper makes the pointer durable, punches the zone's space, makes the hole durable, and
+//! only then may the pointer move again. So an old pointer never meets a punched zone, nor a new pointer old data.
+//!
+//! A zone keeps its mapping over a reset: nothing is freed inside the image, so no cluster ever has a second owner.
+//!
+//! # Locks
+//!
+//! Taken in this order: keeper, then a zone's commit lock, then `resources`, then a zone's own lock, then `jobs`. At
+//! most one commit lock and one zone lock are held at a time. The zone's own lock and `resources` are never held over
+//! I/O; a commit lock is held over the eight-byte write of that zone's pointer; the keeper's lock is the
+//! housekeeper's alone.
+
+mod fuse;
+mod keeper;
+mod manage;
+mod map;
+mod read;
+pub mod request;
+mod slot;
+mod write;
+
+use std::io;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, OnceLock};
+
+pub use request::*;
+
+use crate::qcow2::{self, Access, Image, PointerTable};
+use crate::storage::Storage;
+use crate::units::{Bytes, Sector, ZoneIndex};
+use crate::zone::{Clamp, Geometry, Resources, State, Zone, ZoneKind};
+use fuse::Fuse;
+use keeper::{Job, Keeper};
+use slot::{Slots, Stale, lock};
+
+/// How an image is opened.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenOptions {
+    /// Refuse every change and never write to the file.
+    pub read_only: bool,
+    /// The unit of writes to sequential zones; every write pointer must be a multiple of it.
+    pub write_granularity: Bytes,
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The image is not good.
+    #[error(transparent)]
+    Image(#[from] qcow2::OpenError),
+    /// A write pointer is not a multiple of the write granularity.
+    #[error(
+        "the write pointer of zone {zone} is {pointer}, not a multiple of the block size {granularity}: serve the image with --block-size 512"
+    )]
+    PointerOffGranularity {
+        /// The zone.
+        zone: ZoneIndex,
+        /// Its pointer.
+        pointer: Bytes,
+        /// The granularity asked for.
+        granularity: Bytes,
+    },
+    /// A length of the geometry is not a multiple of the write granularity.
+    #[error(
+        "{field} is {value}, not a multiple of the block size {granularity}: serve the image with --block-size 512"
+    )]
+    GeometryOffGranularity {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: Bytes,
+        /// The granularity asked for.
+        granularity: Bytes,
+    },
+}
+
+/// Called when the housekeeper has something to do. Must not call back into the store.
+pub type Doorbell = Box<dyn Fn() + Send + Sync>;
+
+/// The device: zones and image together. Shared by all worker threads and one housekeeper.
+pub struct ZonedStore<S> {
+    storage: Arc<Fuse<S>>,
+    geometry: Geometry,
+    clamps: Vec<Clamp>,
+    granularity: Bytes,
+    read_only: bool,
+    slots: Slots,
+    resources: Mutex<Resources>,
+    table: PointerTable<Fuse<S>>,
+    keeper: Mutex<Keeper<S>>,
+    jobs: Mutex<Vec<Job>>,
+    doorbell: OnceLock<Doorbell>,
+    /// Counts admitted writes, to know the least recently written zone.
+    stamps: AtomicU64,
+}
+
+impl<S: Storage> ZonedStore<S> {
+    /// Opens the image in `storage`. Blocking; writes nothing before the whole image was checked.
+    pub fn open(storage: Arc<S>, options: OpenOptions) -> Result<Self, OpenError> {
+        let access = if options.read_only { Access::ReadOnly } else { Access::ReadWrite };
+        let storage = Arc::new(Fuse::new(storage));
+        let mut image = Image::open(Arc::clone(&storage), access)?;
+        let geometry = *image.geometry();
+        check_granularity(&geometry, options.write_granularity)?;
+        let pointers = image.write_pointers()?;
+        let mut resources = Resources::new(&geometry);
+        let mut zones = Vec::with_capacity(pointers.len());
+        for (index, pointer) in (0..geometry.nr_zones()).map(ZoneIndex).zip(pointers) {
+            let zone = Zone::from_pointer(&geometry, index, pointer);
+            if zone.state() == State::Closed && !pointer.is_multiple_of(options.write_granularity.0) {
+                let granularity = options.write_granularity;
+                return Err(OpenError::PointerOffGranularity { zone: index, pointer, granularity });
+            }
+            resources.count(&zone);
+            zones.push((zone, if zone.state() == State::Empty { Stale::Maybe } else { Stale::No }));
+        }
+        Ok(Self {
+            storage,
+            geometry,
+            clamps: image.clamps().to_vec(),
+            granularity: options.write_granularity,
+            read_only: options.read_only,
+            slots: Slots::new(zones.into_iter()),
+            resources: Mutex::new(resources),
+            table: image.pointer_table(),
+            keeper: Mutex::new(Keeper::new(image)),
+            jobs: Mutex::new(Vec::new()),
+            doorbell: OnceLock::new(),
+            stamps: AtomicU64::new(1),
+        })
+    }
+
+    /// The shape of the device.
+    pub fn geometry(&self) -> &Geometry {
+        &self.geometry
+    }
+
+    /// Limits of the image that cannot be reached, with what is in force instead.
+    pub fn clamps(&self) -> &[Clamp] {
+        &self.clamps
+    }
+
+    /// Whether the image was opened read-only.
+    pub fn read_only(&self) -> bool {
+        self.read_only
+    }
+
+    /// Sets, once, what is called when [`housekeep`](Self::housekeep) has something to do.
+    pub fn set_doorbell(&self, bell: Doorbell) {
+        if self.doorbell.set(bell).is_err() {
+            log::error!("the store's doorbell was set twice; the first one stays");
+        }
+    }
+
+    /// Starts a request. For [`Step::Io`] the pieces of its data are in `segments`, in order and together exactly as
+    /// long as the request. `tag` names no other request in flight.
+    pub fn begin(&self, tag: Tag, op: Op, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step {
+        self.advance(tag, Work::Fresh(op), segments, batch)
+    }
+
+    /// Goes on with a parked request after its [`Event::Retry`]. A parked ticket whose request was
+    /// [`Event::Finished`] instead is dropped.
+    pub fn resume(&self, ticket: Ticket, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step {
+        self.advance(ticket.tag, ticket.work, segments, batch)
+    }
+
+    fn advance(&self, tag: Tag, work: Work, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step {
+        segments.clear();
+        let step = match work {
+            Work::Fresh(op) => self.start(tag, op, segments, batch),
+            Work::Read { start, len } => self.plan_read(tag, start, len, segments),
+            Work::Reserved { zone, start, len, append } => self.place(tag, zone, start, len, append, segments),
+            Work::Conventional { start, len } => self.place_conventional(tag, start, len, segments),
+            Work::ResetAll { next } => self.reset_all(tag, next, batch),
+            Work::FinishCleared { zone } => self.finish_cleared(tag, zone, &mut batch.events),
+            Work::Flush => self.flush(tag),
+        };
+        step.unwrap_or_else(|refusal| Step::Done(Err(refusal)))
+    }
+
+    fn start(&self, tag: Tag, op: Op, segments: &mut Vec<Segment>, batch: &mut Batch) -> Result<Step, Refusal> {
+        if self.read_only && !matches!(op, Op::Read { .. } | Op::Flush) {
+            return Err(Refusal::ReadOnly);
+        }
+        match op {
+            Op::Read { start, len } => {
+                let (start, len) = self.range(start, len)?;
+                if len == Bytes(0) {
+                    return Ok(Step::Done(Ok(Reply::Done)));
+                }
+                self.check_read(start, len)?;
+                self.plan_read(tag, start, len, segments)
+            }
+            Op::Write { start, len } => {
+                let (start, len) = self.range(start, len)?;
+                self.write(tag, op, start, len, segments)
+            }
+            Op::Append { zone, len } => self.append(tag, op, zone, len, segments),
+            Op::Flush => self.flush(tag),
+            Op::Manage { action, zone } => self.manage(tag, op, action, zone, batch),
+            Op::ResetAll => self.reset_all(tag, ZoneIndex(self.geometry.conventional_zones()), batch),
+        }
+    }
+
+    fn flush(&self, tag: Tag) -> Result<Step, Refusal> {
+        if self.storage.is_blown() {
+            return Err(Refusal::Io);
+        }
+        if self.read_only {
+            return Ok(Step::Done(Ok(Reply::Done)));
+        }
+        Ok(Step::Io(Ticket { tag, work: Work::Flush }))
+    }
+
+    /// Takes the result of the I/O of a ticket. The outcome comes as an event: of this batch after
+    /// [`commit`](Self::commit), or of a later one when earlier writes of the zone are still in flight.
+    pub fn io_done(&self, ticket: Ticket, result: IoResult, batch: &mut Batch) {
+        let ok = result == IoResult::Complete;
+        match ticket.work {
+            Work::Reserved { zone, start, .. } => {
+                self.slots.inner(zone).lane().landed(start, result, self.granularity);
+                batch.mark_dirty(zone);
+            }
+            Work::Flush if !ok => {
+                self.storage.blow();
+                batch.finish(ticket.tag, Err(Refusal::Io));
+            }
+            _ => batch.finish(ticket.tag, if ok { Ok(Reply::Done) } else { Err(Refusal::Io) }),
+        }
+    }
+
+    /// Stores the write pointers of what the batch has completed and appends the events that follow. Call it before
+    /// looking at `batch.events`.
+    pub fn commit(&self, batch: &mut Batch) {
+        while let Some(zone) = batch.dirty.pop() {
+            self.commit_zone(zone, &mut batch.events);
+        }
+    }
+
+    /// Finishes what is pending, gives back the space reserved in advance and makes all durable. No request may be
+    /// in flight.
+    pub fn close(&self) -> io::Result<()> {
+        if self.read_only {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        while self.housekeep(&mut batch) {}
+        self.commit(&mut batch);
+        self.storage.flush()?;
+        lock(&self.keeper).release()
+    }
+
+    /// A range of whole sectors on the device, in bytes.
+    fn range(&self, start: Sector, len: Bytes) -> Result<(Bytes, Bytes), Refusal> {
+        let start = start.to_bytes().ok_or(Refusal::BadRange)?;
+        let end = start.checked_add(len).ok_or(Refusal::BadRange)?;
+        if end > self.geometry.size() || !len.is_multiple_of(crate::units::SECTOR_SIZE) {
+            return Err(Refusal::BadRange);
+        }
+        Ok((start, len))
+    }
+
+    fn ask(&self, job: Job) {
+        let mut jobs = lock(&self.jobs);
+        jobs.push(job);
+        let first = jobs.len() == 1;
+        drop(jobs);
+        if first && let Some(ring) = self.doorbell.get() {
+            ring();
+        }
+    }
+}
+
+impl Batch {
+    fn mark_dirty(&mut self, zone: ZoneIndex) {
+        if !self.dirty.contains(&zone) {
+            self.dirty.push(zone);
+        }
+    }
+
+    fn finish(&mut self, tag: Tag, outcome: Outcome) {
+        self.events.push(Event::Finished { tag, outcome });
+    }
+}
+
+/// A zone of `kind` sequential; conventional zones have no write pointer to act on.
+fn sequential(geometry: &Geometry, zone: ZoneIndex) -> bool {
+    geometry.kind(zone) == ZoneKind::SequentialWriteRequired
+}
+
+fn check_granularity(geometry: &Geometry, granularity: Bytes) -> Result<(), OpenError> {
+    let lengths = [
+        ("the size of the device", geometry.size()),
+        ("zone_size", geometry.zone_size()),
+        ("zone_capacity", geometry.zone_capacity()),
+    ];
+    for (field, value) in lengths {
+        if !value.is_multiple_of(granularity.0) {
+            return Err(OpenError::GeometryOffGranularity { field, value, granularity });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! Reads and zone reports.
+
+use super::keeper::Job;
+use super::map::push_zeros;
+use super::{Refusal, Segment, Step, Tag, Ticket, Work, ZoneInfo, ZonedStore, sequential};
+use crate::storage::Storage;
+use crate::units::{Bytes, Sector, ZoneIndex};
+use crate::zone::{Refusal as ZoneRefusal, State};
+
+impl<S: Storage> ZonedStore<S> {
+    /// A read may not cross the border of a sequential zone.
+    pub(super) fn check_read(&self, start: Bytes, len: Bytes) -> Result<(), Refusal> {
+        let Some((first, last)) = self.zones_of(start, len) else {
+            return Ok(());
+        };
+        if first != last && sequential(&self.geometry, last) {
+            return Err(ZoneRefusal::InvalidCommand.into());
+        }
+        Ok(())
+    }
+
+    /// The first and the last zone of a range on the device; `None` where it is empty.
+    pub(super) fn zones_of(&self, start: Bytes, len: Bytes) -> Option<(ZoneIndex, ZoneIndex)> {
+        let last = Bytes(start.0 + len.0.checked_sub(1)?);
+        Some((self.geometry.zone_at(start)?, self.geometry.zone_at(last)?))
+    }
+
+    /// Where the bytes come from: the file below the write pointer, zeros elsewhere.
+    pub(super) fn plan_read(
+        &self,
+        tag: Tag,
+        start: Bytes,
+        len: Bytes,
+        segments: &mut Vec<Segment>,
+    ) -> Result<Step, Refusal> {
+        let ticket = Ticket { tag, work: Work::Read { start, len } };
+        let end = start.0 + len.0;
+        let mut at = start.0;
+        while let Some(zone) = self.geometry.zone_at(Bytes(at)).filter(|_| at < end) {
+            let inner = self.slots.inner(zone);
+            if inner.zone.state() == State::Offline {
+                return Err(ZoneRefusal::InvalidCommand.into());
+            }
+            let until = end.min(self.geometry.start(zone).0 + self.geometry.len(zone).0);
+            let in_file = inner.zone.readable_end(&self.geometry, zone).0.clamp(at, until);
+            if at < in_file {
+                match inner.map.as_ref().filter(|map| map.covers(Bytes(at), Bytes(in_file))) {
+                    Some(map) => {
+                        map.segments(Bytes(at), Bytes(in_file), segments);
+                    }
+                    None => {
+                        drop(inner);
+                        self.ask(Job::Load { zone, from: Bytes(at), to: Bytes(in_file), waiter: tag });
+                        return Ok(Step::Parked(ticket));
+                    }
+                }
+            }
+            if in_file < until {
+                push_zeros(segments, until - in_file);
+            }
+            at = until;
+        }
+        Ok(Step::Io(ticket))
+    }
+
+    /// Appends up to `max` zones from the one that holds `start`.
+    pub fn report(&self, start: Sector, max: usize, out: &mut Vec<ZoneInfo>) -> Result<(), Refusal> {
+        let first = start.to_bytes().and_then(|start| self.geometry.zone_at(start));
+        let first = first.ok_or(ZoneRefusal::InvalidCommand)?;
+        let left = (first.0..self.geometry.nr_zones()).map(ZoneIndex);
+        out.extend(left.take(max).map(|index| {
+            let zone = self.slots.inner(index).zone;
+            ZoneInfo {
+                index,
+                kind: self.geometry.kind(index),
+                state: zone.state(),
+                start: self.geometry.start(index),
+                len: self.geometry.len(index),
+                capacity: self.geometry.capacity(index),
+                write_pointer: zone.write_pointer(),
+            }
+        }));
+        Ok(())
+    }
+}

@@ -1,0 +1,251 @@
+//! One zone as the store keeps it: the model, the writes in flight, who waits, and where it lies in the file.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::map::ZoneMap;
+use super::request::{Event, IoResult, Outcome, Refusal, Reply, Tag};
+use crate::units::{Bytes, ZoneIndex};
+use crate::zone::{Zone, ZoneTable};
+
+/// Takes a lock. A poisoned one is taken too: in the daemon a panic ends the process (`panic = "abort"`), so poison
+/// exists only in tests that caught a panic.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// All zones of a device.
+pub(super) struct Slots(Vec<Slot>);
+
+/// One zone with its two locks.
+struct Slot {
+    /// Held while the zone's pointer is written to the table, so that an older value never follows a newer one.
+    /// Only threads that have to wait for that pointer anyway meet here.
+    commit: Mutex<()>,
+    inner: Mutex<Inner>,
+}
+
+/// What the zone's own lock guards; never held over I/O.
+pub(super) struct Inner {
+    pub(super) zone: Zone,
+    pub(super) stale: Stale,
+    pub(super) map: Option<Box<ZoneMap>>,
+    lane: Option<Box<Lane>>,
+}
+
+/// Whether the file may hold bytes of an earlier generation where a zone without any written byte is mapped. No write
+/// to such a zone is placed: its space has to be punched, and the hole durable, before its pointer may move again (P3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stale {
+    /// What is mapped beyond the pointer reads as zeros or was put there in this generation.
+    No,
+    /// It may.
+    Maybe,
+    /// It may, and the housekeeper was asked to clear it.
+    Clearing,
+}
+
+/// The traffic of one zone.
+#[derive(Default)]
+pub(super) struct Lane {
+    /// Reserved ranges in address order, without gaps, the first at the write pointer.
+    writes: VecDeque<InFlight>,
+    /// Writes from here on have failed; nothing new is admitted until all in flight are back.
+    failed_at: Option<Bytes>,
+    /// The request that has the zone for itself, or will have it as soon as no write is in flight.
+    exclusive: Option<Tag>,
+    /// Requests to retry when the zone can be used again.
+    waiters: Vec<Tag>,
+}
+
+struct InFlight {
+    tag: Tag,
+    start: Bytes,
+    end: Bytes,
+    append: bool,
+    state: Flight,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Flight {
+    Submitted,
+    Landed,
+    Failed,
+}
+
+impl Slots {
+    pub(super) fn new(zones: impl Iterator<Item = (Zone, Stale)>) -> Self {
+        let slot = |(zone, stale)| Slot {
+            commit: Mutex::new(()),
+            inner: Mutex::new(Inner { zone, stale, map: None, lane: None }),
+        };
+        Self(zones.map(slot).collect())
+    }
+
+    /// The zone's own lock.
+    pub(super) fn inner(&self, index: ZoneIndex) -> MutexGuard<'_, Inner> {
+        lock(&self.0[index.index()].inner)
+    }
+
+    /// The lock of the zone's pointer in the table.
+    pub(super) fn commit(&self, index: ZoneIndex) -> MutexGuard<'_, ()> {
+        lock(&self.0[index.index()].commit)
+    }
+}
+
+impl ZoneTable for Slots {
+    fn zone<R>(&self, index: ZoneIndex, with: impl FnOnce(&mut Zone) -> R) -> R {
+        with(&mut self.inner(index).zone)
+    }
+}
+
+impl Inner {
+    /// The zone's traffic, made when first needed.
+    pub(super) fn lane(&mut self) -> &mut Lane {
+        self.lane.get_or_insert_default()
+    }
+
+    /// Whether new writes have to wait.
+    pub(super) fn gated(&self) -> bool {
+        self.lane.as_ref().is_some_and(|lane| lane.exclusive.is_some() || lane.failed_at.is_some())
+    }
+
+    /// Frees the lane of a zone that is not being written.
+    pub(super) fn drop_idle_lane(&mut self) {
+        if !self.zone.state().is_open() && self.lane.as_ref().is_some_and(|lane| lane.is_idle()) {
+            self.lane = None;
+        }
+    }
+}
+
+impl Lane {
+    /// A write was admitted at the end of those in flight.
+    pub(super) fn admit(&mut self, tag: Tag, start: Bytes, end: Bytes, append: bool) {
+        self.writes.push_back(InFlight { tag, start, end, append, state: Flight::Submitted });
+    }
+
+    /// The I/O of the write at `start` is over. `granularity` is the unit that counts as written.
+    pub(super) fn landed(&mut self, start: Bytes, result: IoResult, granularity: Bytes) {
+        let Some(write) = self.writes.iter_mut().find(|write| write.start == start) else {
+            return;
+        };
+        match result {
+            IoResult::Complete => write.state = Flight::Landed,
+            IoResult::Failed { good } => {
+                let len = write.end.0 - write.start.0;
+                let good = good.0.min(len - 1) / granularity.0 * granularity.0;
+                write.state = Flight::Failed;
+                self.fail_from(Bytes(start.0 + good));
+            }
+        }
+    }
+
+    /// Everything from `offset` on is lost.
+    pub(super) fn fail_from(&mut self, offset: Bytes) {
+        self.failed_at = Some(self.failed_at.map_or(offset, |earlier| earlier.min(offset)));
+    }
+
+    /// The end of what has landed without a gap, or `None` where that is nothing new.
+    pub(super) fn landed_end(&self) -> Option<Bytes> {
+        let mut end = None;
+        for write in &self.writes {
+            match (write.state, self.failed_at) {
+                (_, Some(failed)) if failed <= write.start => break,
+                (Flight::Failed, Some(failed)) => return Some(failed),
+                (Flight::Landed, Some(failed)) if failed < write.end => return Some(failed),
+                (Flight::Landed, _) => end = Some(write.end),
+                (Flight::Submitted | Flight::Failed, _) => break,
+            }
+        }
+        end
+    }
+
+    /// Answers the writes whose outcome is known now that the pointer stands at `pointer`. Returns whether these
+    /// were the last in flight.
+    pub(super) fn settle(&mut self, pointer: Bytes, events: &mut Vec<Event>) -> bool {
+        if self.writes.is_empty() {
+            return false;
+        }
+        let failed_at = self.failed_at;
+        self.writes.retain(|write| {
+            let done = |outcome: Outcome| Event::Finished { tag: write.tag, outcome };
+            if write.end <= pointer {
+                events.push(done(Ok(match write.append {
+                    true => Reply::Appended(write.start.to_sector()),
+                    false => Reply::Done,
+                })));
+                return false;
+            }
+            let lost = write.state != Flight::Submitted && failed_at.is_some_and(|failed| failed < write.end);
+            if lost {
+                events.push(done(Err(Refusal::Io)));
+            }
+            !lost
+        });
+        self.writes.is_empty()
+    }
+
+    /// All writes are back: forgets a failure, and says whether there was one.
+    pub(super) fn take_failure(&mut self) -> bool {
+        self.failed_at.take().is_some()
+    }
+
+    /// Asks for the zone alone. True when the request has it now; otherwise it is retried when it can have it.
+    pub(super) fn take_exclusive(&mut self, tag: Tag) -> bool {
+        match self.exclusive {
+            Some(holder) if holder != tag => {
+                self.waiters.push(tag);
+                false
+            }
+            _ => {
+                self.exclusive = Some(tag);
+                self.writes.is_empty()
+            }
+        }
+    }
+
+    /// Gives up the zone where `tag` has it.
+    pub(super) fn release_exclusive(&mut self, tag: Tag, events: &mut Vec<Event>) {
+        if self.exclusive == Some(tag) {
+            self.exclusive = None;
+            self.wake(events);
+        }
+    }
+
+    /// No write is in flight any more: lets on whoever waited for that.
+    pub(super) fn drained(&mut self, events: &mut Vec<Event>) {
+        match self.exclusive {
+            Some(tag) => events.push(Event::Retry { tag }),
+            None => self.wake(events),
+        }
+    }
+
+    /// Has a request retried when the zone can be used again.
+    pub(super) fn wait(&mut self, tag: Tag) {
+        self.waiters.push(tag);
+    }
+
+    /// Retries all that wait.
+    pub(super) fn wake(&mut self, events: &mut Vec<Event>) {
+        events.extend(self.waiters.drain(..).map(|tag| Event::Retry { tag }));
+    }
+
+    /// The zone cannot be cleared: fails all that wait for that. Returns whether writes in flight are among them, which
+    /// get their answers from a commit.
+    pub(super) fn fail_waiters(&mut self, events: &mut Vec<Event>) -> bool {
+        let first = self.writes.front().map(|write| write.start);
+        for tag in std::mem::take(&mut self.waiters) {
+            match self.writes.iter_mut().find(|write| write.tag == tag) {
+                Some(write) => write.state = Flight::Failed,
+                None => events.push(Event::Finished { tag, outcome: Err(Refusal::Io) }),
+            }
+        }
+        // Nothing of a stale zone has been placed, so all in flight are waiting, from the first.
+        first.into_iter().for_each(|first| self.fail_from(first));
+        first.is_some()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.writes.is_empty() && self.failed_at.is_none() && self.exclusive.is_none() && self.waiters.is_empty()
+    }
+}

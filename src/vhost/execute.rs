@@ -1,0 +1,384 @@
+//! One request's way: from its chain to the store, through its I/O, back to the driver.
+//!
+//! Whatever happened in a round is answered at its end, after the store has committed the round's batch. Under
+//! write-through an answer that reports a change waits for a flush that began after the change was done; one flush
+//! serves all that wait when it begins.
+
+use vm_memory::GuestMemoryMmap;
+
+use super::engine::Transfer;
+use super::router::queue_of;
+use super::slots::FLUSH_SLOT;
+use super::transfer::Progress;
+use super::worker::Worker;
+use crate::storage::Storage;
+use crate::store::{Event, IoKind, IoResult, Op, Outcome, Refusal, Reply, Step, Tag, Ticket};
+use crate::units::Bytes;
+use crate::virtio::report::write_report;
+use crate::virtio::request::{Buffers, Direction, Request};
+use crate::virtio::status::{Malformed, RequestError, Status};
+
+/// The low half of the token of a sync; pieces are numbered from 0.
+const SYNC_PIECE: u32 = u32::MAX;
+
+/// Zeros for reads of what was never written.
+static ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
+
+/// An answer that is not in the used ring yet.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    slot: u16,
+    status: Status,
+    /// Bytes written into the chain, the status included.
+    written: u32,
+}
+
+/// The answers that wait for durability.
+#[derive(Default)]
+pub(super) struct FlushGroup {
+    /// Not covered by the running flush.
+    waiting: Vec<Answer>,
+    /// Answered when the running flush is over.
+    covered: Vec<Answer>,
+    running: bool,
+}
+
+impl FlushGroup {
+    pub(super) fn is_running(&self) -> bool {
+        self.running
+    }
+}
+
+fn token(slot: u16, piece: u32) -> u64 {
+    u64::from(slot) << 32 | u64::from(piece)
+}
+
+impl<S: Storage> Worker<S> {
+    /// Starts the request that was parsed into a slot.
+    pub(super) fn execute(&mut self, slot: u16, parsed: Result<Request, RequestError>) {
+        let checked = parsed.and_then(|request| self.check(slot, request));
+        match checked.and_then(|request| self.start(slot, request)) {
+            Ok(()) => {}
+            Err(error) => self.refuse(slot, error),
+        }
+    }
+
+    /// The rules that are not the store's.
+    fn check(&mut self, slot: u16, request: Request) -> Result<Request, RequestError> {
+        if !self.device.zoned() {
+            return Err(match request.is_zone_request() {
+                true => RequestError::ZoneRequestNotNegotiated,
+                false => RequestError::NotNegotiated,
+            });
+        }
+        if let Request::Append { len, .. } = request
+            && len > self.device.max_append
+        {
+            return Err(RequestError::AppendTooLong(len));
+        }
+        if let Some(slot) = self.slots.get(slot) {
+            slot.request = Some(request);
+        }
+        Ok(request)
+    }
+
+    fn start(&mut self, slot: u16, request: Request) -> Result<(), RequestError> {
+        let op = match request {
+            Request::In { start, len } => Op::Read { start, len },
+            Request::Out { start, len } => Op::Write { start, len },
+            Request::Append { zone, len } => Op::Append { zone, len },
+            Request::Flush => Op::Flush,
+            Request::Manage { action, zone } => Op::Manage { action, zone },
+            Request::ResetAll => Op::ResetAll,
+            Request::GetId => return self.get_id(slot),
+            Request::Report { start, len } => {
+                let (device, mem) = (&self.device, &self.mem);
+                let buffers = self.slots.get(slot).map(|slot| &slot.buffers);
+                let written = write_report(
+                    device.store.geometry(),
+                    start,
+                    len,
+                    &mut self.scratch.report,
+                    |start, max, out| device.store.report(start, max, out),
+                    |offset, bytes| buffers.map_or(Ok(0), |buffers| buffers.write(mem, offset, bytes)),
+                )?;
+                self.answer_now(slot, Status::Ok, written.0.saturating_add(1));
+                return Ok(());
+            }
+        };
+        // Where the data lies is checked before the store reserves anything for it.
+        if let Some(direction) = direction_of(&request) {
+            self.resolve(slot, direction)?;
+        }
+        let tag = Tag { queue: self.queue, slot };
+        let step = self.device.store.begin(tag, op, &mut self.scratch.segments, &mut self.batch);
+        self.take_step(slot, step);
+        Ok(())
+    }
+
+    fn resolve(&mut self, slot: u16, direction: Direction) -> Result<(), Malformed> {
+        match self.slots.get(slot) {
+            Some(slot) => slot.buffers.resolve(&self.mem, direction, &mut self.scratch.guest),
+            None => Ok(()),
+        }
+    }
+
+    fn get_id(&mut self, slot: u16) -> Result<(), RequestError> {
+        let mut written = 0;
+        if let Some(slot) = self.slots.get(slot) {
+            written = slot.buffers.write(&self.mem, Bytes(0), &self.device.serial)?;
+        }
+        self.answer_now(slot, Status::Ok, written as u64 + 1);
+        Ok(())
+    }
+
+    /// Goes on with what the store says. For I/O of data, `scratch.guest` is where the request's data lies.
+    fn take_step(&mut self, slot: u16, step: Step) {
+        match step {
+            Step::Done(outcome) => self.finished(slot, outcome),
+            Step::Io(ticket) => self.start_io(slot, ticket),
+            Step::Parked(ticket) => {
+                if let Some(slot) = self.slots.get(slot) {
+                    slot.ticket = Some(ticket);
+                }
+            }
+        }
+    }
+
+    fn start_io(&mut self, number: u16, ticket: Ticket) {
+        let Some(slot) = self.slots.get(number) else { return };
+        let kind = ticket.io_kind();
+        slot.ticket = Some(ticket);
+        if kind == IoKind::Sync {
+            slot.io.plan_sync();
+            self.engine.sync(token(number, SYNC_PIECE));
+            return;
+        }
+        let (buffers, mem) = (&slot.buffers, &self.mem);
+        let (segments, guest) = (&self.scratch.segments, &mut self.scratch.guest);
+        match slot.io.plan(kind == IoKind::Write, segments, guest, |at, len| zero(buffers, mem, at, len)) {
+            Ok(0) => self.io_over(number),
+            Ok(pieces) => (0..pieces).for_each(|piece| self.submit(number, piece)),
+            Err(_) => {
+                log::error!("queue {}: the store's segments do not match {:?}", self.queue, slot.request);
+                let ticket = slot.ticket.take();
+                self.give_result(ticket, IoResult::Failed { good: Bytes(0) });
+            }
+        }
+    }
+
+    fn submit(&mut self, number: u16, piece: usize) {
+        let Some(slot) = self.slots.get(number) else { return };
+        let Some((offset, buffers, direct)) = slot.io.piece(piece) else { return };
+        let transfer = Transfer {
+            // A request has fewer than 2^28 bytes, and so pieces.
+            token: token(number, piece as u32),
+            write: slot.io.is_write(),
+            fd: self.device.files.choose(offset, buffers, direct),
+            offset,
+            buffers: buffers.as_ptr(),
+            count: buffers.len(),
+        };
+        // SAFETY: the iovecs belong to the slot's DataIo, which is changed only by `completed` for this piece, and
+        // recycled only after all pieces are over. The memory they name is mapped by `self.mem`, which is replaced
+        // only while no slot is in use, and dropped after the engine.
+        unsafe { self.engine.transfer(transfer) };
+    }
+
+    /// Takes a completion of the engine.
+    pub(super) fn io_completed(&mut self, token: u64, result: i32) {
+        let (number, piece) = ((token >> 32) as u16, token as u32);
+        let Some(slot) = self.slots.get(number) else { return };
+        if piece == SYNC_PIECE {
+            slot.io.synced(result);
+        } else {
+            match slot.io.completed(piece as usize, result, self.device.files.has_direct()) {
+                Progress::Again => return self.submit(number, piece as usize),
+                Progress::PastEnd { at, len } => {
+                    zero(&slot.buffers, &self.mem, at, len);
+                    return self.io_over(number);
+                }
+                Progress::Over => {}
+            }
+        }
+        let failed = result < 0 || (result == 0 && piece != SYNC_PIECE);
+        if failed && self.limiter.allow() {
+            let error = std::io::Error::from_raw_os_error(-result);
+            log::error!("queue {}: the image file failed: {error} ({:?})", self.queue, slot.request);
+        }
+        self.io_over(number);
+    }
+
+    /// Tells the store, when nothing of a request is outstanding any more.
+    fn io_over(&mut self, number: u16) {
+        let Some(slot) = self.slots.get(number).filter(|slot| slot.io.is_done()) else { return };
+        let (ticket, result) = (slot.ticket.take(), slot.io.result());
+        self.give_result(ticket, result);
+    }
+
+    fn give_result(&mut self, ticket: Option<Ticket>, result: IoResult) {
+        if let Some(ticket) = ticket {
+            self.device.store.io_done(ticket, result, &mut self.batch);
+        }
+    }
+
+    /// Has the store commit what was done in this round, and does what follows until nothing follows any more.
+    pub(super) fn settle(&mut self) {
+        loop {
+            self.device.store.commit(&mut self.batch);
+            if self.batch.events.is_empty() && !self.start_flush() {
+                return;
+            }
+            let mut events = std::mem::take(&mut self.scratch.events);
+            std::mem::swap(&mut events, &mut self.batch.events);
+            for event in events.drain(..) {
+                if queue_of(&event) == self.queue {
+                    self.take_event(event);
+                } else {
+                    self.scratch.foreign.push(event);
+                }
+            }
+            self.scratch.events = events;
+            self.device.router.deliver(self.scratch.foreign.drain(..));
+        }
+    }
+
+    fn take_event(&mut self, event: Event) {
+        match event {
+            Event::Finished { tag, outcome } => self.finished(tag.slot, outcome),
+            Event::Retry { tag } => self.retry(tag.slot),
+        }
+    }
+
+    fn retry(&mut self, number: u16) {
+        let Some(slot) = self.slots.get(number) else { return };
+        let Some(ticket) = slot.ticket.take() else {
+            log::error!("queue {}: the store retries slot {number}, which is not parked", self.queue);
+            return;
+        };
+        let direction = slot.request.as_ref().and_then(direction_of);
+        if let Some(direction) = direction
+            && self.resolve(number, direction).is_err()
+        {
+            // Cannot be: it was resolved in the same memory before the request was parked.
+            return self.give_result(Some(ticket), IoResult::Failed { good: Bytes(0) });
+        }
+        let step = self.device.store.resume(ticket, &mut self.scratch.segments, &mut self.batch);
+        self.take_step(number, step);
+    }
+
+    /// Takes the outcome of a request, or of the worker's own flush.
+    fn finished(&mut self, number: u16, outcome: Outcome) {
+        if number == FLUSH_SLOT {
+            return self.flush_over(outcome);
+        }
+        let Some(slot) = self.slots.get(number) else { return };
+        // A parked request may be finished without a retry.
+        slot.ticket = None;
+        let Some(request) = slot.request else {
+            log::error!("queue {}: the store finishes slot {number}, which is free", self.queue);
+            return;
+        };
+        let reply = match outcome {
+            Ok(reply) => reply,
+            Err(refusal) => return self.refuse(number, refusal.into()),
+        };
+        let mut written = 1;
+        if let Reply::Appended(sector) = reply {
+            written += slot.buffers.write(&self.mem, Bytes(0), &sector.0.to_le_bytes()).unwrap_or(0) as u64;
+        }
+        if let Request::In { len, .. } = request {
+            written += len.0;
+        }
+        if changes(&request) && self.device.write_through() {
+            self.flushes.waiting.push(answer(number, Status::Ok, written));
+        } else {
+            self.answer_now(number, Status::Ok, written);
+        }
+    }
+
+    fn refuse(&mut self, slot: u16, error: RequestError) {
+        let level = error.log_level();
+        if log::log_enabled!(level) && self.limiter.allow() {
+            log::log!(level, "queue {}: {error}", self.queue);
+        }
+        self.answer_now(slot, error.status(), 1);
+    }
+
+    fn answer_now(&mut self, slot: u16, status: Status, written: u64) {
+        self.answers.push(answer(slot, status, written));
+    }
+
+    /// Begins a flush for the answers that wait for one. False when none does, or one is running.
+    fn start_flush(&mut self) -> bool {
+        if self.flushes.running || self.flushes.waiting.is_empty() {
+            return false;
+        }
+        self.flushes.running = true;
+        std::mem::swap(&mut self.flushes.waiting, &mut self.flushes.covered);
+        let tag = Tag { queue: self.queue, slot: FLUSH_SLOT };
+        let step = self.device.store.begin(tag, Op::Flush, &mut self.scratch.segments, &mut self.batch);
+        self.take_step(FLUSH_SLOT, step);
+        true
+    }
+
+    fn flush_over(&mut self, outcome: Outcome) {
+        self.flushes.running = false;
+        for mut answer in self.flushes.covered.drain(..) {
+            if let Err(refusal) = outcome {
+                let refusal: Refusal = refusal;
+                answer.status = RequestError::from(refusal).status();
+                answer.written = 1;
+            }
+            self.answers.push(answer);
+        }
+    }
+
+    /// Gives all answered chains back to the driver.
+    pub(super) fn publish(&mut self) {
+        let mut answers = std::mem::take(&mut self.answers);
+        for Answer { slot: number, status, written } in answers.drain(..) {
+            let Some(slot) = self.slots.get(number) else { continue };
+            let written = if slot.buffers.put_status(&self.mem, status) { written } else { 0 };
+            let pushed = self.ring.push(&self.mem, slot.head, written);
+            self.slots.give_back(number);
+            self.note_ring(pushed);
+        }
+        self.answers = answers;
+        let announced = self.ring.announce(&self.mem);
+        self.note_ring(announced);
+    }
+}
+
+fn answer(slot: u16, status: Status, written: u64) -> Answer {
+    Answer { slot, status, written: u32::try_from(written).unwrap_or(u32::MAX) }
+}
+
+/// Which way the data of a request goes that the worker carries.
+fn direction_of(request: &Request) -> Option<Direction> {
+    match request {
+        Request::In { .. } => Some(Direction::Writable),
+        Request::Out { .. } | Request::Append { .. } => Some(Direction::Readable),
+        Request::Flush | Request::GetId | Request::Report { .. } | Request::Manage { .. } | Request::ResetAll => None,
+    }
+}
+
+/// Whether the success of a request means that something has changed.
+fn changes(request: &Request) -> bool {
+    match request {
+        Request::Out { .. } | Request::Append { .. } | Request::Manage { .. } | Request::ResetAll => true,
+        Request::In { .. } | Request::Flush | Request::GetId | Request::Report { .. } => false,
+    }
+}
+
+/// Fills a run of a read's data with zeros. The buffers were resolved, so that they lie in memory.
+fn zero(buffers: &Buffers, mem: &GuestMemoryMmap, at: Bytes, len: Bytes) {
+    let (mut at, end) = (at.0, at.0.saturating_add(len.0));
+    while at < end {
+        let part = usize::try_from(end - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));
+        match buffers.write(mem, Bytes(at), &ZEROS[..part]) {
+            Ok(written) if written != 0 => at += written as u64,
+            _ => return,
+        }
+    }
+}

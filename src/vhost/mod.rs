@@ -1,0 +1,107 @@
+//! Serving: sockets, connections, guest memory, rings, worker threads and the data's I/O.
+//!
+//! ```text
+//!  main ── stop ──► accept loop ──► connection ──► handler        one thread: messages of one frontend at a time
+//!                                                    │ commands
+//!                                                    ▼
+//!                                          worker per running queue   owns ring, guest memory, engine, requests
+//!                                                    │ events ▲
+//!                                                    ▼        │
+//!                                               mailboxes ◄── housekeeper   blocking metadata work of the store
+//! ```
+//!
+//! | module | subject |
+//! | --- | --- |
+//! | [`socket`] | where frontends come from: a path, a descriptor, systemd |
+//! | `connection` | accepting frontends one after another, their messages |
+//! | `handler` | the vhost-user protocol: features, memory, rings started and stopped |
+//! | `memory` | the frontend's memory table |
+//! | `worker` | one queue's thread: its loop and its commands |
+//! | `execute` | one request's way through the store and back |
+//! | `ring` | the split virtqueue |
+//! | `slots` | the requests in flight of a worker |
+//! | `transfer` | the data of one request as file operations |
+//! | `engine` | io_uring, or plain system calls where that is not allowed |
+//! | `files` | the image file twice: direct and through the page cache |
+//! | `router` | events for requests of other workers |
+//! | `housekeeper` | the store's thread for blocking work |
+//!
+//! A queue belongs to its worker while it runs and to the handler while it is stopped; nothing is shared but the
+//! store, the mailboxes and three flags. Rules: the vhost-user protocol of QEMU's docs/interop, and virtio 1.3, 2.7.
+
+mod connection;
+mod device;
+mod engine;
+mod execute;
+mod files;
+mod handler;
+mod housekeeper;
+mod limiter;
+mod memory;
+mod ring;
+mod router;
+mod slots;
+pub mod socket;
+mod transfer;
+mod worker;
+
+use std::io;
+use std::sync::Arc;
+
+use vmm_sys_util::eventfd::EventFd;
+
+pub use device::{AioMode, CacheMode, ServeOptions};
+pub use files::DataFiles;
+pub use socket::{ListenOn, SocketError};
+
+use crate::storage::Storage;
+use crate::store::ZonedStore;
+use crate::virtio::config::ConfigError;
+
+/// Why serving could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The socket cannot be had.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The image and the options make no device.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The serial number does not fit.
+    #[error("--serial has {0} bytes: expected at most 20")]
+    Serial(usize),
+    /// A system call that never fails did.
+    #[error("cannot {what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl ServeError {
+    fn system(what: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::System { what, source }
+    }
+}
+
+/// Serves the store to one frontend after another until `stop` becomes readable (it is never read). A socket that
+/// came already connected is served once. When this returns nothing is in flight any more; the caller closes the
+/// store.
+pub fn serve<S: Storage + 'static>(
+    store: Arc<ZonedStore<S>>,
+    files: DataFiles,
+    listen: ListenOn,
+    options: ServeOptions,
+    stop: &EventFd,
+) -> Result<(), ServeError> {
+    let config = device::config_space(store.geometry(), &options)?;
+    let device = Arc::new(device::Device::new(store, files, &options, config.max_append())?);
+    let listening = socket::Listening::open(listen)?;
+    let housekeeper = housekeeper::Housekeeper::start(Arc::clone(&device))?;
+    log::info!("serving on {listening}");
+    let result = connection::accept_loop(&listening, &device, &config, &options, stop);
+    housekeeper.stop();
+    result
+}

@@ -1,0 +1,322 @@
+//! One queue's thread.
+//!
+//! A worker owns its ring, the guest memory, its engine and its requests from the moment it is started until it has
+//! stopped; the handler only sends it commands. Its round:
+//!
+//! 1. wait for the driver's kick, a completion, or a wake-up by another thread;
+//! 2. take completions to the store, then mail and commands, then chains from the ring (a bounded number), each to
+//!    the store; hand all new I/O to the kernel at once and take what is done already, without waiting;
+//! 3. have the store commit the whole batch, and pass on its events;
+//! 4. give back the answered chains, with one interrupt for all of them.
+//!
+//! Nothing here spins: a round without anything left to do ends in a blocking wait. What the guest does wrong stops
+//! at most this queue. The guest memory is replaced only while no request is in flight.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use vm_memory::GuestMemoryMmap;
+use vmm_sys_util::eventfd::EventFd;
+
+use super::device::Device;
+use super::engine::{Completion, Engine, Wakers};
+use super::execute::{Answer, FlushGroup};
+use super::limiter::LogLimiter;
+use super::ring::{Ring, RingError, RingSetup};
+use super::slots::Slots;
+use crate::storage::Storage;
+use crate::store::{Batch, Event, Segment};
+use crate::virtio::report;
+
+/// Most chains taken from the ring before completions are looked at again.
+const CHAINS_PER_ROUND: usize = 64;
+
+/// Why a queue could not be started.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum WorkerError {
+    #[error("queue {0} does not exist")]
+    NoSuchQueue(u16),
+    #[error(transparent)]
+    Ring(#[from] RingError),
+    #[error("the I/O engine cannot be set up: {0}")]
+    Engine(io::Error),
+    #[error("the worker thread cannot be started: {0}")]
+    Thread(io::Error),
+    #[error("the worker thread has died")]
+    Died,
+}
+
+/// What a queue is started with.
+pub(super) struct QueueSetup {
+    pub(super) queue: u16,
+    pub(super) ring: RingSetup,
+    pub(super) mem: Arc<GuestMemoryMmap>,
+    pub(super) kick: Arc<File>,
+    pub(super) call: Option<Arc<File>>,
+    pub(super) error: Option<Arc<File>>,
+}
+
+/// What the handler may ask of a running worker.
+enum Command {
+    /// Finish the requests in flight and end.
+    Stop,
+    /// Finish the requests in flight and go on in other memory.
+    SetMemory(MemoryChange),
+    SetCall(Option<Arc<File>>),
+    SetError(Option<Arc<File>>),
+}
+
+struct MemoryChange {
+    mem: Arc<GuestMemoryMmap>,
+    ring: RingSetup,
+    done: mpsc::Sender<()>,
+}
+
+/// A running worker, as the handler has it.
+pub(super) struct WorkerHandle {
+    commands: mpsc::Sender<Command>,
+    wake: Arc<EventFd>,
+    thread: JoinHandle<u16>,
+}
+
+impl WorkerHandle {
+    /// Starts the worker of a queue.
+    pub(super) fn start<S: Storage + 'static>(device: &Arc<Device<S>>, setup: QueueSetup) -> Result<Self, WorkerError> {
+        let QueueSetup { queue, ring: ring_setup, mem, kick, call, error } = setup;
+        let wake = device.router.waker(queue).ok_or(WorkerError::NoSuchQueue(queue))?;
+        let mut ring = Ring::new(&ring_setup, &mem)?;
+        ring.set_call(call);
+        ring.error = error;
+        let (commands, inbox) = mpsc::channel();
+        let (started, has_started) = mpsc::channel();
+        let (device, wakers) = (Arc::clone(device), Wakers { kick, wake: Arc::clone(&wake) });
+        let run = move || {
+            let next = ring.next_available();
+            // The engine belongs to this thread from the start: an io_uring has one thread that uses it.
+            match Engine::new(device.aio, Arc::clone(&device.files), wakers, ring_setup.size) {
+                Err(error) => {
+                    let _ = started.send(Err(error));
+                    next
+                }
+                Ok(engine) => {
+                    let _ = started.send(Ok(()));
+                    let slots = Slots::new(ring_setup.size);
+                    Worker::new(engine, device, queue, mem, ring, slots, inbox).run()
+                }
+            }
+        };
+        let thread =
+            std::thread::Builder::new().name(format!("queue-{queue}")).spawn(run).map_err(WorkerError::Thread)?;
+        has_started.recv().map_err(|_| WorkerError::Died)?.map_err(WorkerError::Engine)?;
+        Ok(Self { commands, wake, thread })
+    }
+
+    /// Waits for the requests in flight and ends the worker. Returns the available index of the next chain.
+    pub(super) fn stop(self) -> Result<u16, WorkerError> {
+        self.send(Command::Stop);
+        self.thread.join().map_err(|_| WorkerError::Died)
+    }
+
+    /// Waits for the requests in flight and moves the queue to other memory.
+    pub(super) fn set_memory(&self, mem: Arc<GuestMemoryMmap>, ring: RingSetup) {
+        let (done, is_done) = mpsc::channel();
+        self.send(Command::SetMemory(MemoryChange { mem, ring, done }));
+        // An error is a worker that has ended, which uses no memory any more.
+        let _ = is_done.recv();
+    }
+
+    pub(super) fn set_call(&self, call: Option<Arc<File>>) {
+        self.send(Command::SetCall(call));
+    }
+
+    pub(super) fn set_error(&self, error: Option<Arc<File>>) {
+        self.send(Command::SetError(error));
+    }
+
+    fn send(&self, command: Command) {
+        // Fails when the worker has ended; whoever waits for an answer finds that out.
+        let _ = self.commands.send(command);
+        let _ = self.wake.write(1);
+    }
+}
+
+/// Lists that are empty between uses and keep their memory.
+#[derive(Default)]
+pub(super) struct Scratch {
+    pub(super) segments: Vec<Segment>,
+    pub(super) guest: Vec<libc::iovec>,
+    pub(super) report: report::Scratch,
+    pub(super) events: Vec<Event>,
+    pub(super) foreign: Vec<Event>,
+    completions: Vec<Completion>,
+}
+
+/// The state of a queue's thread.
+pub(super) struct Worker<S> {
+    /// The first field: it is dropped first, and with it the kernel is done with memory and slots.
+    pub(super) engine: Engine,
+    pub(super) device: Arc<Device<S>>,
+    pub(super) queue: u16,
+    pub(super) mem: Arc<GuestMemoryMmap>,
+    pub(super) ring: Ring,
+    pub(super) slots: Slots,
+    pub(super) batch: Batch,
+    pub(super) answers: Vec<Answer>,
+    pub(super) flushes: FlushGroup,
+    pub(super) scratch: Scratch,
+    pub(super) limiter: LogLimiter,
+    inbox: mpsc::Receiver<Command>,
+    /// There may be chains in the ring.
+    more: bool,
+    woken: bool,
+    stopping: bool,
+    new_memory: Option<MemoryChange>,
+}
+
+impl<S: Storage> Worker<S> {
+    fn new(
+        engine: Engine,
+        device: Arc<Device<S>>,
+        queue: u16,
+        mem: Arc<GuestMemoryMmap>,
+        ring: Ring,
+        slots: Slots,
+        inbox: mpsc::Receiver<Command>,
+    ) -> Self {
+        Self {
+            engine,
+            device,
+            queue,
+            mem,
+            ring,
+            slots,
+            batch: Batch::default(),
+            answers: Vec::new(),
+            flushes: FlushGroup::default(),
+            scratch: Scratch::default(),
+            limiter: LogLimiter::new(),
+            inbox,
+            // Chains that came before the kick descriptor may have no kick.
+            more: true,
+            woken: true,
+            stopping: false,
+            new_memory: None,
+        }
+    }
+
+    fn run(mut self) -> u16 {
+        if let Err(error) = self.rounds() {
+            log::error!("queue {} is lost: waiting for I/O failed: {error}", self.queue);
+            self.ring.break_off();
+        }
+        self.ring.next_available()
+    }
+
+    fn rounds(&mut self) -> io::Result<()> {
+        loop {
+            let busy = self.woken || (self.more && self.accepting() && self.slots.has_free());
+            self.collect(!busy)?;
+            if std::mem::take(&mut self.woken) {
+                self.read_mail();
+                // Requests that waited go before those that come now.
+                self.settle();
+            }
+            if self.more && self.accepting() {
+                let taken = self.take_chains();
+                self.note_ring(taken);
+            }
+            self.collect(false)?;
+            self.settle();
+            self.publish();
+            if self.slots.in_use() == 0 && !self.flushes.is_running() {
+                if let Some(change) = self.new_memory.take() {
+                    self.move_to(change);
+                }
+                if self.stopping {
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Whether chains may be taken from the ring.
+    fn accepting(&self) -> bool {
+        !self.stopping && self.new_memory.is_none() && !self.ring.is_broken()
+    }
+
+    /// Starts new I/O and takes what has happened, waiting for something to happen where `block` says so.
+    fn collect(&mut self, block: bool) -> io::Result<()> {
+        let mut completions = std::mem::take(&mut self.scratch.completions);
+        let waited = self.engine.wait(block, &mut completions);
+        for completion in completions.drain(..) {
+            match completion {
+                Completion::Kick => self.more = true,
+                Completion::Wake => self.woken = true,
+                Completion::Io { token, result } => self.io_completed(token, result),
+            }
+        }
+        self.scratch.completions = completions;
+        waited
+    }
+
+    fn read_mail(&mut self) {
+        self.device.router.collect(self.queue, &mut self.batch.events);
+        while let Ok(command) = self.inbox.try_recv() {
+            match command {
+                Command::Stop => self.stopping = true,
+                Command::SetMemory(change) => self.new_memory = Some(change),
+                Command::SetCall(call) => self.ring.set_call(call),
+                Command::SetError(error) => self.ring.error = error,
+            }
+        }
+    }
+
+    /// Takes chains from the ring until it is empty, the round is over or all slots are taken.
+    fn take_chains(&mut self) -> Result<(), RingError> {
+        self.ring.silence(&self.mem)?;
+        for _ in 0..CHAINS_PER_ROUND {
+            let Some(number) = self.slots.take() else {
+                return Ok(());
+            };
+            let (ring, slots, mem) = (&mut self.ring, &mut self.slots, &self.mem);
+            let popped = ring.pop(mem);
+            let Ok(Some(chain)) = popped else {
+                slots.give_back(number);
+                popped?;
+                if ring.listen(mem)? {
+                    continue;
+                }
+                self.more = false;
+                return Ok(());
+            };
+            let Some(slot) = slots.get(number) else {
+                return Ok(());
+            };
+            slot.head = chain.head_index();
+            let parsed = slot.buffers.parse(mem, chain);
+            self.execute(number, parsed);
+        }
+        Ok(())
+    }
+
+    /// Stops taking chains from a ring that breaks the rules.
+    pub(super) fn note_ring(&mut self, result: Result<(), RingError>) {
+        if let Err(error) = result
+            && self.ring.break_off()
+        {
+            log::error!("queue {} is stopped, its ring is broken: {error}", self.queue);
+        }
+    }
+
+    fn move_to(&mut self, change: MemoryChange) {
+        let MemoryChange { mem, ring, done } = change;
+        let moved = self.ring.relocate(&ring, &mem);
+        self.mem = mem;
+        self.note_ring(moved);
+        self.more = true;
+        let _ = done.send(());
+    }
+}

@@ -1,0 +1,343 @@
+//! Power loss at every instant (P3, P4): whatever of the unflushed is kept, nothing stable is lost, nothing of another
+//! zone or an earlier generation shows, and the image is sound.
+//!
+//! Exhaustive over short sequences of requests, then seeded random over long ones. `CRASH_DEPTH` and `CRASH_SEEDS`
+//! (environment) make the search deeper than the default, which is for every test run; a failure prints what to give
+//! back.
+
+#![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "tests fail by panicking and share helpers")]
+
+mod sim;
+
+use std::sync::Arc;
+
+use sim::disk::{Crash, SimDisk};
+use sim::model::{Model, ModelZone};
+use sim::rig::{self, Rig};
+use vhost_user_zbd::qcow2::{Access, Image};
+use vhost_user_zbd::store::{Action, Op};
+use vhost_user_zbd::units::{Bytes, Sector};
+use vhost_user_zbd::zone::{GeometryRequest, State};
+
+const ZONE: u64 = 64 * 1024;
+const CAPACITY: u64 = 48 * 1024;
+const ZONES: u64 = 4;
+
+fn geometry() -> GeometryRequest {
+    GeometryRequest {
+        size: Bytes(ZONES * ZONE),
+        zone_size: Bytes(ZONE),
+        zone_capacity: Bytes(CAPACITY),
+        conventional_zones: 1,
+        max_open_zones: 0,
+        max_active_zones: 0,
+        max_append_bytes: Bytes(16 * 1024),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Want {
+    Write { zone: u64, sectors: u64 },
+    Append { zone: u64, sectors: u64 },
+    Fill { zone: u64 },
+    Conventional { sector: u64 },
+    Manage { zone: u64, action: Action },
+    ResetAll,
+    Flush,
+}
+
+const ALPHABET: [Want; 14] = [
+    Want::Write { zone: 1, sectors: 3 },
+    Want::Write { zone: 2, sectors: 9 },
+    Want::Append { zone: 1, sectors: 2 },
+    Want::Append { zone: 2, sectors: 17 },
+    Want::Fill { zone: 1 },
+    Want::Conventional { sector: 0 },
+    Want::Conventional { sector: 7 },
+    Want::Manage { zone: 1, action: Action::Open },
+    Want::Manage { zone: 1, action: Action::Close },
+    Want::Manage { zone: 1, action: Action::Finish },
+    Want::Manage { zone: 1, action: Action::Reset },
+    Want::Manage { zone: 2, action: Action::Reset },
+    Want::ResetAll,
+    Want::Flush,
+];
+
+/// A zone as it was at some instant, with the number of resets before.
+#[derive(Clone)]
+struct Snapshot {
+    generation: u64,
+    zone: ModelZone,
+}
+
+/// What the guest knows of the requests: when each was submitted and answered, in operations of the disk.
+struct History {
+    /// For each request: the operation count when it was submitted and when it was answered, whether it is a flush,
+    /// and the zones after it.
+    steps: Vec<Step>,
+    initial: Vec<Snapshot>,
+}
+
+struct Step {
+    submitted: u64,
+    answered: u64,
+    flush: bool,
+    zones: Vec<Snapshot>,
+}
+
+struct Run {
+    rig: Rig,
+    model: Model,
+    generations: Vec<u64>,
+    history: History,
+    stamp: u8,
+}
+
+impl Run {
+    fn start(disk: SimDisk, model: Model) -> Run {
+        disk.settle();
+        let rig = Rig::open(Arc::new(disk));
+        let generations = vec![0; model.zones.len()];
+        let initial = snapshots(&model, &generations);
+        Run { rig, model, generations, history: History { steps: Vec::new(), initial }, stamp: 0 }
+    }
+
+    fn request(&mut self, want: Want) -> (Op, Vec<u8>) {
+        self.stamp = self.stamp % 250 + 1;
+        let data = |sectors: u64| vec![self.stamp; (sectors * 512) as usize];
+        let sector = |zone: u64, offset: u64| Sector((zone * ZONE + offset) / 512);
+        let written = |zone: u64| self.model.zones[zone as usize].written;
+        match want {
+            Want::Write { zone, sectors } => {
+                let start = sector(zone, written(zone));
+                (Op::Write { start, len: Bytes(sectors * 512) }, data(sectors))
+            }
+            Want::Fill { zone } => {
+                let left = (CAPACITY - written(zone)) / 512;
+                (Op::Write { start: sector(zone, written(zone)), len: Bytes(left * 512) }, data(left))
+            }
+            Want::Append { zone, sectors } => {
+                (Op::Append { zone: sector(zone, 0), len: Bytes(sectors * 512) }, data(sectors))
+            }
+            Want::Conventional { sector: at } => (Op::Write { start: Sector(at), len: Bytes(1024) }, data(2)),
+            Want::Manage { zone, action } => (Op::Manage { action, zone: sector(zone, 0) }, Vec::new()),
+            Want::ResetAll => (Op::ResetAll, Vec::new()),
+            Want::Flush => (Op::Flush, Vec::new()),
+        }
+    }
+
+    fn step(&mut self, want: Want) {
+        let (op, data) = self.request(want);
+        let before = self.model.clone();
+        let expected = self.model.run(op, &data);
+        let submitted = self.rig.disk.operations();
+        let slot = self.rig.begin(op, data);
+        self.rig.finish(slot);
+        let answered = self.rig.disk.operations();
+        let outcome = self.rig.outcome(slot);
+        assert!(outcome.is_some_and(|outcome| outcome.is_ok() == expected.is_ok()), "{op:?}: {outcome:?}");
+        for (zone, generation) in self.generations.iter_mut().enumerate() {
+            let was = &before.zones[zone];
+            let is = &self.model.zones[zone];
+            *generation += u64::from(is.state == State::Empty && was.written > 0);
+        }
+        let zones = snapshots(&self.model, &self.generations);
+        self.history.steps.push(Step { submitted, answered, flush: matches!(want, Want::Flush), zones });
+    }
+}
+
+fn snapshots(model: &Model, generations: &[u64]) -> Vec<Snapshot> {
+    let snapshot = |(zone, generation): (&ModelZone, &u64)| Snapshot { generation: *generation, zone: zone.clone() };
+    model.zones.iter().zip(generations).map(snapshot).collect()
+}
+
+impl History {
+    /// The stable zones, and all later ones that were acknowledged or submitted, at a power loss before an operation.
+    fn at(&self, before: u64) -> (Vec<Snapshot>, Vec<&[Snapshot]>) {
+        let mut stable = self.initial.clone();
+        let mut later: Vec<&[Snapshot]> = Vec::new();
+        for step in self.steps.iter().filter(|step| step.submitted <= before) {
+            if step.flush && step.answered <= before {
+                stable = later.last().map_or(stable, |zones| zones.to_vec());
+                later.clear();
+            } else {
+                later.push(&step.zones);
+            }
+        }
+        (stable, later)
+    }
+}
+
+/// Whether what a recovered zone shows is allowed, given its stable state and the later ones.
+fn allowed(stable: &Snapshot, later: &[&Snapshot], written: u64, data: &[u8]) -> bool {
+    let sectors = |data: &[u8], index: usize| data[index * 512..(index + 1) * 512].to_vec();
+    let count = ZONE as usize / 512;
+    if stable.zone.state == State::NotWp {
+        return (0..count).all(|index| {
+            let shown = sectors(data, index);
+            shown == sectors(&stable.zone.data, index)
+                || later.iter().any(|snapshot| sectors(&snapshot.zone.data, index) == shown)
+        });
+    }
+    let all: Vec<&Snapshot> = std::iter::once(stable).chain(later.iter().copied()).collect();
+    let generations = all.iter().map(|snapshot| snapshot.generation);
+    generations.clone().any(|generation| {
+        let of = || all.iter().filter(|snapshot| snapshot.generation == generation);
+        let Some(most) = of().max_by_key(|snapshot| snapshot.zone.written) else { return false };
+        let least = if stable.generation == generation { stable.zone.written } else { 0 };
+        // A finish moves the pointer to the end whatever was written before it.
+        let in_range = (least..=most.zone.written).contains(&written);
+        in_range
+            && (0..count).all(|index| {
+                let shown = sectors(data, index);
+                let at = index as u64 * 512;
+                let zero = shown.iter().all(|byte| *byte == 0);
+                if at >= written {
+                    return zero;
+                }
+                let stable_here = stable.generation == generation && at < stable.zone.written;
+                of().any(|snapshot| sectors(&snapshot.zone.data, index) == shown && at < snapshot.zone.written)
+                    || (zero && !stable_here)
+            })
+    })
+}
+
+/// Opens what a power loss left, and judges it.
+fn judge(disk: SimDisk, history: &History, before: u64) -> Result<(), String> {
+    let disk = Arc::new(disk);
+    let opened = Image::open(Arc::clone(&disk), Access::ReadOnly);
+    let mut image = opened.map_err(|error| format!("does not open: {error}"))?;
+    let report = image.check().map_err(|error| format!("cannot be checked: {error}"))?;
+    if report.errors > 0 {
+        return Err(format!("check: {}", report.findings[0].message));
+    }
+    let (stable, later) = history.at(before);
+    let mut rig = Rig::open(Arc::clone(&disk));
+    let zones = rig.zones();
+    for zone in &zones {
+        let index = zone.index.0 as usize;
+        let data = rig.read(zone.start.0, ZONE as usize);
+        let written = zone.write_pointer.0 - zone.start.0;
+        let later: Vec<&Snapshot> = later.iter().map(|zones| &zones[index]).collect();
+        if !allowed(&stable[index], &later, written, &data) {
+            return Err(format!("zone {index} shows a pointer of {written} or contents that cannot be"));
+        }
+    }
+    // The zones go on: what is written now reads back, and nothing old appears behind it.
+    for zone in zones.iter().skip(1).filter(|zone| matches!(zone.state, State::Empty | State::Closed)) {
+        let written = zone.write_pointer.0 - zone.start.0;
+        if written + 512 > CAPACITY {
+            continue;
+        }
+        rig.write(zone.write_pointer.0, vec![0xfd; 512]).map_err(|refusal| format!("write after it: {refusal}"))?;
+        let finish = Op::Manage { action: Action::Finish, zone: zone.start.to_sector() };
+        rig.run(finish, Vec::new()).0.map_err(|refusal| format!("finish after it: {refusal}"))?;
+        let rest = rig.read(zone.write_pointer.0, (ZONE - written) as usize);
+        if rest[..512].iter().any(|byte| *byte != 0xfd) || rest[512..].iter().any(|byte| *byte != 0) {
+            return Err(format!("zone {} shows old bytes behind new ones", zone.index));
+        }
+    }
+    Ok(())
+}
+
+/// The ways a power loss is decided: all, none, each one missing, each one kept, each torn.
+fn decide(crash: &Crash, mut each: impl FnMut(String, SimDisk)) {
+    let operations = crash.operations();
+    each("all kept".into(), crash.keeping(|_, _| true));
+    if operations.is_empty() {
+        return;
+    }
+    each("none kept".into(), crash.keeping(|_, _| false));
+    for one in &operations {
+        if operations.len() > 1 {
+            each(format!("operation {one} lost"), crash.keeping(|number, _| number != *one));
+            each(format!("operation {one} kept alone"), crash.keeping(|number, _| number == *one));
+        }
+        each(format!("operation {one} torn"), crash.keeping(|number, sector| number != *one || sector == 0));
+    }
+}
+
+/// Runs a sequence and judges every power loss in it. Returns how many there were.
+fn explore(image: &SimDisk, model: &Model, wants: &[Want], cluster_size: u64) -> u64 {
+    let mut run = Run::start(image.after_kill(), model.clone());
+    wants.iter().for_each(|want| run.step(*want));
+    while run.rig.housekeep() {}
+    let mut states = 0;
+    for before in 0..=run.rig.disk.operations() {
+        decide(&run.rig.disk.crash_before(before), |what, disk| {
+            states += 1;
+            if let Err(fault) = judge(disk, &run.history, before) {
+                panic!("clusters of {cluster_size}, {wants:?}, power lost before operation {before}, {what}: {fault}");
+            }
+        });
+    }
+    states
+}
+
+/// A number from the environment.
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// A new image, and one on which the zones were used before.
+fn images(cluster_size: u64) -> Vec<(SimDisk, Model)> {
+    let fresh = rig::create(geometry(), Bytes(cluster_size));
+    let fresh_model = Model::new(&geometry());
+    let mut used = Run::start(fresh.after_kill(), fresh_model.clone());
+    let before = [
+        Want::Write { zone: 1, sectors: 5 },
+        Want::Fill { zone: 2 },
+        Want::Write { zone: 3, sectors: 20 },
+        Want::Conventional { sector: 3 },
+        Want::Manage { zone: 3, action: Action::Reset },
+    ];
+    before.iter().for_each(|want| used.step(*want));
+    used.rig.store.close().unwrap();
+    vec![(fresh.after_kill(), fresh_model), (used.rig.disk.after_kill(), used.model.reopened())]
+}
+
+#[test]
+fn no_power_loss_in_any_short_sequence_loses_what_was_stable_or_shows_what_was_not_written() {
+    let depth = setting("CRASH_DEPTH", 2);
+    let mut states = 0;
+    let mut sequences = 0;
+    for cluster_size in [65536, 4096] {
+        for (image, model) in images(cluster_size) {
+            for number in 0..(ALPHABET.len() as u64).pow(depth as u32) {
+                let digit = |place: u32| ALPHABET[(number / 14u64.pow(place) % 14) as usize];
+                let wants: Vec<Want> = (0..depth as u32).map(digit).collect();
+                states += explore(&image, &model, &wants, cluster_size);
+                sequences += 1;
+            }
+        }
+    }
+    println!("{sequences} sequences of {depth} requests, {states} power losses, 0 violations");
+}
+
+#[test]
+fn no_power_loss_in_long_random_sequences_loses_what_was_stable_or_shows_what_was_not_written() {
+    let first = setting("CRASH_SEED", 1);
+    let mut states = 0;
+    let seeds = setting("CRASH_SEEDS", 6);
+    for seed in first..first + seeds {
+        let mut random = sim::Random(seed);
+        let cluster_size = [512, 4096, 65536][random.below(3) as usize];
+        let (image, model) = images(cluster_size).swap_remove(random.below(2) as usize);
+        let mut run = Run::start(image, model);
+        for _ in 0..200 {
+            run.step(ALPHABET[random.below(ALPHABET.len() as u64) as usize]);
+        }
+        let operations = run.rig.disk.operations();
+        for _ in 0..300 {
+            let before = random.below(operations + 1);
+            let share = random.below(101);
+            let crash = run.rig.disk.crash_before(before);
+            let disk = crash.keeping(|_, _| random.below(100) < share);
+            states += 1;
+            if let Err(fault) = judge(disk, &run.history, before) {
+                panic!("CRASH_SEED={seed}, power lost before operation {before}: {fault}");
+            }
+        }
+    }
+    println!("{seeds} random sequences, {states} power losses, 0 violations");
+}
