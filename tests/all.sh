@@ -1,13 +1,20 @@
 #!/usr/bin/env bash
-# Passes all tests: format, lints, unit and integration tests, the service files. Usage: tests/all.sh
+# Passes all tests: format, lints, unit and integration tests, the service files, and the tests in a Linux guest.
+# Installs what it needs (apt, as root; otherwise it says what to install). Usage: tests/all.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 step() { printf '\n== %s\n' "$*"; }
 
+step "packages"
+qemu-scripts/deps.sh --tests
+
 step "format and lints"
 cargo fmt --all --check
 cargo clippy --locked --all-targets -- -D warnings
+(cd qemu-scripts && shellcheck ./*.sh)
+(cd tests/guest && shellcheck ./*.sh)
+shellcheck tests/*.sh .ci/run
 
 step "unit and integration tests"
 cargo test --locked
@@ -17,3 +24,6 @@ cargo build --locked --release
 
 step "service files"
 tests/systemd.sh
+
+step "in the guest"
+tests/guest/all.sh

@@ -1,6 +1,6 @@
 //! Images against the real qemu-img: it refuses them by name as they are, and with bit 5 cleared it finds nothing but
 //! the clusters of the write-pointer table as leaks. A missing qemu-img fails these tests.
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop there")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop there")]
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;

@@ -234,6 +234,20 @@ fn a_failed_write_fails_those_behind_it_and_the_pointer_stands_at_the_last_good_
 }
 
 #[test]
+fn a_reset_of_all_that_waited_for_a_write_that_fails_leaves_its_zone_usable() {
+    let mut rig = Rig::open(rig::create(geometry(), Bytes(4096)));
+    let write = rig.begin(Op::Write { start: Sector(ZONE / 512), len: Bytes(512) }, vec![1; 512]);
+    while rig.housekeep() {}
+    let reset = rig.begin(Op::ResetAll, Vec::new());
+    assert_eq!(rig.outcome(reset), None);
+    rig.disk.fail_at(rig.disk.operations(), libc::EIO, false);
+    rig.perform(write);
+    rig.drain();
+    assert_eq!((rig.outcome(write), rig.outcome(reset)), (Some(Err(Refusal::Io)), Some(Ok(Reply::Done))));
+    assert_eq!(rig.write(ZONE, vec![2; 512]), Ok(Reply::Done));
+}
+
+#[test]
 fn a_failed_flush_fails_every_later_flush_until_the_image_is_opened_again() {
     let mut rig = Rig::open(rig::create(geometry(), Bytes(4096)));
     assert_eq!(rig.write(ZONE, vec![1; 512]), Ok(Reply::Done));

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -116,8 +117,11 @@ fn listen_on(args: &Args) -> ListenOn {
 fn open(path: &Path, args: &Args) -> Result<(Arc<ZonedStore<FileStorage>>, DataFiles)> {
     let file = OpenOptions::new().read(true).write(!args.read_only).open(path);
     let file = image::check_regular(file.context("the image cannot be opened")?)?;
-    lock::lock_image(&file, if args.read_only { Purpose::Read } else { Purpose::Write })?;
-    let files = DataFiles { data: data_file(path, args, &file)?, buffered: file.try_clone()? };
+    let purpose = if args.read_only { Purpose::Read } else { Purpose::Write };
+    lock::lock_image(&file, purpose)?;
+    let files = DataFiles { data: data_file(&file, args)?, buffered: reopen(&file, args, 0)? };
+    lock::hold(&files.data, purpose)?;
+    lock::hold(&files.buffered, purpose)?;
     let options =
         store::OpenOptions { read_only: args.read_only, write_granularity: Bytes(u64::from(args.block_size)) };
     let store = ZonedStore::open(Arc::new(FileStorage::new(file)), options)?;
@@ -125,12 +129,18 @@ fn open(path: &Path, args: &Args) -> Result<(Arc<ZonedStore<FileStorage>>, DataF
 }
 
 /// The descriptor for the guest's data: past the page cache where that is asked for.
-fn data_file(path: &Path, args: &Args, file: &File) -> Result<File> {
-    if !matches!(args.cache, Cache::None) {
-        return Ok(file.try_clone()?);
+fn data_file(file: &File, args: &Args) -> Result<File> {
+    match args.cache {
+        Cache::Writeback | Cache::Writethrough => reopen(file, args, 0),
+        Cache::None => reopen(file, args, libc::O_DIRECT)
+            .context("--cache none: the file system does not open the image past the page cache (O_DIRECT)"),
     }
-    let direct = OpenOptions::new().read(true).write(!args.read_only).custom_flags(libc::O_DIRECT).open(path);
-    direct.context("--cache none: the file system does not open the image past the page cache (O_DIRECT)")
+}
+
+/// Opens the same file again, whatever its name leads to by now: with its own flags and readahead.
+fn reopen(file: &File, args: &Args, flags: i32) -> Result<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    Ok(OpenOptions::new().read(true).write(!args.read_only).custom_flags(flags).open(path)?)
 }
 
 /// An event that fires on SIGTERM and SIGINT.

@@ -25,10 +25,12 @@ use crate::units::{Bytes, FileOffset};
 const RESERVE_STEP: u64 = 16 << 20;
 /// The least number of clusters reserved at a time, for large clusters.
 const RESERVE_CLUSTERS: u64 = 64;
+/// How often the step of reservations doubles: to 256 MiB.
+const DOUBLINGS: u32 = 4;
 /// After so many tries the search for free clusters steps by whole refcount blocks, so that it ends soon on any image.
 const CLOSE_TRIES: u32 = 16;
 
-/// How many clusters are reserved at a time.
+/// How many clusters are reserved at a time at first.
 pub(super) fn reserve_step(cluster_bits: u32) -> u64 {
     (RESERVE_STEP >> cluster_bits).max(RESERVE_CLUSTERS)
 }
@@ -37,8 +39,11 @@ pub(super) fn reserve_step(cluster_bits: u32) -> u64 {
 #[derive(Debug)]
 pub(super) struct Reserve {
     free: VecDeque<Range<u64>>,
-    /// How many clusters are reserved at a time.
+    /// How many clusters are reserved at a time. Doubles a few times with use: each reservation costs a flush of all
+    /// that is dirty, and a kill leaks what is left of one, so an image that takes much space takes it in large steps
+    /// and a small one stays small.
     pub(super) step: u64,
+    doublings_left: u32,
     /// Below this nothing is looked for: clusters in doubt after a failed flush.
     search_from: u64,
     /// A reservation that failed midway. Going on with it keeps a full disk from growing the file by each attempt.
@@ -75,7 +80,14 @@ impl Plan {
 
 impl Reserve {
     pub(super) fn new(cluster_bits: u32) -> Self {
-        Self { free: VecDeque::new(), step: reserve_step(cluster_bits), search_from: 0, pending: None, in_doubt: false }
+        Self {
+            free: VecDeque::new(),
+            step: reserve_step(cluster_bits),
+            doublings_left: DOUBLINGS,
+            search_from: 0,
+            pending: None,
+            in_doubt: false,
+        }
     }
 
     fn count(&self) -> u64 {
@@ -164,6 +176,10 @@ impl<S: Storage> Image<S> {
         match self.carry_out(&mut pending) {
             Ok(()) => {
                 self.reserve.add(pending.plan.rest());
+                if self.reserve.doublings_left > 0 {
+                    self.reserve.doublings_left -= 1;
+                    self.reserve.step = self.reserve.step.saturating_mul(2);
+                }
                 Ok(())
             }
             Err(error @ MapError::Flush(_)) => {

@@ -1,7 +1,8 @@
 //! The image: qcow2 version 3 with the zoned extension of the QEMU series' revision v7.
 //!
-//! Where it is specified: QEMU's docs/interop/qcow2 for everything but zones; for zones the format document
-//! (docs/qcow2-zoned-format.md).
+//! Where it is specified: QEMU's docs/interop/qcow2 for everything but zones. For zones: revision v7 of the series
+//! "Add full zoned storage emulation to qcow2 driver" on qemu-devel, here called the format document, as the project's
+//! design notes have it.
 //!
 //! What holds at all times, also after the death of the process or of the host at any instruction:
 //!

@@ -49,6 +49,9 @@ impl<S: Storage> Image<S> {
             regions,
             file_len,
         };
+        // Another process may be serving the image that is only looked at here. It lengthens the file before it writes
+        // an entry that needs that, so the length that was read after the entries goes with them.
+        image.file_len = image.storage.len().map_err(OpenError::io("read the length of the file"))?.0;
         image.check_refcount_table()?;
         image.check_l1()?;
         image.check_table_refcounts()?;

@@ -3,10 +3,16 @@
 //! QEMU guards an image with open-file-description locks on single bytes: byte 100 + n is locked shared by whoever
 //! uses permission n, byte 200 + n by whoever does not share permission n with others. A process takes its bytes and
 //! then looks whether another holds one that contradicts (QEMU, docs "locking" of the file driver).
+//!
+//! Every open file description that io_uring writes through holds the lock: after a kill the kernel ends what is in
+//! flight a moment later than the process, and nobody else may have the image until then. So an image that nobody
+//! alive has open is waited for.
 
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::thread::sleep;
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 
@@ -15,6 +21,11 @@ const UNSHARED_BASE: i64 = 200;
 
 /// The permissions, by their number in QEMU, that matter for an image file.
 const PERMISSIONS: [(i64, &str); 4] = [(0, "consistent read"), (1, "write"), (2, "write unchanged"), (3, "resize")];
+
+/// How long, and how often, an image is tried that is locked by nobody who can be seen: the kernel may be ending the
+/// I/O of a killed process, or the holder is another user's.
+const PAUSE: Duration = Duration::from_millis(20);
+const TRIES: u32 = 150;
 
 /// What the image is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +65,28 @@ impl Purpose {
     }
 }
 
-/// Locks `file` for as long as it, or a duplicate of its descriptor, is open.
+/// Locks `file` for as long as its open file description lives. Waits a few seconds for a holder that has died.
 pub fn lock_image(file: &File, purpose: Purpose) -> Result<(), LockError> {
+    hold(file, purpose)?;
+    for _ in 0..TRIES {
+        match contradiction(file, purpose)? {
+            None => return Ok(()),
+            Some(permission) => {
+                if let Some(holder) = holder(file) {
+                    return Err(LockError::InUse { holder, permission });
+                }
+                sleep(PAUSE);
+            }
+        }
+    }
+    match contradiction(file, purpose)? {
+        None => Ok(()),
+        Some(permission) => Err(LockError::InUse { holder: "another process".to_owned(), permission }),
+    }
+}
+
+/// Holds the lock through another open file description of an image that this process has locked.
+pub fn hold(file: &File, purpose: Purpose) -> io::Result<()> {
     for (permission, _) in PERMISSIONS {
         if purpose.uses(permission) {
             set(file, libc::F_RDLCK, USED_BASE + permission)?;
@@ -64,14 +95,19 @@ pub fn lock_image(file: &File, purpose: Purpose) -> Result<(), LockError> {
             set(file, libc::F_RDLCK, UNSHARED_BASE + permission)?;
         }
     }
+    Ok(())
+}
+
+/// The first permission that another's locks refuse.
+fn contradiction(file: &File, purpose: Purpose) -> io::Result<Option<&'static str>> {
     for (permission, name) in PERMISSIONS {
         let refused = (purpose.uses(permission) && held(file, UNSHARED_BASE + permission)?)
             || (!purpose.shares(permission) && held(file, USED_BASE + permission)?);
         if refused {
-            return Err(LockError::InUse { holder: holder(file), permission: name });
+            return Ok(Some(name));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 /// Whether another process has the image open for writing. Takes no lock.
@@ -96,16 +132,10 @@ fn held(file: &File, byte: i64) -> io::Result<bool> {
 }
 
 /// Who else has the file open, by what /proc shows to this user; locks themselves name no process.
-fn holder(file: &File) -> String {
-    let unknown = || "another process".to_owned();
-    let Ok(wanted) = file.metadata() else {
-        return unknown();
-    };
+fn holder(file: &File) -> Option<String> {
+    let wanted = file.metadata().ok()?;
     let own = std::process::id();
-    let Ok(processes) = fs::read_dir("/proc") else {
-        return unknown();
-    };
-    for process in processes.flatten() {
+    for process in fs::read_dir("/proc").ok()?.flatten() {
         let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
             continue;
         };
@@ -115,8 +145,8 @@ fn holder(file: &File) -> String {
         };
         if pid != own && opened.into_iter().any(same) {
             let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
-            return format!("{} (process {pid})", name.trim_end());
+            return Some(format!("{} (process {pid})", name.trim_end()));
         }
     }
-    unknown()
+    None
 }

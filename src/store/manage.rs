@@ -77,8 +77,15 @@ impl<S: Storage> ZonedStore<S> {
         let mut round = RESET_ALL_ROUND;
         for zone in (next.0..self.geometry.nr_zones()).map(ZoneIndex) {
             let parked = Ok(Step::Parked(Ticket { tag, work: Work::ResetAll { next: zone } }));
-            match self.slots.inner(zone).zone.state() {
-                State::NotWp | State::Empty | State::ReadOnly | State::Offline => continue,
+            let state = self.slots.inner(zone).zone.state();
+            match state {
+                State::NotWp | State::Empty | State::ReadOnly | State::Offline => {
+                    // The zone this waited for may be empty by now: its writes have failed.
+                    if zone == next {
+                        self.give_up(tag, zone, &mut batch.events);
+                    }
+                    continue;
+                }
                 State::ImplicitOpen | State::ExplicitOpen | State::Closed | State::Full => {}
             }
             if round == 0 {

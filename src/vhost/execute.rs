@@ -139,7 +139,7 @@ impl<S: Storage> Worker<S> {
             Step::Io(ticket) => self.start_io(slot, ticket),
             Step::Parked(ticket) => {
                 if let Some(slot) = self.slots.get(slot) {
-                    slot.ticket = Some(ticket);
+                    slot.parked = Some(ticket);
                 }
             }
         }
@@ -148,7 +148,7 @@ impl<S: Storage> Worker<S> {
     fn start_io(&mut self, number: u16, ticket: Ticket) {
         let Some(slot) = self.slots.get(number) else { return };
         let kind = ticket.io_kind();
-        slot.ticket = Some(ticket);
+        slot.in_io = Some(ticket);
         if kind == IoKind::Sync {
             slot.io.plan_sync();
             self.engine.sync(token(number, SYNC_PIECE));
@@ -161,7 +161,7 @@ impl<S: Storage> Worker<S> {
             Ok(pieces) => (0..pieces).for_each(|piece| self.submit(number, piece)),
             Err(_) => {
                 log::error!("queue {}: the store's segments do not match {:?}", self.queue, slot.request);
-                let ticket = slot.ticket.take();
+                let ticket = slot.in_io.take();
                 self.give_result(ticket, IoResult::Failed { good: Bytes(0) });
             }
         }
@@ -212,7 +212,7 @@ impl<S: Storage> Worker<S> {
     /// Tells the store, when nothing of a request is outstanding any more.
     fn io_over(&mut self, number: u16) {
         let Some(slot) = self.slots.get(number).filter(|slot| slot.io.is_done()) else { return };
-        let (ticket, result) = (slot.ticket.take(), slot.io.result());
+        let (ticket, result) = (slot.in_io.take(), slot.io.result());
         self.give_result(ticket, result);
     }
 
@@ -252,7 +252,7 @@ impl<S: Storage> Worker<S> {
 
     fn retry(&mut self, number: u16) {
         let Some(slot) = self.slots.get(number) else { return };
-        let Some(ticket) = slot.ticket.take() else {
+        let Some(ticket) = slot.parked.take() else {
             log::error!("queue {}: the store retries slot {number}, which is not parked", self.queue);
             return;
         };
@@ -273,8 +273,13 @@ impl<S: Storage> Worker<S> {
             return self.flush_over(outcome);
         }
         let Some(slot) = self.slots.get(number) else { return };
+        if slot.in_io.is_some() {
+            // The kernel may still be using the slot, whatever the store says.
+            log::error!("queue {}: the store finishes slot {number}, whose I/O is not over", self.queue);
+            return;
+        }
         // A parked request may be finished without a retry.
-        slot.ticket = None;
+        slot.parked = None;
         let Some(request) = slot.request else {
             log::error!("queue {}: the store finishes slot {number}, which is free", self.queue);
             return;

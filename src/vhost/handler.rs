@@ -435,6 +435,7 @@ impl<S: Storage + 'static> VhostUserBackendReqHandlerMut for Handler<S> {
         let result = self.vring(index.into()).map(|vring| {
             vring.call = fd.map(Arc::new);
             if let Some(worker) = &vring.worker {
+                log::debug!("queue {index} gets another call descriptor while it runs");
                 worker.set_call(vring.call.clone());
             }
         });

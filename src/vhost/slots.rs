@@ -18,8 +18,10 @@ pub(super) struct Slot {
     pub(super) head: u16,
     pub(super) buffers: Buffers,
     pub(super) request: Option<Request>,
-    /// Present while the request is parked or its I/O runs.
-    pub(super) ticket: Option<Ticket>,
+    /// Present while the request is parked: the store will say when it goes on.
+    pub(super) parked: Option<Ticket>,
+    /// Present while the request's I/O runs.
+    pub(super) in_io: Option<Ticket>,
     pub(super) io: DataIo,
 }
 
@@ -57,7 +59,8 @@ impl Slots {
             slot.buffers.recycle();
             slot.io.recycle();
             slot.request = None;
-            slot.ticket = None;
+            slot.parked = None;
+            slot.in_io = None;
             self.free.push(number);
         }
     }

@@ -7,6 +7,9 @@ use std::ops::Range;
 
 use crate::units::{Bytes, SECTOR_SIZE, ZoneIndex};
 
+/// The smallest capacity that leaves room for an append: the longest append, plus 512, has to be less.
+const LEAST_CAPACITY: u64 = 3 * SECTOR_SIZE;
+
 /// How a zone may be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ZoneKind {
@@ -212,8 +215,10 @@ fn check_sizes(request: &GeometryRequest) -> Result<u32, GeometryError> {
     if size.0 == 0 || !size.is_multiple_of(SECTOR_SIZE) {
         return wrong("size", size, "expected a multiple of 512 bytes, and not 0".into());
     }
-    if zone_capacity.0 == 0 || zone_capacity > zone_size || !zone_capacity.is_multiple_of(SECTOR_SIZE) {
-        let expected = format!("expected a multiple of 512 bytes, at least 512 and at most the zone size, {zone_size}");
+    if zone_capacity.0 < LEAST_CAPACITY || zone_capacity > zone_size || !zone_capacity.is_multiple_of(SECTOR_SIZE) {
+        let expected = format!(
+            "expected a multiple of 512 bytes, at least {LEAST_CAPACITY} so that an append fits, at most the zone size, {zone_size}"
+        );
         return wrong("zone_capacity", zone_capacity, expected);
     }
     if max_append_bytes.0 == 0 || !max_append_bytes.is_multiple_of(SECTOR_SIZE) {

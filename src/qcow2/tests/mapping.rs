@@ -189,7 +189,7 @@ fn a_cluster_behind_a_zero_flag_reads_as_zeros_and_is_cleared_when_mapped() {
     write(&*storage, host, &[7; 3 * 65536]);
     let table = read_u64(&*storage, image.header().l1_table_offset.0) & !(1 << 63);
     // The second cluster keeps its place behind the flag, the fourth has none.
-    write(&*storage, table + 8, &(host + 65536 | 1 << 63 | 1).to_be_bytes());
+    write(&*storage, table + 8, &((host + 65536) | (1 << 63) | 1).to_be_bytes());
     write(&*storage, table + 24, &1u64.to_be_bytes());
     let guests: Vec<u64> = all_extents(&mut image).iter().map(|extent| extent.guest.0).collect();
     assert_eq!(guests, [0, 2 * 65536, 4 * 65536]);

@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# The whole thing once, from nothing: builds the daemon, makes an image, serves it, boots a Linux guest on it, shows the zoned disk
+# there before and after writes, and reports the image's zones from the host.
+#
+# Usage: demo.sh
+#
+# Needs no KVM. The first run fetches and builds for some minutes, a later one takes about half a minute.
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+. "$VUZ_SCRIPTS/daemon.sh"
+. "$VUZ_SCRIPTS/machine.sh"
+
+"$VUZ_SCRIPTS/deps.sh"
+daemon_build
+machine_get
+
+temp=$(mktemp -d)
+run_pid=
+# shellcheck disable=SC2317,SC2329 # called by the trap
+cleanup() {
+    if [[ -n $run_pid ]]; then
+        kill "$run_pid" 2>/dev/null || true
+        wait "$run_pid" 2>/dev/null || true
+    fi
+    daemon_cleanup
+    rm -rf "$temp"
+}
+trap cleanup EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+say "making an image: 1 GiB, zones of 64 MiB with 48 MiB capacity, 2 of them conventional"
+"$VUZ_BIN" create "$temp/disk.qcow2" 1G --zone-size 64M --zone-capacity 48M --conventional-zones 2 --max-open-zones 6 --max-active-zones 8
+say "serving it"
+daemon_start "$temp/disk.qcow2" "$temp/socket" --num-queues 1
+say "booting the guest (about ten seconds without KVM) ..."
+"$VUZ_SCRIPTS/run.sh" --socket "$temp/socket" "$VUZ_SCRIPTS/demo-guest.sh" &
+run_pid=$!
+wait "$run_pid"
+run_pid=
+say "the guest is off; ending the daemon"
+daemon_stop
+printf '\n--- the same zones, reported on the host from the image file\n'
+"$VUZ_BIN" report "$temp/disk.qcow2"
+say "done"

@@ -1,0 +1,53 @@
+# shellcheck shell=bash
+# What every script of the guest rig shares: where things are, how messages look, how a thing comes into the cache.
+#
+# Sourced, never run. Sets:
+#   VUZ_TOP    the checkout
+#   VUZ_CACHE  where fetched and built things are kept (default: target/guest of the checkout)
+#   VUZ_BIN    the daemon's program (default: target/release/vhost-user-zbd of the checkout)
+
+set -euo pipefail
+
+VUZ_SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+VUZ_TOP=$(dirname "$VUZ_SCRIPTS")
+VUZ_CACHE=${VUZ_CACHE:-$VUZ_TOP/target/guest}
+export VUZ_CACHE
+
+say() { printf '%s\n' "guest rig: $*" >&2; }
+die() {
+    say "$*"
+    exit 1
+}
+
+# need_value OPTION COUNT: refuses an option that has no value behind it. COUNT is $# of the caller.
+need_value() { [[ $2 -ge 2 ]] || die "option $1 needs a value"; }
+
+# One build at a time in a cache; the lock goes when the calling script ends.
+cache_lock() {
+    mkdir -p "$VUZ_CACHE"
+    exec {VUZ_LOCK_FD}>"$VUZ_CACHE/lock"
+    flock -n "$VUZ_LOCK_FD" || {
+        say "waiting for another script that is filling $VUZ_CACHE"
+        flock "$VUZ_LOCK_FD"
+    }
+}
+
+# cache_temp: prints a new empty folder in the cache. What an interrupted run left behind is removed; call with the lock held.
+cache_temp() {
+    rm -rf "$VUZ_CACHE"/.building.*
+    mktemp -d "$VUZ_CACHE/.building.XXXXXX"
+}
+
+# cache_publish TEMP NAME: makes TEMP the cache's NAME by rename, so that NAME is either whole or not there.
+cache_publish() {
+    local temp=$1 final=$VUZ_CACHE/$2
+    chmod 755 "$temp"
+    if [[ -e $final ]]; then
+        mv -T "$final" "$VUZ_CACHE/.building.old.$$"
+    fi
+    mv -T "$temp" "$final"
+    rm -rf "$VUZ_CACHE/.building.old.$$"
+}
+
+# recipe_hash FILE...: a short hash of the files that say how a thing is made; part of its name in the cache, so that a change makes a new one.
+recipe_hash() { cat "$@" | sha256sum | cut -c1-12; }

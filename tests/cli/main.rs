@@ -1,0 +1,12 @@
+//! The command line: what each command takes, prints and returns, and what it says about what it cannot take. Every
+//! failure is one line on standard error that names the file or option, the value, and what was expected.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests fail by panicking")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod create;
+mod damage;
+mod inspect;
+mod program;

@@ -1,0 +1,100 @@
+//! The program as a whole.
+
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use crate::common::cli::{Image, PROGRAM, SMALL, assert_refusal, fails, ok, run, run_command};
+use crate::common::daemon::Daemon;
+use crate::common::frontend::{Frontend, Options};
+use crate::common::request::{Req, Status};
+
+#[test]
+fn print_capabilities_is_exactly_what_qemu_s_schema_asks_for() {
+    assert_eq!(ok(&["--print-capabilities"]).trim_end(), r#"{"type":"block","features":["read-only","blk-file"]}"#);
+}
+
+#[test]
+fn help_and_version_succeed() {
+    assert!(ok(&["--version"]).starts_with("vhost-user-zbd "));
+    for command in ["create", "serve", "info", "report", "check"] {
+        assert!(ok(&["--help"]).contains(command), "--help does not name {command}");
+        assert!(!ok(&[command, "--help"]).is_empty());
+    }
+}
+
+#[test]
+fn unknown_commands_and_options_are_one_line() {
+    let image = Image::create(&SMALL);
+    let name = image.name();
+    let cases: &[(&[&str], &str)] = &[
+        (&["frobnicate"], "frobnicate"),
+        (&["--frobnicate"], "--frobnicate"),
+        (&["info", &name, "--frobnicate"], "--frobnicate"),
+        (&["check", &name, "--fix"], "--fix"),
+        (&["report", &name, "--offset", "x"], "--offset"),
+        (&["report", &name, "--count", "-3"], "-3"),
+        (&["serve", &name, "--frobnicate", "1"], "--frobnicate"),
+        (&["serve", &name, "--cache", "unsafe"], "unsafe"),
+        (&["serve", &name, "--aio", "threads"], "threads"),
+        (&["serve", &name, "--block-size", "1024"], "1024"),
+        (&["serve", &name, "--block-size", "0"], "0"),
+        (&["serve", &name, "--num-queues", "0"], "--num-queues"),
+        (&["serve", &name, "--num-queues", "65"], "65"),
+        (&["serve", &name, "--queue-size", "100"], "100"),
+        (&["serve", &name, "--queue-size", "65536"], "65536"),
+        (&["serve", &name, "--serial", "more-than-twenty-bytes-long"], "more-than-twenty-bytes-long"),
+        (&["create", &name, "1G", "--frobnicate"], "--frobnicate"),
+        (&["create", &name, "1G", "-f", "raw"], "raw"),
+        (&["info", &name, "another"], "another"),
+    ];
+    for (args, fragment) in cases {
+        fails(args, &[fragment]);
+    }
+    for args in [&["info"][..], &["check"], &["report"], &["create"], &["serve", "--socket-path", "x"]] {
+        let run = run(args);
+        assert_refusal(&run, &["FILE"], &format!("{args:?} without a file"));
+    }
+}
+
+#[test]
+fn the_image_can_be_named_as_qemu_s_backend_programs_have_it() {
+    let image = Image::create(&SMALL);
+    for with_command in [true, false] {
+        let socket = image.beside(if with_command { "one" } else { "two" });
+        let mut command = Command::new(PROGRAM);
+        if with_command {
+            command.arg("serve");
+        }
+        command.arg(format!("--socket-path={}", socket.display())).arg(format!("--blk-file={}", image.name()));
+        let mut daemon = Daemon::spawn_program(&mut command, &socket);
+        daemon.await_socket();
+        let stream = daemon.connect();
+        let mut front = Frontend::connect(stream, &Options::default()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(front.call(0, &Req::flush()).status, Status::Ok);
+        drop(front);
+        assert!(daemon.terminate().success());
+    }
+    let socket = image.beside_name("three");
+    fails(&["serve", &image.name(), "--blk-file", &image.name(), "--socket-path", &socket], &["--blk-file"]);
+}
+
+#[test]
+fn where_there_is_no_space_create_says_so_and_leaves_nothing() {
+    let image = Image::absent();
+    let mut command = Command::new(PROGRAM);
+    command.args(["create", &image.name(), "1G", "--zone-size", "64M"]);
+    let little_space = || {
+        let limit = libc::rlimit { rlim_cur: 100_000, rlim_max: libc::RLIM_INFINITY };
+        // SAFETY: both are async-signal-safe calls on valid values; a write past the limit then fails with EFBIG.
+        let set = unsafe {
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+            libc::setrlimit(libc::RLIMIT_FSIZE, &limit)
+        };
+        if set == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: the closure makes only async-signal-safe calls.
+    unsafe { command.pre_exec(little_space) };
+    let run = run_command(&mut command);
+    assert_refusal(&run, &[&image.name(), "File too large"], "create without space");
+    assert!(!image.path().exists(), "a half-made image is left behind");
+}

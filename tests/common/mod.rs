@@ -1,0 +1,84 @@
+//! A vhost-user frontend without a VM, and what the tests around it need: the daemon as a child process, images in
+//! temporary folders, the command line, a reference for what a disk must hold.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`mem`] | the guest's memory: memfd regions that are shared with the daemon, and a small allocator in them |
+//! | [`ring`] | the driver's side of a split virtqueue, also for wrong descriptors and wrong indices |
+//! | [`proto`] | vhost-user messages, sent as bytes so that wrong ones can be sent too |
+//! | [`frontend`] | a connection with its memory and queues; requests in flight |
+//! | [`request`] | virtio-blk requests, their framing, and what came back |
+//! | [`daemon`] | the program as a child process: start, log, signals, limits |
+//! | [`disk`] | image + daemon + connected frontend, with one method for each request |
+//! | [`cli`] | the commands, and images made by them |
+//! | [`model`] | recognisable sector contents, and what each sector of a disk must read as |
+//!
+//! Every wait has a generous bound ([`PATIENCE`]) and fails with what was awaited; nothing else depends on time.
+
+#![allow(dead_code, unreachable_pub, reason = "each test crate uses its own part of the common modules")]
+
+pub mod cli;
+pub mod daemon;
+pub mod disk;
+pub mod frontend;
+pub mod mem;
+pub mod model;
+pub mod proto;
+pub mod request;
+pub mod ring;
+
+use std::time::{Duration, Instant};
+
+/// The longest any single wait may last. Far more than a loaded machine needs: reaching it means a lost answer.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Bytes in a virtio sector.
+pub const SECTOR: u64 = 512;
+
+/// Binary kilobytes, for geometries.
+pub const KIB: u64 = 1024;
+
+/// Binary megabytes, for geometries.
+pub const MIB: u64 = 1024 * KIB;
+
+/// Polls until `ready` gives a value. Panics with `what` when [`PATIENCE`] is over.
+#[track_caller]
+pub fn eventually<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} for: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A small deterministic generator (xorshift64*): the same seed gives the same test on every machine.
+#[derive(Clone, Debug)]
+pub struct Rng(u64);
+
+impl Rng {
+    /// A generator for `seed`.
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// The next 64 bits.
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// A number less than `bound`, which is not 0.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        (self.next() >> 11) % bound
+    }
+
+    /// One element of `of`.
+    pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
+        &of[self.below(of.len() as u64) as usize]
+    }
+}

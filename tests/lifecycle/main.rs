@@ -1,0 +1,13 @@
+//! The life of the daemon: frontends that come and go, restarts, deaths, sockets, locks, and the image afterwards.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests fail by panicking")]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod crash;
+mod load;
+mod lock;
+mod restart;
+mod sockets;
+mod space;
