@@ -95,7 +95,11 @@ fn every_field_of_the_extension_that_is_wrong_is_named() {
         (1, &[0, 0, 9], "reserved is 0x9: expected 0"),
         (4, &[0; 4], "zone_size is 0: expected a power of two"),
         (4, &[0, 0x18, 0, 0], "zone_size is 1572864: expected a power of two"),
-        (8, &[0; 4], "zone_capacity is 0: expected a multiple of 512 bytes, at least 512 and at most the zone size"),
+        (
+            8,
+            &[0; 4],
+            "zone_capacity is 0: expected a multiple of 512 bytes, at least 1536 so that an append fits, at most the zone size",
+        ),
         (8, &[0, 0x20, 0, 0], "zone_capacity is 2097152: expected a multiple of 512"),
         (8, &[0, 0x0f, 0xff, 0xff], "zone_capacity is 1048575: expected a multiple of 512"),
         (12, &[0, 0, 0, 12], "conventional_zones is 12: expected less than the number of zones, 12"),
