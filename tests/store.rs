@@ -198,6 +198,7 @@ fn land_in_any_order(order: &[prop::sample::Index], lens: &[u64], append: bool) 
             );
         }
         let mut killed = Rig::open(Arc::new(rig.disk.after_kill()));
+        assert_eq!(killed.zones()[2].write_pointer.0 - zone, pointer, "a kill leaves the pointer where it was");
         let contents = killed.read(zone, pointer as usize);
         for (_, _, offset, data) in begun.iter().filter(|(slot, ..)| rig.outcome(*slot).is_some()) {
             assert_eq!(&contents[*offset as usize..][..data.len()], data, "acknowledged data survives a kill");

@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# Plants bugs in the order of things, one at a time, and sees that the simulations find each. Works on a copy under
+# target/. Takes some minutes. Usage: tests/mutations.sh [NAME...]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+copy=$PWD/target/mutations
+export CARGO_TARGET_DIR=$copy/target
+found=0
+missed=0
+wanted=" $* "
+
+# The tree as it is, but for what the mutation before has changed.
+renew() {
+    mkdir -p "$copy"
+    for part in src tests Cargo.toml Cargo.lock; do
+        rm -rf "${copy:?}/$part"
+        cp -r "$part" "$copy/$part"
+    done
+}
+
+# plant NAME FILE OLD NEW: replaces the only place where OLD stands, and runs the simulations.
+plant() {
+    local name=$1 file=$2
+    [[ $wanted == "  " || $wanted == *" $name "* ]] || return 0
+    renew
+    OLD=$3 NEW=$4 perl -0777 -pi -e '
+        my $count = () = /\Q$ENV{OLD}\E/g;
+        die "expected one place to change, found $count\n" if $count != 1;
+        s/\Q$ENV{OLD}\E/$ENV{NEW}/;
+    ' "$copy/$file"
+    (cd "$copy" && cargo build --quiet --locked --tests 2>"$copy/build.log") || { cat "$copy/build.log"; exit 1; }
+    if (cd "$copy" && timeout 600 cargo test --quiet --locked --test store --test crash >"$copy/$name.log" 2>&1); then
+        missed=$((missed + 1))
+        echo "MISSED $name"
+    else
+        found=$((found + 1))
+        echo "found $name: $(grep -A1 -m1 'panicked at' "$copy/$name.log" | tail -n 1 | cut -c 1-150)"
+    fi
+}
+
+plant pointer-before-data src/store/write.rs \
+    'if self.mapped(zone, start, end, segments) {' \
+    'if self.mapped(zone, start, end, segments) { let _ = self.table.store(zone, end);'
+plant answer-before-pointer src/store/write.rs \
+    'landed.map(|end| self.table.store(index, end))' \
+    'landed.map(|end| if end.0 % 3 == 0 { Ok(()) } else { self.table.store(index, end) })'
+plant punch-before-reset-is-durable src/store/keeper.rs \
+    'if self.storage.flush().is_ok() {
+                keeper.durable = zones;' \
+    'if true {
+                keeper.durable = zones;'
+plant write-before-hole-is-durable src/store/keeper.rs \
+    'let holes_durable = self.storage.flush().is_ok();' \
+    'let holes_durable = true;'
+plant reset-zone-not-cleared src/store/manage.rs \
+    'self.slots.inner(zone).stale = Stale::Clearing;' \
+    'self.slots.inner(zone).stale = Stale::No;'
+plant empty-zone-trusted-at-open src/store/mod.rs \
+    'if zone.state() == State::Empty { Stale::Maybe } else { Stale::No }' \
+    'Stale::No'
+plant flush-does-nothing src/store/mod.rs \
+    'Ok(Step::Io(Ticket { tag, work: Work::Flush }))' \
+    'Ok(Step::Done(Ok(Reply::Done)))'
+plant failed-flush-forgotten src/store/fuse.rs \
+    'if !self.blown.swap(true, Ordering::AcqRel) {' \
+    'if !self.blown.load(Ordering::Acquire) {'
+plant failure-not-rolled-back src/store/write.rs \
+    'inner.zone.roll_back();' \
+    ''
+plant writes-behind-a-failure-acknowledged src/store/slot.rs \
+    '(_, Some(failed)) if failed <= write.start => break,' \
+    '(Flight::Submitted, Some(failed)) if failed <= write.start => break,'
+plant finish-shows-what-failed src/store/keeper.rs \
+    'tail.iter().try_for_each(|extent| self.storage.punch(extent.file, extent.len))' \
+    'tail.iter().take(0).try_for_each(|extent| self.storage.punch(extent.file, extent.len))'
+plant mapping-before-refcount src/qcow2/alloc.rs \
+    'let filled = self.refcounts.fill(&*self.storage, plan.clusters.clone(), 1);
+        filled.map_err(MapError::io("write refcounts"))?;
+        self.flush()' \
+    'let filled = self.refcounts.fill(&*self.storage, plan.clusters.clone(), 1);
+        filled.map_err(MapError::io("write refcounts"))?;
+        Ok(())'
+plant file-not-extended src/qcow2/alloc.rs \
+    'self.storage.set_len(Bytes(end.0)).map_err(MapError::io("extend the file"))?;' \
+    ''
+plant cluster-given-out-twice src/qcow2/alloc.rs \
+    'front.start = end;' \
+    'front.start = end.saturating_sub(1).max(front.start + 1);'
+
+echo "$found found, $missed missed"
+[[ $missed -eq 0 ]]
