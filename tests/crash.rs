@@ -320,7 +320,7 @@ fn no_power_loss_in_long_random_sequences_loses_what_was_stable_or_shows_what_wa
     let mut states = 0;
     let seeds = setting("CRASH_SEEDS", 6);
     for seed in first..first + seeds {
-        let mut random = sim::Random(seed);
+        let mut random = sim::Rng::new(seed);
         let cluster_size = [512, 4096, 65536][random.below(3) as usize];
         let (image, model) = images(cluster_size).swap_remove(random.below(2) as usize);
         let mut run = Run::start(image, model);
