@@ -15,7 +15,12 @@
 //!
 //! Every wait has a generous bound ([`PATIENCE`]) and fails with what was awaited; nothing else depends on time.
 
-#![allow(dead_code, unreachable_pub, reason = "each test crate uses its own part of the common modules")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    unused_imports,
+    reason = "each test crate uses its own part of the common modules"
+)]
 
 pub mod cli;
 pub mod daemon;

@@ -1,6 +1,6 @@
 //! The real store over a simulated disk.
 
-#![allow(dead_code, reason = "each test uses a part")]
+#![allow(dead_code, unused_imports, reason = "each test uses a part")]
 
 pub mod disk;
 pub mod model;
