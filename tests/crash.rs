@@ -202,8 +202,34 @@ fn allowed(stable: &Snapshot, later: &[&Snapshot], written: u64, data: &[u8]) ->
     })
 }
 
+/// One in so many states is also tried with a second power loss.
+const TWICE: u64 = 8;
+
+/// Writes to the empty zones that a power loss left, and loses power again: of an earlier generation nothing shows.
+fn judge_twice(disk: &SimDisk) -> Result<(), String> {
+    let mut rig = Rig::open(Arc::new(disk.after_kill()));
+    let empty: Vec<_> = rig.zones().into_iter().filter(|zone| zone.state == State::Empty).collect();
+    for zone in &empty {
+        rig.write(zone.start.0, vec![0xfd; 1024]).map_err(|refusal| format!("write after it: {refusal}"))?;
+    }
+    let crash = rig.disk.crash_before(rig.disk.operations());
+    for one in crash.operations() {
+        let mut again = Rig::open(Arc::new(crash.keeping(|number, _| number == one)));
+        for zone in &empty {
+            let shown = again.read(zone.start.0, ZONE as usize);
+            if shown.iter().any(|byte| ![0, 0xfd].contains(byte)) {
+                return Err(format!("zone {} shows an earlier generation after a second power loss", zone.index));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Opens what a power loss left, and judges it.
-fn judge(disk: SimDisk, history: &History, before: u64) -> Result<(), String> {
+fn judge(disk: SimDisk, history: &History, before: u64, number: u64) -> Result<(), String> {
+    if number.is_multiple_of(TWICE) {
+        judge_twice(&disk)?;
+    }
     let disk = Arc::new(disk);
     let opened = Image::open(Arc::clone(&disk), Access::ReadOnly);
     let mut image = opened.map_err(|error| format!("does not open: {error}"))?;
@@ -266,7 +292,7 @@ fn explore(image: &SimDisk, model: &Model, wants: &[Want], cluster_size: u64) ->
     for before in 0..=run.rig.disk.operations() {
         decide(&run.rig.disk.crash_before(before), |what, disk| {
             states += 1;
-            if let Err(fault) = judge(disk, &run.history, before) {
+            if let Err(fault) = judge(disk, &run.history, before, states) {
                 panic!("clusters of {cluster_size}, {wants:?}, power lost before operation {before}, {what}: {fault}");
             }
         });
@@ -334,7 +360,7 @@ fn no_power_loss_in_long_random_sequences_loses_what_was_stable_or_shows_what_wa
             let crash = run.rig.disk.crash_before(before);
             let disk = crash.keeping(|_, _| random.below(100) < share);
             states += 1;
-            if let Err(fault) = judge(disk, &run.history, before) {
+            if let Err(fault) = judge(disk, &run.history, before, states) {
                 panic!("CRASH_SEED={seed}, power lost before operation {before}: {fault}");
             }
         }

@@ -68,9 +68,9 @@ plant failed-flush-forgotten src/store/fuse.rs \
 plant failure-not-rolled-back src/store/write.rs \
     'inner.zone.roll_back();' \
     ''
-plant writes-behind-a-failure-acknowledged src/store/slot.rs \
-    '(_, Some(failed)) if failed <= write.start => break,' \
-    '(Flight::Submitted, Some(failed)) if failed <= write.start => break,'
+plant failed-write-acknowledged src/store/slot.rs \
+    '(Flight::Failed, Some(failed)) => return Some(failed),' \
+    '(Flight::Failed, Some(_)) => end = Some(write.end),'
 plant finish-shows-what-failed src/store/keeper.rs \
     'tail.iter().try_for_each(|extent| self.storage.punch(extent.file, extent.len))' \
     'tail.iter().take(0).try_for_each(|extent| self.storage.punch(extent.file, extent.len))'
@@ -86,7 +86,7 @@ plant file-not-extended src/qcow2/alloc.rs \
     ''
 plant cluster-given-out-twice src/qcow2/alloc.rs \
     'front.start = end;' \
-    'front.start = end.saturating_sub(1).max(front.start + 1);'
+    'front.start = if end % 7 == 0 { front.start } else { end };'
 
 echo "$found found, $missed missed"
 [[ $missed -eq 0 ]]

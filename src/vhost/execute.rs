@@ -56,7 +56,13 @@ fn token(slot: u16, piece: u32) -> u64 {
 impl<S: Storage> Worker<S> {
     /// Starts the request that was parsed into a slot.
     pub(super) fn execute(&mut self, slot: u16, parsed: Result<Request, RequestError>) {
-        let checked = parsed.and_then(|request| self.check(slot, request));
+        let checked = match parsed {
+            // Which request it is comes before what is wrong with it.
+            Err(RequestError::Malformed(Malformed::NoAppendSector)) if !self.device.zoned() => {
+                Err(RequestError::ZoneRequestNotNegotiated)
+            }
+            parsed => parsed.and_then(|request| self.check(slot, request)),
+        };
         match checked.and_then(|request| self.start(slot, request)) {
             Ok(()) => {}
             Err(error) => self.refuse(slot, error),
@@ -74,7 +80,10 @@ impl<S: Storage> Worker<S> {
         if let Request::Append { len, .. } = request
             && len > self.device.max_append
         {
-            return Err(RequestError::AppendTooLong(len));
+            return Err(match self.device.store.read_only() {
+                true => Refusal::ReadOnly.into(),
+                false => RequestError::AppendTooLong(len),
+            });
         }
         if let Some(slot) = self.slots.get(slot) {
             slot.request = Some(request);

@@ -2,7 +2,8 @@
 
 use crate::common::cli::{Geo, SMALL};
 use crate::common::disk::{Disk, Setup};
-use crate::common::request::Status;
+use crate::common::frontend::feature;
+use crate::common::request::{State, Status};
 use crate::common::{KIB, MIB};
 
 /// All 96 bytes.
@@ -126,4 +127,62 @@ fn a_short_last_zone_counts_and_a_large_disk_is_described() {
     let zones = disk.report(geo.end() - 1, 5);
     assert_eq!((zones.len(), zones[0].start), (1, geo.start(8191)));
     disk.assert_works();
+}
+
+#[test]
+fn what_is_not_offered_is_zero_and_blocks_have_no_offset() {
+    for block in [512_u32, 4096] {
+        let mut disk = Setup::new(SMALL).args(&["--block-size", &block.to_string()]).start();
+        assert_eq!(disk.front().offered & (feature::SIZE_MAX | 1 << 4), 0, "SIZE_MAX, GEOMETRY");
+        assert_eq!(disk.config_u32(8), 0, "size_max");
+        assert_eq!(disk.config(16, 4), [0; 4], "geometry");
+        // A physical block is a logical one, the first begins at 0, and I/O may be as small as one.
+        assert_eq!(disk.config(24, 4), [0, 0, 1, 0], "physical_block_exp, alignment_offset, min_io_size");
+        assert_eq!(disk.config_u32(28), 0, "opt_io_size");
+    }
+}
+
+/// Linux's own checks (drivers/block/virtio_blk.c and block/blk-zoned.c): a disk that fails one does not appear.
+#[test]
+fn configuration_and_report_pass_the_checks_of_linux_on_every_geometry() {
+    let whole = Geo { cap: MIB, ..SMALL };
+    let geometries = [
+        SMALL,
+        whole,
+        Geo { conv: 0, ..SMALL },
+        Geo { conv: 7, ..whole },
+        Geo { size: 4 * MIB + 256 * KIB, conv: 1, ..SMALL },
+        Geo { size: 4 * MIB + 832 * KIB, conv: 0, ..SMALL },
+        Geo { size: MIB, conv: 0, ..SMALL },
+        Geo { open: 2, active: 3, append: 4 * KIB, ..SMALL },
+        Geo { open: 2, active: 3, append: 1000 * KIB, ..whole },
+    ];
+    for geo in geometries {
+        for block in ["512", "4096"] {
+            let mut disk = Setup::new(geo).args(&["--block-size", block]).start();
+            let [zone, open, active, append, granularity] = [72, 76, 80, 84, 88].map(|at| disk.config_u32(at));
+            let capacity = u64::from_le_bytes(disk.config(0, 8).try_into().unwrap());
+            let what = format!("{geo:?}, blocks of {block}");
+            assert!(zone.is_power_of_two(), "{what}: {zone} sectors in a zone");
+            assert!(granularity != 0 && append != 0 && granularity <= append * 512, "{what}: {granularity}, {append}");
+            assert!(append <= disk.config_u32(12) * 8, "{what}: an append of {append} sectors in segments of a page");
+            assert!(active == 0 || open <= active, "{what}: {open} open, {active} active");
+            let (zones, mut next) = (disk.zones(), 0);
+            assert!(zones.iter().any(|zone| !zone.conventional), "{what}: no sequential zone");
+            for (at, found) in zones.iter().enumerate() {
+                let len = u64::from(zone).min(capacity - next);
+                assert_eq!(found.start, next, "{what}: zone {at} does not begin where the last one ends");
+                assert!(len == u64::from(zone) || at + 1 == zones.len(), "{what}: zone {at} is short");
+                if found.conventional {
+                    assert_eq!((found.cap, found.state), (len, State::NotWp), "{what}: zone {at}");
+                } else {
+                    assert!(found.cap > 0 && found.cap <= len, "{what}: capacity of zone {at}");
+                    let last = at + 1 == zones.len();
+                    assert!(last || found.cap == geo.cap / 512, "{what}: capacity of zone {at}");
+                }
+                next += len;
+            }
+            assert_eq!(next, capacity, "{what}: the zones do not fill the disk");
+        }
+    }
 }

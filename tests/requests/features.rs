@@ -14,7 +14,8 @@ fn exactly_the_features_that_are_kept_are_offered() {
     use feature::*;
     let needed = VERSION_1 | ZONED | FLUSH | CONFIG_WCE | BLK_SIZE | TOPOLOGY | SEG_MAX | MQ | INDIRECT_DESC;
     let needed = needed | EVENT_IDX | PROTOCOL_FEATURES;
-    let never = DISCARD | WRITE_ZEROES | SECURE_ERASE | RING_PACKED | IN_ORDER | RING_RESET;
+    // Bit 15 is LIFETIME; bits 0 and 7 are those of legacy devices that have barriers and SCSI commands.
+    let never = DISCARD | WRITE_ZEROES | SECURE_ERASE | RING_PACKED | IN_ORDER | RING_RESET | 1 << 15 | 1 << 7 | 1;
     for (args, read_only) in [(&[][..], 0), (&["--read-only"], RO)] {
         let mut disk = Setup::new(SMALL).args(args).start();
         let offered = disk.front().offered;
@@ -109,6 +110,78 @@ fn a_read_only_disk_refuses_every_change_and_serves_every_read() {
 }
 
 #[test]
+fn a_read_only_disk_refuses_every_change_of_a_driver_that_did_not_accept_ro() {
+    let mut disk = Setup::new(SMALL).args(&["--read-only"]).without(feature::RO).start();
+    let start = disk.geo().start(SEQ);
+    assert_eq!(disk.front().features & feature::RO, 0);
+    let zones = disk.zones();
+    let data = pattern(1, 0, 4096);
+    let requests =
+        [Req::write(0, data.clone()), Req::write(start, data.clone()), Req::append(start, data), Req::reset_all()];
+    for req in requests.into_iter().chain(MANAGEMENT.map(|request| Req::bare(request, start))) {
+        assert_eq!(disk.call(&req).status, Status::IoErr, "type {}", req.kind);
+    }
+    assert_eq!(disk.zones(), zones);
+    assert_eq!(disk.read(0, 4096).unwrap(), vec![0; 4096]);
+}
+
+#[test]
+fn a_write_that_a_read_only_disk_refuses_is_an_error_whatever_else_is_wrong_with_it() {
+    let mut disk = Setup::new(SMALL).args(&["--read-only"]).start();
+    let (start, end) = (disk.geo().start(SEQ), disk.geo().end());
+    let requests = [
+        Req::write(start + 8, [1; 4096]),
+        Req::write(start, [1; 512]),
+        Req::write(start, vec![1; 1 << 20]),
+        Req::write(end, [1; 4096]),
+        Req::append(start + 8, [1; 4096]),
+        Req::append(start, [1; 512]),
+        Req::append(0, [1; 4096]),
+    ];
+    for req in requests {
+        let status = disk.call(&req).status;
+        assert_eq!(status, Status::IoErr, "type {} of {} bytes at {:#x}", req.kind, req.out.len(), req.sector);
+    }
+    assert_eq!(disk.state(SEQ), State::Empty);
+}
+
+#[test]
+fn a_read_only_disk_serves_reads_reports_flushes_and_its_serial() {
+    let mut disk = Setup::new(SMALL).args(&["--read-only", "--serial", "ro"]).start();
+    assert_ok(disk.flush());
+    assert_eq!(disk.zones().len(), SMALL.zones());
+    assert_eq!(&disk.get_id()[..3], b"ro\0");
+    assert_eq!(disk.read(disk.geo().start(SEQ), 4096).unwrap(), vec![0; 4096]);
+    assert_eq!(disk.read(disk.geo().start(SEQ + 1) - 1, 1024), Err(Status::InvalidCmd), "a border is a border");
+}
+
+#[test]
+fn without_flush_the_cache_mode_begins_as_writethrough() {
+    let mut disk = Setup::new(SMALL).without(feature::FLUSH).start();
+    assert_ne!(disk.front().features & feature::CONFIG_WCE, 0, "CONFIG_WCE is accepted");
+    assert_eq!(disk.config(32, 1), [0], "writeback");
+    disk.assert_works();
+    disk.front().reset_device().unwrap();
+    assert_eq!(disk.config(32, 1), [0], "writeback after a device reset and the same negotiation");
+    // The next driver flushes, and has the mode that was asked for.
+    disk.reconnect_with(&Options::default());
+    assert_eq!(disk.config(32, 1), [1], "writeback");
+}
+
+#[test]
+fn a_feature_that_is_not_offered_cannot_be_accepted() {
+    use feature::{DISCARD, RING_PACKED, RO, SECURE_ERASE, WRITE_ZEROES};
+    let mut disk = Disk::small();
+    for bit in [DISCARD, WRITE_ZEROES, SECURE_ERASE, RO, RING_PACKED, 1 << 15] {
+        let front = disk.front();
+        let bits = front.features | bit;
+        assert!(front.conn.tell_u64(crate::common::proto::msg::SET_FEATURES, bits).is_err(), "feature {bit:#x}");
+        disk.reconnect();
+    }
+    disk.assert_works();
+}
+
+#[test]
 fn get_id_gives_the_serial_in_20_bytes() {
     let mut disk = Setup::new(SMALL).args(&["--serial", "zoned-17"]).start();
     assert_eq!(disk.get_id(), b"zoned-17\0\0\0\0\0\0\0\0\0\0\0\0");
@@ -144,5 +217,46 @@ fn flush_is_ok_with_and_without_anything_to_make_stable() {
     let flushes: Vec<_> = (0..4).map(|_| disk.submit(0, &Req::flush())).collect();
     for done in disk.front().wait_all(&[writes, flushes].concat()) {
         assert_ok(done.status);
+    }
+}
+
+#[test]
+fn without_the_zoned_feature_a_zone_request_is_unsupported_wherever_it_points_and_however_long_it_is() {
+    let mut disk = Setup::new(SMALL).without(feature::ZONED).start();
+    let start = disk.geo().start(SEQ);
+    let types = [kind::ZONE_APPEND, kind::ZONE_REPORT, kind::ZONE_RESET_ALL];
+    for request in types.into_iter().chain(MANAGEMENT) {
+        for (out, in_len) in [(0, 8), (0, 4096), (4096, 8), (1 << 20, 64)] {
+            for sector in [0, start, start + 1, u64::MAX] {
+                let req = Req { out: vec![1; out], in_len, ..Req::bare(request, sector) };
+                let status = disk.call(&req).status;
+                assert_eq!(status, Status::Unsupp, "type {request}, {out} bytes out, {in_len} in, at {sector:#x}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_append_longer_than_the_limit_is_an_error_on_a_read_only_disk() {
+    let mut disk = Setup::new(SMALL).args(&["--read-only"]).start();
+    let start = disk.geo().start(SEQ);
+    assert_eq!(disk.append(start, &vec![1; SMALL.append as usize + 4096]), Err(Status::IoErr));
+    assert_eq!(disk.append(start, &vec![1; 1 << 20]), Err(Status::IoErr));
+    assert_eq!(disk.state(SEQ), State::Empty);
+}
+
+#[test]
+fn without_the_zoned_feature_a_zone_request_is_unsupported_whatever_its_buffers() {
+    let mut disk = Setup::new(SMALL).without(feature::ZONED).start();
+    let start = disk.geo().start(SEQ);
+    let types = [kind::ZONE_APPEND, kind::ZONE_REPORT, kind::ZONE_RESET_ALL];
+    for request in types.into_iter().chain(MANAGEMENT) {
+        for (out, in_len) in [(0, 0), (4096, 0), (0, 4096), (4096, 8), (1 << 20, 64)] {
+            for sector in [0, start, start + 1, u64::MAX] {
+                let req = Req { out: vec![1; out], in_len, ..Req::bare(request, sector) };
+                let status = disk.call(&req).status;
+                assert_eq!(status, Status::Unsupp, "type {request}, {out} bytes out, {in_len} in, at {sector:#x}");
+            }
+        }
     }
 }

@@ -126,3 +126,34 @@ fn a_report_while_writes_are_in_flight_shows_a_pointer_that_one_of_them_left() {
     assert!(disk.front().wait_all(&writes).iter().all(|done| done.status == Status::Ok));
     assert_eq!(disk.zone(4).written(), 48 * 8);
 }
+
+#[test]
+fn a_report_from_every_sector_into_every_buffer_has_the_zones_that_fit() {
+    // Six zones, the last of them short.
+    let geo = Geo { size: 5 * 128 * KIB + 64 * KIB, zone: 128 * KIB, cap: 96 * KIB, append: 32 * KIB, ..SMALL };
+    let mut disk = Setup::new(geo).start();
+    disk.fill(3, 8192);
+    let all = disk.zones();
+    assert_eq!(all.len(), 6);
+    let zone_of = |sector: u64| (sector * SECTOR / geo.zone) as usize;
+    for sector in 0..geo.end() {
+        assert_eq!(disk.report(sector, 2), all[zone_of(sector)..all.len().min(zone_of(sector) + 2)], "from {sector}");
+    }
+    for zone in 0..6 {
+        for sector in [geo.start(zone), geo.start(zone) + geo.len(zone) - 1] {
+            for len in 0..64 * 8 {
+                let done = disk.call(&Req::report(sector, len));
+                let what = format!("{len} bytes from sector {sector}");
+                if len < 64 {
+                    assert_eq!((done.status, done.used_len), (Status::InvalidCmd, 1), "{what}");
+                    assert!(done.data.iter().all(|b| *b == POISON), "{what}: written in spite of the refusal");
+                    continue;
+                }
+                let count = (len / 64 - 1).min(6 - zone);
+                assert_eq!((done.status, done.number()), (Status::Ok, count as u64), "{what}");
+                assert_eq!(done.zones(), all[zone..zone + count], "{what}");
+                assert!(done.data[64 * (1 + count)..].iter().all(|b| *b == POISON), "{what}: more than zones written");
+            }
+        }
+    }
+}

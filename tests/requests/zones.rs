@@ -10,7 +10,7 @@ const SEQ: usize = 2;
 
 /// A zone that has been brought into a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Prepared {
+pub(crate) enum Prepared {
     Empty,
     ImplicitOpen,
     ExplicitOpenEmpty,
@@ -23,11 +23,12 @@ enum Prepared {
 
 use Prepared::*;
 
-const ALL: [Prepared; 8] =
+/// Every state a driver can bring a sequential zone into.
+pub(crate) const ALL: [Prepared; 8] =
     [Empty, ImplicitOpen, ExplicitOpenEmpty, ExplicitOpenWritten, Closed, FullWritten, FullFinished, FullFinishedEmpty];
 
 impl Prepared {
-    fn state(self) -> State {
+    pub(crate) fn state(self) -> State {
         match self {
             Empty => State::Empty,
             ImplicitOpen => State::ImplicitOpen,
@@ -37,15 +38,15 @@ impl Prepared {
         }
     }
 
-    fn is_full(self) -> bool {
+    pub(crate) fn is_full(self) -> bool {
         self.state() == State::Full
     }
 
-    fn is_written(self) -> bool {
+    pub(crate) fn is_written(self) -> bool {
         !matches!(self, Empty | ExplicitOpenEmpty | FullFinishedEmpty)
     }
 
-    fn prepare(self, disk: &mut Disk, zone: usize) {
+    pub(crate) fn prepare(self, disk: &mut Disk, zone: usize) {
         assert_ok(disk.reset(zone));
         if matches!(self, ImplicitOpen | ExplicitOpenWritten | Closed | FullFinished) {
             assert_ok(disk.write(disk.geo().start(zone), &pattern(77, 0, 8192)));
@@ -54,7 +55,7 @@ impl Prepared {
             Empty | ImplicitOpen => {}
             ExplicitOpenEmpty | ExplicitOpenWritten => assert_ok(disk.open(zone)),
             Closed => assert_ok(disk.close(zone)),
-            FullWritten => disk.fill(zone, SMALL.cap),
+            FullWritten => disk.fill(zone, disk.geo().cap),
             FullFinished | FullFinishedEmpty => assert_ok(disk.finish(zone)),
         }
         assert_eq!(disk.state(zone), self.state(), "preparing {self:?}");
