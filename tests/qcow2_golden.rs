@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use vhost_user_zbd::qcow2::{Access, ByteOrder, Image, OpenError};
+use vhost_user_zbd::qcow2::{Access, ByteOrder, Image, OpenError, PointerFault, Pointers, repair};
 use vhost_user_zbd::storage::Storage;
 use vhost_user_zbd::storage::memory::MemoryStorage;
 use vhost_user_zbd::units::{Bytes, ZoneIndex};
@@ -129,6 +129,33 @@ fn the_32_bit_bug_of_v7_is_refused_by_name() {
         );
         assert!(message.contains("truncation bug of the v7 binaries"), "{message}");
     }
+}
+
+#[test]
+fn the_32_bit_bug_of_v7_is_settled_on_request() {
+    let (file, about) = golden("big-80x64M-64k");
+    let storage = Arc::new(file);
+    let report = repair(&storage, Pointers::Report).unwrap();
+    // Zone 70 was finished, which stored its pointer whole.
+    assert_eq!((report.left.errors, report.left.leaks, report.pointers_settled), (15, 0, 0));
+    assert!(Image::open(Arc::clone(&storage), Access::ReadOnly).is_err());
+    let report = repair(&storage, Pointers::Settle).unwrap();
+    assert_eq!((report.left.errors, report.left.leaks, report.pointers_settled), (0, 0, 15));
+    assert!(report.settled.iter().all(|settled| settled.fault == PointerFault::Truncated));
+    let mut image = Image::open(storage, Access::ReadWrite).unwrap();
+    assert_eq!(image.table_order(), ByteOrder::Little);
+    let geometry = *image.geometry();
+    let entries = about["table_entries_not_empty"].as_object().unwrap();
+    for (zone, pointer) in (0..).map(ZoneIndex).zip(image.write_pointers().unwrap()) {
+        let start = geometry.start(zone).0;
+        let stored = entries.get(&zone.to_string()).and_then(Value::as_str).map_or(start, |entry| {
+            let stored = u64::from_str_radix(entry.trim_start_matches("0x"), 16).unwrap();
+            if stored < start { stored + (1 << 32) } else { stored }
+        });
+        assert_eq!(pointer, Bytes(stored), "zone {zone}");
+        assert!(zone.0 == 63 || zone.0 == 70 || pointer.0 == start, "zone {zone}");
+    }
+    assert_clean(&mut image, "big-80x64M-64k");
 }
 
 #[test]

@@ -43,6 +43,15 @@ pub(super) fn open_alone(path: &Path) -> Result<Opened> {
     open(path, Some(Purpose::Read))
 }
 
+/// The file of an image that is to be repaired, which nobody else may have open.
+pub(super) fn hold_for_writing(path: &Path) -> Result<Arc<FileStorage>> {
+    let name = || path.display().to_string();
+    let file = File::options().read(true).write(true).open(path).context("the image cannot be opened for writing");
+    let file = file.and_then(check_regular).with_context(name)?;
+    lock::lock_image(&file, Purpose::Write).with_context(name)?;
+    Ok(Arc::new(FileStorage::new(file)))
+}
+
 fn open(path: &Path, purpose: Option<Purpose>) -> Result<Opened> {
     let name = || path.display().to_string();
     let file = File::open(path).context("the image cannot be opened").and_then(check_regular).with_context(name)?;

@@ -42,7 +42,7 @@ enum Command {
     /// List the zones of an image, as blkzone report prints them.
     Report(report::Args),
     /// Check an image: exit status 0 clean, 2 errors, 3 leaks only, 1 could not check.
-    Check(ImageArgs),
+    Check(check::Args),
 }
 
 /// The arguments of a command that reads an image.
@@ -73,7 +73,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Info(args)) => info::run(&args.file, args.json),
         Some(Command::Report(args)) => report::run(&args),
-        Some(Command::Check(args)) => check::run(&args.file, args.json),
+        Some(Command::Check(args)) => check::run(&args),
         None => Err(anyhow::anyhow!("no command given: expected create, serve, info, report or check; see --help")),
     };
     done.unwrap_or_else(|error| {

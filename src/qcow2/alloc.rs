@@ -10,7 +10,7 @@
 //! 3. Nothing is ever freed but what was never handed out. A cluster whose entry may or may not have been written
 //!    (a failed write) is not handed out again; it is leaked until a repair.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 
 use super::error::MapError;
@@ -127,7 +127,7 @@ impl Reserve {
 }
 
 impl<S: Storage> Image<S> {
-    fn flush(&self) -> Result<(), MapError> {
+    pub(super) fn flush(&self) -> Result<(), MapError> {
         self.storage.flush().map_err(MapError::Flush)
     }
 
@@ -237,6 +237,29 @@ impl<S: Storage> Image<S> {
                 return Plan { clusters: start..end, blocks };
             }
             blocks = missing;
+        }
+    }
+
+    /// Adds the refcount blocks that are missing, durably; each counts only what new block is among its clusters. For a
+    /// repair. Clusters past the end of the file have no owner, whatever their refcounts say.
+    pub(super) fn add_blocks(&mut self, mut missing: BTreeSet<u64>) -> Result<(), MapError> {
+        loop {
+            let Some(last) = missing.last().copied() else { return Ok(()) };
+            let start = self.reserve.search_from.max(self.header.clusters(self.file_len));
+            let end = start + missing.len() as u64;
+            let counted = self.refcounts.index(start)..=self.refcounts.index(end - 1);
+            if last.max(*counted.end()) >= self.refcounts.table.len() as u64 {
+                self.grow_table(self.refcounts.counted_by(last).end)?;
+                missing.retain(|index| !self.refcounts.has_block(*index));
+                continue;
+            }
+            let before = missing.len();
+            missing.extend(counted.filter(|index| !self.refcounts.has_block(*index)));
+            if missing.len() == before {
+                let plan = Plan { clusters: start..end, blocks: missing.into_iter().collect() };
+                self.lay_down(&plan)?;
+                return self.enter_blocks(&plan);
+            }
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! Uses are counted in two bits a cluster, in chunks that exist only where something is used. When the chunks reach
 //! their budget the highest are dropped and counted in a further pass over the tables, so the memory is bounded on
-//! any image, and each pass gets on by at least the budget.
+//! any image, and each pass gets on by at least the budget. A [`repair`](super::repair) counts and compares the same
+//! way.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -10,7 +11,7 @@ use std::ops::Range;
 use super::Image;
 use super::error::{CheckError, EntryFault, MapError};
 use super::mapping::{COPIED, Mapping, OFFSET_MASK};
-use super::refcount::get_entry;
+use super::refcount::{get_entry, set_entry};
 use crate::storage::Storage;
 use crate::units::{Bytes, FileOffset};
 
@@ -19,11 +20,11 @@ const CHUNK: u64 = 4096;
 /// Bytes of a chunk, at two bits a cluster.
 const CHUNK_BYTES: usize = (CHUNK / 4) as usize;
 /// Most chunks at a time: 64 MiB of counts, enough for a full image of 16 TiB in clusters of 64 KiB in one pass.
-const BUDGET: usize = 65_536;
+pub(super) const BUDGET: usize = 65_536;
 /// How many findings and how many ranges of leaked clusters are listed; all are counted.
-const LISTED: usize = 100;
+pub(super) const LISTED: usize = 100;
 /// How much of an L2 table is read at a time, in entries.
-const SLICE: u64 = 8192;
+pub(super) const SLICE: u64 = 8192;
 
 /// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -42,6 +43,33 @@ pub struct CheckReport {
     pub allocated_clusters: u64,
     /// The end of the last cluster in use, in bytes.
     pub image_end: u64,
+    #[serde(skip)]
+    pub(super) tally: Tally,
+}
+
+/// The errors by what a repair can do about them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    /// Clusters in use that are not counted at all.
+    pub(super) uncounted: u64,
+    /// Entries that lack only the flag of their single owner.
+    pub(super) not_copied: u64,
+    /// Entries that point at metadata.
+    pub(super) overlaps: u64,
+    /// Other entries that break a rule, and clusters with several owners.
+    pub(super) unclear: u64,
+    /// The cluster behind the last one in use.
+    pub(super) used_end: u64,
+}
+
+impl Tally {
+    fn entry(&mut self, fault: EntryFault) {
+        match fault {
+            EntryFault::NotCopied => self.not_copied += 1,
+            EntryFault::Metadata { .. } => self.overlaps += 1,
+            _ => self.unclear += 1,
+        }
+    }
 }
 
 /// One error.
@@ -67,6 +95,8 @@ pub enum FindingKind {
     DoubleUse,
     /// An entry of an L1 or L2 table breaks a rule.
     BadEntry,
+    /// A write pointer is where it cannot be. Only a repair finds this: opening refuses the image otherwise.
+    WritePointer,
 }
 
 /// Clusters that nobody uses.
@@ -79,7 +109,7 @@ pub struct LeakedRange {
 }
 
 impl CheckReport {
-    fn error(&mut self, kind: FindingKind, file: Option<u64>, guest: Option<u64>, message: String) {
+    pub(super) fn error(&mut self, kind: FindingKind, file: Option<u64>, guest: Option<u64>, message: String) {
         self.errors += 1;
         if self.findings.len() < LISTED {
             self.findings.push(Finding { kind, file_offset: file, guest_offset: guest, message });
@@ -99,8 +129,8 @@ impl CheckReport {
 }
 
 /// How often each cluster of a window is used: 0, 1, 2, or 3 for more.
-struct Uses {
-    window: Range<u64>,
+pub(super) struct Uses {
+    pub(super) window: Range<u64>,
     chunks: BTreeMap<u64, Box<[u8; CHUNK_BYTES]>>,
     budget: usize,
 }
@@ -138,6 +168,11 @@ impl Uses {
         ((inside / 4) as usize, (inside % 4 * 2) as u32)
     }
 
+    /// How often a cluster of the window is used.
+    pub(super) fn count(&self, cluster: u64) -> u64 {
+        Self::get(self.chunk(cluster), cluster)
+    }
+
     fn chunk(&self, cluster: u64) -> Option<&[u8; CHUNK_BYTES]> {
         self.chunks.get(&(cluster / CHUNK)).map(|counts| &**counts)
     }
@@ -153,22 +188,36 @@ impl<S: Storage> Image<S> {
         let mut report = CheckReport { total_clusters: self.header.clusters(self.header.size.0), ..Default::default() };
         let mut window = 0..u64::MAX;
         while !window.is_empty() {
-            let mut uses = Uses { window: window.clone(), chunks: BTreeMap::new(), budget };
-            for (clusters, _) in self.regions.iter() {
-                uses.mark(clusters);
-            }
-            for clusters in self.reserve.ranges() {
-                uses.mark(clusters);
-            }
             // Entries are judged in the first pass only, or they would be reported once a pass.
-            let mut judge = (window.start == 0).then_some(&mut report);
-            for index in 0..self.l1.len() {
-                self.walk_table(index, &mut uses, &mut judge)?;
-            }
-            self.compare(&uses, &mut report)?;
+            let judge = (window.start == 0).then_some(&mut report);
+            let uses = self.count_uses(window, budget, judge)?;
+            self.compare(&uses, |cluster, stored, used| {
+                self.judge_refcount(cluster, stored, used, &mut report);
+                stored
+            })?;
             window = uses.window.end..u64::MAX;
         }
         Ok(report)
+    }
+
+    /// Counts the uses of the clusters of a window, or of as much of its beginning as the budget allows.
+    pub(super) fn count_uses(
+        &self,
+        window: Range<u64>,
+        budget: usize,
+        mut judge: Option<&mut CheckReport>,
+    ) -> Result<Uses, CheckError> {
+        let mut uses = Uses { window, chunks: BTreeMap::new(), budget };
+        for (clusters, _) in self.regions.iter() {
+            uses.mark(clusters);
+        }
+        for clusters in self.reserve.ranges() {
+            uses.mark(clusters);
+        }
+        for index in 0..self.l1.len() {
+            self.walk_table(index, &mut uses, &mut judge)?;
+        }
+        Ok(uses)
     }
 
     fn walk_table(
@@ -188,6 +237,7 @@ impl<S: Storage> Image<S> {
         {
             let guest = Bytes(first << self.header.cluster_bits);
             let error = MapError::L1 { guest, entry, fault: EntryFault::NotCopied };
+            report.tally.entry(EntryFault::NotCopied);
             report.error(FindingKind::BadEntry, Some(table), Some(guest.0), error.to_string());
         }
         let mut bytes = Vec::new();
@@ -225,6 +275,7 @@ impl<S: Storage> Image<S> {
                 if let Some(fault) = fault {
                     let guest = Bytes(guest << bits);
                     let message = MapError::L2 { guest, entry, fault }.to_string();
+                    report.tally.entry(fault);
                     report.error(FindingKind::BadEntry, cluster.map(|at| at << bits), Some(guest.0), message);
                 }
             }
@@ -239,7 +290,9 @@ impl<S: Storage> Image<S> {
         uses.mark(run);
     }
 
-    fn compare(&self, uses: &Uses, report: &mut CheckReport) -> Result<(), CheckError> {
+    /// Calls `judge` with each cluster of the window that is counted or used, what is stored and how often it is used,
+    /// and stores what it returns. Where there is no refcount block nothing can be stored.
+    pub(super) fn compare(&self, uses: &Uses, mut judge: impl FnMut(u64, u64, u64) -> u64) -> Result<(), CheckError> {
         let covered = self.refcounts.covered();
         let end = uses.window.end.min(covered);
         let mut at = uses.window.start;
@@ -256,14 +309,25 @@ impl<S: Storage> Image<S> {
                     if counts.is_none() && bytes.iter().all(|byte| *byte == 0) {
                         continue;
                     }
+                    let order = self.refcounts.order;
+                    let mut changed = false;
                     for cluster in piece.clusters {
-                        let stored = get_entry(&bytes, (cluster - piece.first) as usize, self.refcounts.order);
-                        self.judge_refcount(cluster, stored, Uses::get(counts, cluster), report);
+                        let index = (cluster - piece.first) as usize;
+                        let stored = get_entry(&bytes, index, order);
+                        let wanted = judge(cluster, stored, Uses::get(counts, cluster));
+                        if wanted != stored {
+                            set_entry(&mut bytes, index, order, wanted);
+                            changed = true;
+                        }
+                    }
+                    if changed {
+                        let written = self.storage.write_at(piece.offset, &bytes);
+                        written.map_err(|source| CheckError::Io { doing: "write a refcount block", source })?;
                     }
                 }
                 Err(next) if counts.is_some() => {
                     for cluster in at..next {
-                        self.judge_refcount(cluster, 0, Uses::get(counts, cluster), report);
+                        judge(cluster, 0, Uses::get(counts, cluster));
                     }
                     at = next;
                 }
@@ -277,7 +341,7 @@ impl<S: Storage> Image<S> {
         }
         for (chunk, counts) in uses.chunks.range(covered / CHUNK..) {
             for cluster in (chunk * CHUNK).max(covered)..(chunk + 1) * CHUNK {
-                self.judge_refcount(cluster, 0, Uses::get(Some(counts), cluster), report);
+                judge(cluster, 0, Uses::get(Some(counts), cluster));
             }
         }
         Ok(())
@@ -289,10 +353,15 @@ impl<S: Storage> Image<S> {
         }
         let bits = self.header.cluster_bits;
         let offset = cluster << bits;
+        if used > 0 {
+            report.tally.used_end = report.tally.used_end.max(cluster + 1);
+            report.tally.uncounted += u64::from(stored == 0);
+        }
         report.image_end = report.image_end.max((cluster + 1) << bits);
         if used > 1 {
             let times = if used > 2 { "more than twice" } else { "twice" };
             let message = format!("the cluster at {offset:#x} is used {times}: expected once");
+            report.tally.unclear += 1;
             report.error(FindingKind::DoubleUse, Some(offset), None, message);
         } else if stored < used {
             let message = format!("the cluster at {offset:#x} has refcount {stored}: expected {used}");

@@ -80,7 +80,7 @@ pub enum OpenError {
     /// The dirty bit.
     #[error(
         "incompatible feature bit 0 (dirty bit) is set: the refcounts are marked inexact and the image must be checked \
-         before it is written; it can be opened read-only"
+         before it is written (check --repair); it can be opened read-only"
     )]
     Dirty,
     /// The corrupt bit.
@@ -145,7 +145,7 @@ pub enum OpenError {
     /// The 32-bit bug of the v7 binaries.
     #[error(
         "the write pointer of zone {zone} is {value:#x}: expected {expected}; the entry was cut to 32 bits by the \
-         truncation bug of the v7 binaries"
+         truncation bug of the v7 binaries, which check --repair=pointers settles"
     )]
     Truncated32 {
         /// The first zone that shows it.
@@ -301,6 +301,20 @@ pub enum CheckError {
         /// What the system said.
         source: io::Error,
     },
+}
+
+/// Why an image was not repaired, or not to the end. Whatever was done until then has made nothing worse.
+#[derive(Debug, thiserror::Error)]
+pub enum RepairError {
+    /// The image cannot be opened even for a repair: nothing was written.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The image could not be read, or a refcount not written.
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    /// Refcount blocks could not be added, or the storage failed.
+    #[error(transparent)]
+    Map(#[from] MapError),
 }
 
 impl OpenError {

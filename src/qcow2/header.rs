@@ -14,6 +14,8 @@ use crate::units::{Bytes, FileOffset};
 pub(super) const MAGIC: u32 = 0x5146_49fb;
 /// Where the fields of the refcount table's place stand: eight bytes offset, four bytes length in clusters.
 pub(super) const REFCOUNT_TABLE_FIELDS: u64 = 48;
+/// Where the incompatible features stand.
+pub(super) const INCOMPATIBLE_FIELD: u64 = 72;
 /// Where the autoclear features stand.
 pub(super) const AUTOCLEAR_FIELD: u64 = 88;
 /// Length of the header that [`RawHeader`] describes and that new images get.
@@ -162,7 +164,7 @@ impl Header {
     }
 
     /// Refuses what this project cannot serve, by name.
-    pub(super) fn check_features(&self, raw: &RawHeader, access: Access) -> Result<(), OpenError> {
+    pub(super) fn check_features(&self, raw: &RawHeader) -> Result<(), OpenError> {
         let bits = self.incompatible_features;
         let unsupported = |feature, hint| Err(OpenError::Unsupported { feature, hint });
         let convert = "; convert the image with a program that supports it";
@@ -197,9 +199,15 @@ impl Header {
                 "0 while incompatible feature bit 3 is not set",
             ));
         }
+        Ok(())
+    }
+
+    /// Refuses to write an image that is marked as damaged, but for a repair of what the dirty bit marks.
+    pub(super) fn check_marks(&self, access: Access, repair: bool) -> Result<(), OpenError> {
+        let bits = self.incompatible_features;
         match access {
             Access::ReadWrite if bits & CORRUPT != 0 => Err(OpenError::Corrupt),
-            Access::ReadWrite if bits & DIRTY != 0 => Err(OpenError::Dirty),
+            Access::ReadWrite if bits & DIRTY != 0 && !repair => Err(OpenError::Dirty),
             Access::ReadWrite | Access::ReadOnly => Ok(()),
         }
     }

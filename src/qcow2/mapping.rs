@@ -138,6 +138,22 @@ impl<S: Storage> Image<S> {
         Ok(mapping)
     }
 
+    /// Whether any entry in a range of the device is in use, be it right or wrong.
+    pub(super) fn anything_mapped(&self, start: Bytes, len: Bytes) -> Result<bool, MapError> {
+        let mut clusters = self.guest_clusters(start, len);
+        let mut bytes = Vec::new();
+        while !clusters.is_empty() {
+            let part = self.part(clusters.clone())?;
+            clusters.start = part.clusters.end;
+            let Some(entries) = part.entries else { continue };
+            self.read_entries(entries, &part.clusters, &mut bytes)?;
+            if bytes.iter().any(|byte| *byte != 0) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn l2_error(&self, guest_cluster: u64, entry: u64, fault: EntryFault) -> MapError {
         MapError::L2 { guest: Bytes(guest_cluster << self.header.cluster_bits), entry, fault }
     }

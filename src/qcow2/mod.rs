@@ -23,6 +23,7 @@
 //! | [`mapping`] | from guest offsets to the file |
 //! | [`alloc`] | reservations, new mappings, growing tables |
 //! | [`create`], [`check`] | making an image, checking all of one |
+//! | [`repair`] | setting right what a check finds, where that is safe |
 //!
 //! One thread owns an [`Image`] and does all metadata; guest data and write pointers ([`PointerTable`]) go past it.
 
@@ -36,6 +37,7 @@ mod mapping;
 mod open;
 mod refcount;
 mod regions;
+mod repair;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -44,12 +46,13 @@ use std::sync::Arc;
 
 pub use check::{CheckReport, Finding, FindingKind, LeakedRange};
 pub use create::{CreateOptions, create};
-pub use error::{CheckError, CreateError, EntryFault, MapError, OpenError};
+pub use error::{CheckError, CreateError, EntryFault, MapError, OpenError, RepairError};
 pub use extension::ZonedExtension;
 pub use header::Header;
 pub use mapping::Extent;
 pub use regions::Kind as MetadataKind;
-pub use table::{ByteOrder, PointerTable};
+pub use repair::{Pointers, RepairReport, SettledPointer, Withheld, repair};
+pub use table::{ByteOrder, PointerFault, PointerTable};
 
 use crate::storage::Storage;
 use crate::units::{Bytes, FileOffset};

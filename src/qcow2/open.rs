@@ -12,20 +12,45 @@ use super::extension::{self, ZonedExtension};
 use super::header::{self, Header, RawHeader};
 use super::refcount::Refcounts;
 use super::regions::{Kind, Regions};
+use super::table::ByteOrder;
 use super::{Access, Image, alloc, mapping, table};
 use crate::storage::Storage;
 use crate::units::{Bytes, FileOffset};
 use crate::zone::{Clamp, Geometry};
 
+/// What an image is opened to do.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Aim {
+    Use,
+    Repair,
+}
+
 impl<S: Storage> Image<S> {
     /// Opens an image after checking its header, its zoned extension, the place of every table and of every entry of
     /// the L1 and refcount tables, and every write pointer. Writes nothing.
     pub fn open(storage: Arc<S>, access: Access) -> Result<Self, OpenError> {
+        let mut image = Self::open_as(storage, access, Aim::Use)?;
+        if access == Access::ReadWrite {
+            image.prepare_for_writing()?;
+        }
+        Ok(image)
+    }
+
+    /// Opens an image as for writing, but lets pass what a [`repair`](super::repair) is there for: wrong write
+    /// pointers, the dirty bit, and wrong refcounts of a table whose pointers are right. Such an image must not get
+    /// out of the repair. Writes nothing; the repair calls [`prepare_for_writing`](Self::prepare_for_writing).
+    pub(super) fn open_for_repair(storage: Arc<S>) -> Result<Self, OpenError> {
+        Self::open_as(storage, Access::ReadWrite, Aim::Repair)
+    }
+
+    fn open_as(storage: Arc<S>, access: Access, aim: Aim) -> Result<Self, OpenError> {
         let file_len = storage.len().map_err(OpenError::io("read the length of the file"))?.0;
         let (raw, header) = read_header(&*storage, file_len)?;
-        let zoned = read_extensions(&*storage, file_len, &raw, &header, access)?;
+        let zoned = read_extensions(&*storage, file_len, &raw, &header)?;
+        header.check_marks(access, aim == Aim::Repair)?;
         let (geometry, clamps) = check_geometry(&zoned, &header)?;
         let regions = place_tables(&zoned, &header, file_len)?;
+        let (order, pointers_right) = find_order(&*storage, &zoned, &geometry, aim)?;
         let mut image = Self {
             refcounts: Refcounts {
                 table: read_words(
@@ -38,7 +63,7 @@ impl<S: Storage> Image<S> {
                 cluster_bits: header.cluster_bits,
             },
             l1: read_words(&*storage, header.l1_table_offset, u64::from(header.l1_size), "read the L1 table")?,
-            order: table::detect(&*storage, FileOffset(zoned.zonedmeta_offset), &geometry)?,
+            order,
             reserve: alloc::Reserve::new(header.cluster_bits),
             storage,
             access,
@@ -54,15 +79,22 @@ impl<S: Storage> Image<S> {
         image.file_len = image.storage.len().map_err(OpenError::io("read the length of the file"))?.0;
         image.check_refcount_table()?;
         image.check_l1()?;
-        image.check_table_refcounts()?;
-        if access == Access::ReadWrite {
-            image.prepare_for_writing()?;
+        match image.check_table_refcounts() {
+            Err(OpenError::TableRefcount { .. })
+                if aim == Aim::Repair && pointers_right && image.table_is_bounded() => {}
+            checked => checked?,
         }
         Ok(image)
     }
 
+    /// Whether zonedmeta_size is no more than the zones need: the other bound of it is the refcounts.
+    fn table_is_bounded(&self) -> bool {
+        let needed = u64::from(self.zoned.nr_zones) * table::ENTRY;
+        self.header.clusters(self.zoned.zonedmeta_size) == self.header.clusters(needed)
+    }
+
     /// What the format asks of a writer before its first change. All checks are done.
-    fn prepare_for_writing(&mut self) -> Result<(), OpenError> {
+    pub(super) fn prepare_for_writing(&mut self) -> Result<(), OpenError> {
         if self.header.autoclear_features != 0 {
             // These mark what a writer that does not know them (none is known here) makes stale, so the mark must be
             // gone for good before the first change.
@@ -139,7 +171,6 @@ fn read_extensions<S: Storage>(
     file_len: u64,
     raw: &RawHeader,
     header: &Header,
-    access: Access,
 ) -> Result<ZonedExtension, OpenError> {
     let begin = u64::from(header.header_length);
     // A file cut inside the first cluster must not show extensions of zeros, which would end the walk early.
@@ -156,8 +187,24 @@ fn read_extensions<S: Storage>(
         (false, Some(_)) => return Err(OpenError::FeatureBitMissing),
         (true, Some(zoned)) => zoned?,
     };
-    header.check_features(raw, access)?;
+    header.check_features(raw)?;
     Ok(zoned)
+}
+
+/// The byte order of the table, and whether every pointer in it is right.
+fn find_order<S: Storage>(
+    storage: &S,
+    zoned: &ZonedExtension,
+    geometry: &Geometry,
+    aim: Aim,
+) -> Result<(ByteOrder, bool), OpenError> {
+    let offset = FileOffset(zoned.zonedmeta_offset);
+    match table::detect(storage, offset, geometry) {
+        Err(OpenError::Pointer { .. } | OpenError::Truncated32 { .. }) if aim == Aim::Repair => {
+            Ok((table::likely_order(storage, offset, geometry)?, false))
+        }
+        found => Ok((found?, true)),
+    }
 }
 
 fn check_geometry(zoned: &ZonedExtension, header: &Header) -> Result<(Geometry, Vec<Clamp>), OpenError> {

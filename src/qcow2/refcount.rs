@@ -97,6 +97,11 @@ impl Refcounts {
         self.block(index).is_some()
     }
 
+    /// How many blocks there are.
+    pub(super) fn blocks(&self) -> u64 {
+        self.table.iter().filter(|entry| **entry != 0).count() as u64
+    }
+
     /// Where the entries from `clusters.start` on stand: as many as are in the same block, in `clusters` and in a
     /// piece. `block` is the offset of the block.
     pub(super) fn piece_in(&self, block: u64, clusters: Range<u64>) -> Piece {

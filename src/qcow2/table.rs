@@ -65,34 +65,147 @@ fn entry_of(geometry: &Geometry, zone: ZoneIndex, pointer: Bytes) -> u64 {
     }
 }
 
-/// Checks one entry and returns the write pointer in it; the start for a conventional zone.
-fn pointer_of(geometry: &Geometry, zone: ZoneIndex, value: u64) -> Result<Bytes, OpenError> {
+/// The rule that an entry breaks.
+#[derive(Clone, Copy)]
+enum Rule {
+    /// It lies in its zone once 2^32 is added as often as the zone's start needs.
+    WholeOffset,
+    InsideZone,
+    FlagSet,
+    FlagClear,
+    WholeSectors,
+}
+
+/// The rule that an entry breaks, if it breaks one.
+fn broken_rule(geometry: &Geometry, zone: ZoneIndex, value: u64) -> Option<Rule> {
     let start = geometry.start(zone).0;
     let end = start + geometry.zone_size().0;
-    let wrong = |expected: String| Err(OpenError::Pointer { zone, value, expected });
     let conventional = value & CONVENTIONAL != 0;
     let offset = value & !CONVENTIONAL;
     if !(start..=end).contains(&offset) {
-        let expected = format!("{start:#x} to {end:#x}, inside the zone");
         let cut = |whole: u64| whole & u64::from(u32::MAX);
-        // A pointer at or past 4 GiB whose value fits again once 2^32 is added as often as the zone's start needs.
         let is_cut = end > u64::from(u32::MAX)
             && offset <= u64::from(u32::MAX)
             && (offset.wrapping_sub(cut(start)) <= geometry.zone_size().0 || offset == cut(end));
-        return match is_cut {
-            true => Err(OpenError::Truncated32 { zone, value, expected }),
-            false => wrong(expected),
-        };
+        return Some(if is_cut { Rule::WholeOffset } else { Rule::InsideZone });
     }
     match geometry.kind(zone) {
-        ZoneKind::Conventional if !conventional => wrong(format!("bit 59 set, as zone {zone} is conventional")),
-        ZoneKind::SequentialWriteRequired if conventional => {
-            wrong(format!("bit 59 clear, as zone {zone} is sequential"))
-        }
-        ZoneKind::Conventional => Ok(Bytes(start)),
-        ZoneKind::SequentialWriteRequired if !offset.is_multiple_of(SECTOR_SIZE) => wrong("a multiple of 512".into()),
-        ZoneKind::SequentialWriteRequired => Ok(Bytes(offset)),
+        ZoneKind::Conventional => (!conventional).then_some(Rule::FlagSet),
+        ZoneKind::SequentialWriteRequired if conventional => Some(Rule::FlagClear),
+        ZoneKind::SequentialWriteRequired => (!offset.is_multiple_of(SECTOR_SIZE)).then_some(Rule::WholeSectors),
     }
+}
+
+fn pointer_error(geometry: &Geometry, zone: ZoneIndex, value: u64, rule: Rule) -> OpenError {
+    let start = geometry.start(zone).0;
+    let expected = match rule {
+        Rule::WholeOffset | Rule::InsideZone => {
+            format!("{start:#x} to {:#x}, inside the zone", start + geometry.zone_size().0)
+        }
+        Rule::FlagSet => format!("bit 59 set, as zone {zone} is conventional"),
+        Rule::FlagClear => format!("bit 59 clear, as zone {zone} is sequential"),
+        Rule::WholeSectors => "a multiple of 512".into(),
+    };
+    match rule {
+        Rule::WholeOffset => OpenError::Truncated32 { zone, value, expected },
+        _ => OpenError::Pointer { zone, value, expected },
+    }
+}
+
+/// Checks one entry and returns the write pointer in it; the start for a conventional zone.
+fn pointer_of(geometry: &Geometry, zone: ZoneIndex, value: u64) -> Result<Bytes, OpenError> {
+    match broken_rule(geometry, zone, value) {
+        Some(rule) => Err(pointer_error(geometry, zone, value, rule)),
+        None if geometry.kind(zone) == ZoneKind::Conventional => Ok(geometry.start(zone)),
+        None => Ok(Bytes(value)),
+    }
+}
+
+/// The sorts of wrong entries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PointerFault {
+    /// Cut to 32 bits by the v7 binaries.
+    Truncated,
+    /// Inside its zone, and no multiple of 512.
+    Unaligned,
+    /// Outside its zone, or of a kind of zone that this one is not: nothing can be read from it.
+    Contradiction,
+}
+
+/// A wrong entry.
+#[derive(Clone, Copy)]
+pub(super) struct WrongEntry {
+    pub(super) zone: ZoneIndex,
+    pub(super) fault: PointerFault,
+    /// The pointer that the entry stands for, where it tells that; never more than was written.
+    pub(super) meant: Option<Bytes>,
+    value: u64,
+    rule: Rule,
+}
+
+impl WrongEntry {
+    /// What is wrong with an entry, if anything is.
+    fn find(geometry: &Geometry, zone: ZoneIndex, value: u64) -> Option<Self> {
+        let rule = broken_rule(geometry, zone, value)?;
+        let start = geometry.start(zone).0;
+        let sector_below = |pointer: u64| Some(Bytes(pointer / SECTOR_SIZE * SECTOR_SIZE));
+        let conventional = geometry.kind(zone) == ZoneKind::Conventional;
+        let (fault, meant) = match rule {
+            // The entry of a conventional zone can only be one value.
+            Rule::WholeOffset if conventional => (PointerFault::Truncated, Some(Bytes(start))),
+            _ if conventional => (PointerFault::Contradiction, Some(Bytes(start))),
+            Rule::WholeOffset if value & CONVENTIONAL == 0 => {
+                // A zone is shorter than 4 GiB, so one value in it at most has these 32 bits.
+                let written = u64::from((value as u32).wrapping_sub(start as u32));
+                (PointerFault::Truncated, sector_below(start + written))
+            }
+            Rule::WholeSectors => (PointerFault::Unaligned, sector_below(value)),
+            _ => (PointerFault::Contradiction, None),
+        };
+        Some(Self { zone, fault, meant, value, rule })
+    }
+
+    /// The fault in words.
+    pub(super) fn message(&self, geometry: &Geometry) -> String {
+        pointer_error(geometry, self.zone, self.value, self.rule).to_string()
+    }
+}
+
+/// The byte order in which most entries make sense, of a table that is right in neither; big-endian where both fit
+/// as well.
+pub(super) fn likely_order<S: Storage>(
+    storage: &S,
+    offset: FileOffset,
+    geometry: &Geometry,
+) -> Result<ByteOrder, OpenError> {
+    // How many entries tell a pointer, and how many of these are right.
+    let mut scores = [(0u32, 0u32); 2];
+    stream(storage, offset, geometry.nr_zones(), |zone, entry| {
+        for (score, order) in scores.iter_mut().zip([ByteOrder::Big, ByteOrder::Little]) {
+            match WrongEntry::find(geometry, zone, order.decode(entry)).map(|wrong| wrong.fault) {
+                None => *score = (score.0 + 1, score.1 + 1),
+                Some(PointerFault::Truncated | PointerFault::Unaligned) => score.0 += 1,
+                Some(PointerFault::Contradiction) => {}
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    let [big, little] = scores;
+    Ok(if little > big { ByteOrder::Little } else { ByteOrder::Big })
+}
+
+/// Calls `each` with every wrong entry in zone order until it breaks.
+pub(super) fn wrong_entries<S: Storage>(
+    storage: &S,
+    offset: FileOffset,
+    geometry: &Geometry,
+    order: ByteOrder,
+    mut each: impl FnMut(WrongEntry) -> ControlFlow<()>,
+) -> Result<(), OpenError> {
+    stream(storage, offset, geometry.nr_zones(), |zone, entry| {
+        WrongEntry::find(geometry, zone, order.decode(entry)).map_or(ControlFlow::Continue(()), &mut each)
+    })
 }
 
 /// Calls `each` with every entry in zone order until it breaks.

@@ -249,3 +249,77 @@ impl Lane {
         self.writes.is_empty() && self.failed_at.is_none() && self.exclusive.is_none() && self.waiters.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRAIN: Bytes = Bytes(512);
+
+    fn tag(slot: u16) -> Tag {
+        Tag { queue: 0, slot }
+    }
+
+    /// Three writes of 2 KiB from 0 on.
+    fn three() -> Lane {
+        let mut lane = Lane::default();
+        (0..3).for_each(|slot| {
+            lane.admit(tag(slot), Bytes(u64::from(slot) * 2048), Bytes(2048 * (u64::from(slot) + 1)), false)
+        });
+        lane
+    }
+
+    fn outcomes(lane: &mut Lane, pointer: u64) -> Vec<(u16, bool)> {
+        let mut events = Vec::new();
+        lane.settle(Bytes(pointer), &mut events);
+        let outcome = |event: &Event| match event {
+            Event::Finished { tag, outcome } => (tag.slot, outcome.is_ok()),
+            Event::Retry { tag } => (tag.slot, false),
+        };
+        events.iter().map(outcome).collect()
+    }
+
+    #[test]
+    fn a_write_that_fails_midway_is_an_error_and_its_good_sectors_count() {
+        let mut lane = three();
+        lane.landed(Bytes(2048), IoResult::Failed { good: Bytes(1100) }, GRAIN);
+        assert_eq!(lane.landed_end(), None, "the first is not back");
+        lane.landed(Bytes(0), IoResult::Complete, GRAIN);
+        lane.landed(Bytes(4096), IoResult::Complete, GRAIN);
+        assert_eq!(lane.landed_end(), Some(Bytes(2048 + 1024)));
+        assert_eq!(outcomes(&mut lane, 2048 + 1024), [(0, true), (1, false), (2, false)]);
+        assert!(lane.take_failure());
+    }
+
+    #[test]
+    fn a_write_that_reports_all_its_bytes_and_fails_has_a_sector_less() {
+        let mut lane = three();
+        lane.landed(Bytes(0), IoResult::Failed { good: Bytes(2048) }, GRAIN);
+        assert_eq!(lane.landed_end(), Some(Bytes(1536)));
+    }
+
+    #[test]
+    fn the_lowest_of_several_failures_counts() {
+        let mut lane = three();
+        lane.landed(Bytes(4096), IoResult::Failed { good: Bytes(512) }, GRAIN);
+        lane.landed(Bytes(0), IoResult::Complete, GRAIN);
+        lane.landed(Bytes(2048), IoResult::Failed { good: Bytes(0) }, GRAIN);
+        assert_eq!(lane.landed_end(), Some(Bytes(2048)));
+        assert_eq!(outcomes(&mut lane, 2048), [(0, true), (1, false), (2, false)]);
+    }
+
+    #[test]
+    fn whoever_asked_for_the_zone_alone_gets_it_before_those_who_only_wait() {
+        let mut lane = three();
+        assert!(!lane.take_exclusive(tag(7)));
+        assert!(!lane.take_exclusive(tag(8)), "another has asked before");
+        let mut events = Vec::new();
+        lane.drained(&mut events);
+        assert_eq!(events, [Event::Retry { tag: tag(7) }]);
+        events.clear();
+        lane.release_exclusive(tag(9), &mut events);
+        assert_eq!(events, [], "only the holder can give it up");
+        lane.release_exclusive(tag(7), &mut events);
+        assert_eq!(events, [Event::Retry { tag: tag(8) }]);
+    }
+}

@@ -10,3 +10,4 @@ mod create;
 mod damage;
 mod inspect;
 mod program;
+mod repair;

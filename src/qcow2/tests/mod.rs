@@ -6,4 +6,5 @@ mod damage;
 mod faults;
 mod foreign;
 mod mapping;
+mod repair;
 mod support;
