@@ -84,8 +84,8 @@ fn the_active_limit_counts_closed_zones_and_no_zone_is_sacrificed_for_it() {
     assert_ok(put(&mut disk, 6));
 }
 
-#[test]
-fn where_both_limits_would_be_passed_the_active_one_is_named() {
+/// A disk with zones 0 and 1 closed, 2 and 3 explicitly open: no further zone may become open or active.
+fn at_both_limits() -> Disk {
     let mut disk = Setup::new(TIGHT).start();
     for zone in [0, 1] {
         assert_ok(put(&mut disk, zone));
@@ -93,6 +93,12 @@ fn where_both_limits_would_be_passed_the_active_one_is_named() {
     }
     assert_ok(disk.open(2));
     assert_ok(disk.open(3));
+    disk
+}
+
+#[test]
+fn where_both_limits_would_be_passed_the_active_one_is_named() {
+    let mut disk = at_both_limits();
     assert_eq!(put(&mut disk, 4), Status::ActiveResource, "write of an empty zone");
     assert_eq!(disk.open(4), Status::ActiveResource, "open of an empty zone");
     assert_eq!(put(&mut disk, 0), Status::OpenResource, "write of a closed zone, which is active already");
@@ -100,13 +106,7 @@ fn where_both_limits_would_be_passed_the_active_one_is_named() {
 
 #[test]
 fn a_request_that_is_wrong_in_itself_is_told_so_and_not_that_a_limit_is_reached() {
-    let mut disk = Setup::new(TIGHT).start();
-    for zone in [0, 1] {
-        assert_ok(put(&mut disk, zone));
-        assert_ok(disk.close(zone));
-    }
-    assert_ok(disk.open(2));
-    assert_ok(disk.open(3));
+    let mut disk = at_both_limits();
     let before = disk.zones();
     let (empty, closed) = (TIGHT.start(4), TIGHT.start(0));
     let past = TIGHT.cap as usize + 4096;
