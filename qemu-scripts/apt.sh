@@ -8,7 +8,7 @@
 #   apt_begin DIR SUITE...          private state in DIR for these suites ("bookworm", "sid", "source:trixie" ...); fetches their lists
 #   apt_unpack TARGET PACKAGE...    fetches the packages with all they depend on, unpacks them into TARGET
 #   apt_unpack_only TARGET PACKAGE... the same without dependencies
-#   apt_dependency PACKAGE          prints the first dependency (what a meta package stands for)
+#   apt_dependencies PACKAGE        prints the packages that it depends on itself, one a line
 #   apt_source TARGET PACKAGE       fetches a source package's files into TARGET (not unpacked)
 
 APT_KEYRING=/usr/share/keyrings/debian-archive-keyring.gpg
@@ -83,8 +83,8 @@ apt_unpack_only() {
     rm -rf "$temp"
 }
 
-apt_dependency() {
-    apt-cache "${APT_OPTIONS[@]}" depends "$1" | sed -n 's/^ *Depends: //p' | head -n 1
+apt_dependencies() {
+    apt-cache "${APT_OPTIONS[@]}" depends "$1" | sed -n 's/^ *Depends: //p'
 }
 
 # apt_version PACKAGE: the version that would be fetched.

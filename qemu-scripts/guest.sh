@@ -6,13 +6,15 @@
 # Prints the folder that has it: vmlinuz, initramfs (uncompressed cpio), versions (the packages it was made of), busybox (for the host, to
 # make further cpio archives with). It is made once and kept in the cache; --refresh makes it again from what the mirror has now.
 #
-# Kernel: linux-image-6.12-cloud-amd64 of Debian 12, unpacked and not installed. Programs: Debian 13, for its newer fio and for mkzonefs.
+# VUZ_GUEST says which guest, all with kernels that are unpacked and not installed:
+#   small    (the default) Linux 6.12 in the flavour for virtual machines, of Debian 12; programs of Debian 13, for its newer fio and mkzonefs
+#   full     Linux 6.12 in the ordinary flavour, with f2fs and all of device mapper's targets; what fio's own tests of zones want
+#   newest   the newest kernel and programs Debian has (sid), for XFS on zones
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$VUZ_SCRIPTS/apt.sh"
 
-KERNEL_META=linux-image-6.12-cloud-amd64
 MODULES=(virtio_pci virtio_blk null_blk btrfs zonefs mq-deadline kyber-iosched dm-zoned loop)
-PACKAGES=(busybox-static bash coreutils diffutils grep sed findutils util-linux fio btrfs-progs zbd-utils zonefs-tools kmod)
+PACKAGES=(busybox-static bash coreutils diffutils grep sed findutils util-linux util-linux-extra mount fio btrfs-progs zbd-utils zonefs-tools kmod)
 # What is copied out of the packages; busybox stands in for every other name. (One line for each package.)
 PROGRAMS=(
     bash
@@ -27,6 +29,36 @@ PROGRAMS=(
     mkzonefs
     kmod
 )
+VUZ_GUEST=${VUZ_GUEST:-small}
+case $VUZ_GUEST in
+    small)
+        SUITES=(bookworm trixie)
+        KERNEL_META=linux-image-6.12-cloud-amd64
+        ;;
+    full | newest)
+        SUITES=(bookworm trixie)
+        KERNEL_META=linux-image-6.12-amd64
+        if [[ $VUZ_GUEST == newest ]]; then
+            SUITES=(sid)
+            KERNEL_META=linux-image-amd64
+        fi
+        MODULES+=(f2fs xfs dm-mod dm-crypt sg)
+        PACKAGES+=(gawk procps bc sg3-utils f2fs-tools xfsprogs dm-zoned-tools dmsetup cryptsetup-bin)
+        PROGRAMS+=(
+            cksum comm expr mktemp mkfifo nproc od paste readlink rmdir split tac tee tr
+            gawk awk:gawk
+            pgrep pkill
+            bc
+            sg_inq
+            mkfs.f2fs fsck.f2fs
+            mkfs.xfs xfs_repair xfs_io
+            dmzadm
+            dmsetup
+            cryptsetup
+        )
+        ;;
+    *) die "VUZ_GUEST is \"$VUZ_GUEST\"; it can be small, full or newest" ;;
+esac
 
 # find_program ROOT NAME: prints the program's path.
 find_program() {
@@ -46,8 +78,9 @@ copy_programs() {
     mkdir -p "$stage"/{usr/bin,lib64,lib/x86_64-linux-gnu}
     cp "$libraries/ld-linux-x86-64.so.2" "$stage/lib64/"
     for name in "${PROGRAMS[@]}"; do
-        program=$(find_program "$root" "$name")
-        cp -L "$program" "$stage/usr/bin/$name"
+        # NAME:PROGRAM is the program under another name.
+        program=$(find_program "$root" "${name#*:}")
+        cp -L "$program" "$stage/usr/bin/${name%:*}"
         "$libraries/ld-linux-x86-64.so.2" --library-path "$libraries:$libraries/ceph" --list "$program"
     done | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
         xargs cp -L -t "$stage/lib/x86_64-linux-gnu"
@@ -81,12 +114,15 @@ copy_modules() {
 
 # make_guest OUT: everything, into the empty folder OUT.
 make_guest() {
-    local out=$1 root=$1/root kernel=$1/kernel stage=$1/stage kernel_package name
-    say "building the guest (kernel and programs of Debian, about 150 MB to fetch, half a minute) ..."
-    apt_begin "$out/apt" bookworm trixie
-    kernel_package=$(apt_dependency "$KERNEL_META")
-    [[ -n $kernel_package ]] || die "apt's sources have no $KERNEL_META: they must include Debian 12's security suite or its like"
-    apt_unpack_only "$kernel" "$kernel_package"
+    local out=$1 root=$1/root kernel=$1/kernel stage=$1/stage kernel_packages name
+    say "building the guest \"$VUZ_GUEST\" (kernel and programs of Debian, about 150 MB to fetch, half a minute) ..."
+    apt_begin "$out/apt" "${SUITES[@]}"
+    # What the meta package stands for; newer Debians have the modules in a package of their own.
+    mapfile -t kernel_packages < <(apt_dependencies "$KERNEL_META" | grep '^linux-image-')
+    [[ ${#kernel_packages[@]} -gt 0 ]] || die "apt's sources have no $KERNEL_META: they must include Debian 12's security suite or its like"
+    mapfile -t -O 1 kernel_packages < <(apt_dependencies "${kernel_packages[0]}" | grep -E '^linux-(base|binary|modules)-[0-9]')
+    apt_unpack_only "$kernel" "${kernel_packages[@]}"
+    [[ -d $kernel/lib/modules ]] || ln -s usr/lib "$kernel/lib"
     apt_unpack "$root" "${PACKAGES[@]}"
 
     mkdir -p "$stage"/{bin,dev,proc,sys,tmp,root,etc,run,var/tmp,mnt,job}
@@ -106,10 +142,11 @@ make_guest() {
     cp "$VUZ_SCRIPTS/guest-init.sh" "$stage/init"
     chmod 755 "$stage/init"
 
-    cp "$kernel"/boot/vmlinuz-* "$out/vmlinuz"
+    find "$kernel/" -name 'vmlinuz*' -type f -exec cp {} "$out/vmlinuz" ';'
+    [[ -e $out/vmlinuz ]] || die "no kernel in the packages ${kernel_packages[*]}"
     (cd "$stage" && find . | LC_ALL=C sort | ./bin/busybox cpio -o -H newc -R 0:0) >"$out/initramfs" 2>"$out/cpio.log"
     cp "$stage/bin/busybox" "$out/busybox"
-    for name in "$kernel_package" "${PACKAGES[@]}"; do
+    for name in "${kernel_packages[@]}" "${PACKAGES[@]}"; do
         printf '%s %s\n' "$name" "$(apt_version "$name")"
     done >"$out/versions"
     rm -rf "$out/apt" "$root" "$kernel" "$stage" "$out/cpio.log"
@@ -119,7 +156,7 @@ case ${1:-} in
     '' | --refresh) ;;
     *) die "usage: guest.sh [--refresh]" ;;
 esac
-name=guest-$(recipe_hash "$VUZ_SCRIPTS"/{guest.sh,guest-init.sh,apt.sh})
+name=guest-$VUZ_GUEST-$(recipe_hash "$VUZ_SCRIPTS"/{guest.sh,guest-init.sh,apt.sh})
 if [[ ! -e $VUZ_CACHE/$name || ${1:-} == --refresh ]]; then
     cache_lock
     # Another script may have made it while this one waited for the lock.
@@ -128,7 +165,7 @@ if [[ ! -e $VUZ_CACHE/$name || ${1:-} == --refresh ]]; then
         make_guest "$temp"
         cache_publish "$temp" "$name"
         # Guests of older recipes are of no use any more.
-        find "$VUZ_CACHE" -maxdepth 1 -name 'guest-*' ! -name "$name" -exec rm -rf {} +
+        find "$VUZ_CACHE" -maxdepth 1 -name "guest-$VUZ_GUEST-*" ! -name "$name" -exec rm -rf {} +
     fi
 fi
 printf '%s\n' "$VUZ_CACHE/$name"
