@@ -14,7 +14,7 @@ case ${1:-} in
     '') ;;
     --tests) packages+=(qemu-utils shellcheck systemd procps) ;;
     --qemu-source)
-        packages+=(g++ make ninja-build pkg-config python3 python3-venv flex bison dpkg-dev patch xz-utils libglib2.0-dev libfdt-dev zlib1g-dev)
+        packages+=(g++ make ninja-build pkg-config python3 python3-venv flex bison dpkg-dev patch xz-utils libglib2.0-dev libpixman-1-dev libfdt-dev zlib1g-dev)
         ;;
     *) die "usage: deps.sh [--tests | --qemu-source]" ;;
 esac

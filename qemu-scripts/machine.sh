@@ -52,9 +52,10 @@ machine_arguments() {
 }
 
 machine_disk_arguments() {
-    local device
+    local device chardev
+    chardev=$(cat "$MACHINE_QEMU/chardev")
     device=$(sed -e 's/@CHARDEV@/zoned/' -e "s/@QUEUES@/$2/" "$MACHINE_QEMU/device")
-    MACHINE_ARGUMENTS+=(-chardev "socket,id=zoned,path=${1//,/,,}" -device "$device")
+    MACHINE_ARGUMENTS+=(-chardev "socket,id=zoned,path=${1//,/,,}$chardev" -device "$device")
 }
 
 machine_job_arguments() {

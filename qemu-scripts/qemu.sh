@@ -6,12 +6,13 @@
 # Prints the folder that has it:
 #   run       the program: takes qemu-system-x86_64's options
 #   device    the -device value for the disk, with @CHARDEV@ and @QUEUES@ to be replaced
+#   chardev   what its -chardev socket takes besides: how to connect again, where the device can do that
 #   version   one line: which QEMU, from where
 #
 # Two roads, tried in this order; what was made once stays in the cache until --refresh:
 #   sid       Debian sid's package, unpacked (qemu-sid.sh): its stock generic device, QEMU 10.2 or later. Half a minute.
-#   source    the stable release's source package with two additions to vhost-user-blk (qemu-source.sh). A quarter of an hour.
-# VUZ_QEMU_ROAD=sid or =source takes that one only. (Stock vhost-user-blk-pci of any QEMU hides the zones from the guest.)
+#   source    the stable release's source package with zones added to vhost-user-blk (qemu-source.sh). A quarter of an hour.
+# VUZ_QEMU_ROAD=sid or =source takes that one only; VUZ_QEMU=FOLDER takes what is in FOLDER, made by one of those two scripts. (Stock vhost-user-blk-pci of any QEMU hides the zones from the guest.)
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 case ${1:-} in
@@ -45,6 +46,13 @@ take_road() {
     cache_publish "$temp" "$name"
     find "$VUZ_CACHE" -maxdepth 1 -name "qemu-$road-*" ! -name "$name" -exec rm -rf {} +
 }
+
+if [[ -n ${VUZ_QEMU:-} ]]; then
+    usable "$VUZ_QEMU" || die "VUZ_QEMU: there is no usable QEMU in $VUZ_QEMU"
+    say "using $(cat "$VUZ_QEMU/version")"
+    printf '%s\n' "$VUZ_QEMU"
+    exit 0
+fi
 
 roads=(sid source)
 case ${VUZ_QEMU_ROAD:-} in

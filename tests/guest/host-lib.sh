@@ -1,0 +1,154 @@
+# shellcheck shell=bash
+# What the scripts that test with a guest share on the host's side: images, the daemon, booting, counting results.
+#
+# Sourced by all.sh and software.sh, never run; takes the traps and makes a folder, $temp, that goes with the script. Variables of the
+# sourcing script:
+#   PHASE_SECONDS   a guest is given up after this long
+#   MEMORY          the guest's memory (768M)
+. "$(dirname "${BASH_SOURCE[0]}")/../../qemu-scripts/lib.sh"
+. "$VUZ_SCRIPTS/daemon.sh"
+. "$VUZ_SCRIPTS/machine.sh"
+
+HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+temp=$(mktemp -d)
+run_pid=
+# When the tests began; the sourcing script sets it again after it has built what it needs.
+started=$SECONDS
+passed=0
+failed=0
+
+# shellcheck disable=SC2317,SC2329 # called by the trap
+cleanup() {
+    if [[ -n $run_pid ]]; then
+        kill "$run_pid" 2>/dev/null || true
+        wait "$run_pid" 2>/dev/null || true
+    fi
+    daemon_cleanup
+    rm -rf "$temp"
+}
+trap cleanup EXIT
+trap 'exit 143' TERM
+trap 'exit 130' INT
+
+pass() {
+    passed=$((passed + 1))
+    printf 'ok %s\n' "$1"
+}
+
+fail() {
+    failed=$((failed + 1))
+    printf 'FAIL %s\n' "$1"
+}
+
+# expect NAME COMMAND...: a test on the host: the command succeeds.
+expect() {
+    local name=$1
+    shift
+    if "$@" >"$temp/expect.log" 2>&1; then
+        pass "$name"
+    else
+        fail "$name"
+        sed 's/^/# /' "$temp/expect.log"
+    fi
+}
+
+# geometry NAME=VALUE...: the image's geometry, for this script and for the guest (see in-guest-lib.sh).
+geometry() {
+    printf '%s\n' "$@" >"$temp/image.env"
+    # shellcheck source=/dev/null
+    . "$temp/image.env"
+}
+
+# shellcheck disable=SC2317,SC2329 # called by expect
+create_image() {
+    "$VUZ_BIN" create "$1" "$SIZE" --zone-size "$ZONE_SIZE" --zone-capacity "$ZONE_CAPACITY" --conventional-zones "$CONVENTIONAL" \
+        --max-open-zones "$MAX_OPEN" --max-active-zones "$MAX_ACTIVE" --max-append-bytes "$MAX_APPEND"
+}
+
+# finish: the closing line; the script's end.
+finish() {
+    say "the tests took $((SECONDS - started)) seconds"
+    if [[ $failed -gt 0 && -s $temp/socket.log ]]; then
+        echo "# the end of the daemon's log:"
+        tail -n 20 "$temp/socket.log" | sed 's/^/# /'
+    fi
+    printf '%d passed, %d failed\n' "$passed" "$failed"
+    [[ $failed -eq 0 ]] || exit 1
+    exit 0
+}
+
+# serve PHASE IMAGE: starts the daemon; without it the tests are over.
+serve() {
+    local code=0
+    daemon_start "$2" "$temp/socket" --block-size "$BLOCK" --num-queues "$QUEUES" || code=$?
+    if [[ $code -ne 0 ]]; then
+        fail "$1/serve"
+        finish
+    fi
+}
+
+# stop PHASE IMAGE [leaks]: ends the daemon; what it leaves behind is without fault. After a kill clusters may be leaked, no more.
+stop() {
+    local code=0
+    daemon_stop || code=$?
+    expect "$1/daemon-ends-well" test "$code" -eq 0
+    expect "$1/check" checked "$2" "${3:-}"
+}
+
+# checked IMAGE [leaks]: "check" finds nothing; with "leaks" it may find leaked clusters (exit status 3).
+# shellcheck disable=SC2317,SC2329 # called by expect
+checked() {
+    local code=0
+    "$VUZ_BIN" check "$1" || code=$?
+    [[ $code -eq 0 || ($code -eq 3 && -n ${2:-}) ]]
+}
+
+# guest SCRIPT...: boots a guest in the background (run_pid) that runs these in-guest scripts; their output goes to $temp/output.
+guest() {
+    local libraries scripts=("${@/#/$HERE/}") more=()
+    mapfile -t libraries < <(find "$HERE" -maxdepth 1 -name '*-lib.sh' ! -name host-lib.sh)
+    printf '%s\n' "$*" >"$temp/suite"
+    [[ ! -e $temp/manifest ]] || more+=("$temp/manifest")
+    [[ ! -e $temp/operations ]] || more+=("$temp/operations")
+    "$VUZ_SCRIPTS/run.sh" --socket "$temp/socket" --queues "$QUEUES" --smp "$QUEUES" --mem "${MEMORY:-768M}" --timeout "$PHASE_SECONDS" \
+        "$HERE/suite.sh" "$temp/suite" "$temp/image.env" "${libraries[@]}" "${scripts[@]}" "${more[@]}" >"$temp/output" &
+    run_pid=$!
+}
+
+# results PHASE SCRIPT...: counts what $temp/output says of each of the scripts' tests.
+results() {
+    local phase=$1 name
+    shift
+    while read -r name; do
+        if grep -qx "ok $name" "$temp/output"; then
+            pass "$phase/$name"
+        else
+            fail "$phase/$name"
+            if grep -qx "FAIL $name" "$temp/output"; then
+                sed -n "/^FAIL $name\$/,/^[^#]/{/^#/p}" "$temp/output"
+            else
+                echo "# the guest did not come to this test"
+            fi
+        fi
+    done < <(cd "$HERE" && sed -n 's/^check //p' "$@")
+    # Complaints of the guest's kernel, for the reader.
+    grep '^# kernel: ' "$temp/output" | head -n 20 || true
+}
+
+# phase NAME SCRIPT...: a boot and its results.
+phase() {
+    local name=$1 code=0
+    shift
+    say "phase $name: booting a guest for $*"
+    guest "$@"
+    wait "$run_pid" || code=$?
+    run_pid=
+    results "$name" "$@"
+    if [[ $code -ne 0 ]]; then
+        fail "$name/guest-ends-well"
+        echo "# run.sh ended with status $code"
+        tail -n 5 "$temp/output" | sed 's/^/# /'
+    fi
+    sed -n 's/^MANIFEST //p' "$temp/output" >"$temp/manifest.new"
+    [[ ! -s $temp/manifest.new ]] || mv "$temp/manifest.new" "$temp/manifest"
+}
