@@ -5,7 +5,7 @@
 
 use super::keeper::Job;
 use super::slot::{Stale, lock};
-use super::{Action, Batch, Event, Op, Refusal, Reply, Step, Tag, Ticket, Work, ZonedStore, sequential};
+use super::{Action, Batch, Event, Note, Op, Refusal, Reply, Step, Tag, Ticket, Work, ZonedStore, sequential};
 use crate::storage::Storage;
 use crate::units::{Bytes, Sector, ZoneIndex};
 use crate::zone::{Refusal as ZoneRefusal, Resources, State};
@@ -26,13 +26,19 @@ impl<S: Storage> ZonedStore<S> {
         let zone = zone.filter(|zone| sequential(&self.geometry, *zone)).ok_or(ZoneRefusal::InvalidCommand)?;
         let parked = Ok(Step::Parked(Ticket { tag, work: Work::Fresh(op) }));
         match action {
-            Action::Open => lock(&self.resources).open_explicitly(&self.slots, &self.geometry, zone)?,
+            Action::Open => {
+                lock(&self.resources).open_explicitly(&self.slots, &self.geometry, zone)?;
+                self.note_open(zone);
+                self.note_done(tag);
+            }
             Action::Close => {
                 lock(&self.resources).close(&self.slots, &self.geometry, zone)?;
+                self.note_open(zone);
+                self.note_done(tag);
                 self.slots.inner(zone).drop_idle_lane();
             }
             Action::Reset => {
-                if !self.reset(tag, zone, &mut batch.events)? {
+                if !self.reset(tag, zone, &mut batch.events, || self.note_done(tag))? {
                     return parked;
                 }
             }
@@ -41,8 +47,9 @@ impl<S: Storage> ZonedStore<S> {
         Ok(Step::Done(Ok(Reply::Done)))
     }
 
-    /// Resets one zone; false where the request waits to have it alone.
-    fn reset(&self, tag: Tag, zone: ZoneIndex, events: &mut Vec<Event>) -> Result<bool, Refusal> {
+    /// Resets one zone; false where the request waits to have it alone. `note` is called when it is done and before
+    /// anything else can happen to the zone.
+    fn reset(&self, tag: Tag, zone: ZoneIndex, events: &mut Vec<Event>, note: impl FnOnce()) -> Result<bool, Refusal> {
         let alone = {
             let mut inner = self.slots.inner(zone);
             Resources::check_reset(&inner.zone).map(|()| inner.lane().take_exclusive(tag))
@@ -52,6 +59,9 @@ impl<S: Storage> ZonedStore<S> {
             Ok(true) => self.reset_alone(zone),
             Err(refusal) => Err(refusal.into()),
         };
+        if done.is_ok() {
+            note();
+        }
         self.give_up(tag, zone, events);
         done.map(|()| true)
     }
@@ -66,6 +76,7 @@ impl<S: Storage> ZonedStore<S> {
         }
         drop(commit);
         lock(&self.resources).reset(&self.slots, &self.geometry, zone)?;
+        self.note_open(zone);
         if written {
             self.ask(Job::Clear { zone });
         }
@@ -93,10 +104,12 @@ impl<S: Storage> ZonedStore<S> {
                 return parked;
             }
             round -= 1;
-            if !self.reset(tag, zone, &mut batch.events)? {
+            let note = || self.journal(|journal| journal.note(tag, Note::ResetUpTo(ZoneIndex(zone.0 + 1))));
+            if !self.reset(tag, zone, &mut batch.events, note)? {
                 return parked;
             }
         }
+        self.note_done(tag);
         Ok(Step::Done(Ok(Reply::Done)))
     }
 
@@ -123,6 +136,9 @@ impl<S: Storage> ZonedStore<S> {
     /// Goes on with a finish whose unwritten part has been cleared.
     pub(super) fn finish_cleared(&self, tag: Tag, zone: ZoneIndex, events: &mut Vec<Event>) -> Result<Step, Refusal> {
         let done = self.finish_alone(zone);
+        if done.is_ok() {
+            self.note_done(tag);
+        }
         self.give_up(tag, zone, events);
         done.map(|()| Step::Done(Ok(Reply::Done)))
     }
@@ -140,6 +156,8 @@ impl<S: Storage> ZonedStore<S> {
             Ok(()) => resources.fill(&self.slots, &self.geometry, zone),
             Err(_) => resources.settle(&self.slots, &self.geometry, zone),
         }
+        drop(resources);
+        self.note_open(zone);
         stored
     }
 

@@ -10,6 +10,7 @@
 //! | `slot` | one zone: model, writes in flight, waiters |
 //! | `map` | where a zone lies in the file |
 //! | `fuse` | a failed flush stays failed |
+//! | [`journal`] | notes of requests in flight, for a successor of this process |
 //!
 //! # The order of things
 //!
@@ -32,6 +33,7 @@
 //! housekeeper's alone.
 
 mod fuse;
+pub mod journal;
 mod keeper;
 mod manage;
 mod map;
@@ -44,6 +46,7 @@ use std::io;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 
+pub use journal::{Journal, Note, Recovered, Reserved};
 pub use request::*;
 
 use crate::qcow2::{self, Access, Image, PointerTable};
@@ -111,6 +114,7 @@ pub struct ZonedStore<S> {
     keeper: Mutex<Keeper<S>>,
     jobs: Mutex<Vec<Job>>,
     doorbell: OnceLock<Doorbell>,
+    journal: OnceLock<Box<dyn Journal>>,
     /// Counts admitted writes, to know the least recently written zone.
     stamps: AtomicU64,
 }
@@ -147,6 +151,7 @@ impl<S: Storage> ZonedStore<S> {
             keeper: Mutex::new(Keeper::new(image)),
             jobs: Mutex::new(Vec::new()),
             doorbell: OnceLock::new(),
+            journal: OnceLock::new(),
             stamps: AtomicU64::new(1),
         })
     }

@@ -10,19 +10,21 @@ use std::sync::atomic::Ordering;
 
 use super::keeper::Job;
 use super::slot::{Inner, Stale, lock};
-use super::{Batch, Event, Op, Refusal, Reply, Segment, Step, Tag, Ticket, Work, ZonedStore, sequential};
+use super::{
+    Batch, Event, Note, Op, Refusal, Reply, Reserved, Segment, Step, Tag, Ticket, Work, ZonedStore, sequential,
+};
 use crate::storage::Storage;
 use crate::units::{Bytes, Sector, ZoneIndex};
 use crate::zone::{Refusal as ZoneRefusal, State};
 
 /// A write that asks its zone for admission.
 #[derive(Clone, Copy)]
-struct Bid {
-    tag: Tag,
-    zone: ZoneIndex,
+pub(super) struct Bid {
+    pub(super) tag: Tag,
+    pub(super) zone: ZoneIndex,
     /// Where the guest wants it; `None` for an append.
-    at: Option<Bytes>,
-    len: Bytes,
+    pub(super) at: Option<Bytes>,
+    pub(super) len: Bytes,
 }
 
 enum Admitted {
@@ -115,9 +117,16 @@ impl<S: Storage> ZonedStore<S> {
             0 => 0,
             _ => self.stamps.fetch_add(1, Ordering::Relaxed),
         };
+        let (start, end, append) = (admission.start, Bytes(admission.start.0 + len.0), at.is_none());
         inner.zone.reserve(len, stamp);
-        inner.lane().admit(tag, admission.start, Bytes(admission.start.0 + len.0), at.is_none());
-        Ok(Admitted::At(admission.start))
+        inner.lane().admit(tag, start, end, append);
+        self.journal(|journal| journal.note(tag, Note::Reserved(Reserved { zone: index, start, end, append })));
+        Ok(Admitted::At(start))
+    }
+
+    /// Gives a write the range that it had in the last process. False where it cannot have it.
+    pub(super) fn admit_again(&self, bid: Bid) -> bool {
+        matches!(self.admit(bid), Ok(Admitted::At(_)))
     }
 
     /// Has a request wait while its zone may hold bytes of an earlier generation; asks for the clearing. False where
@@ -204,7 +213,13 @@ impl<S: Storage> ZonedStore<S> {
             _ => {}
         }
         let pointer = inner.zone.write_pointer();
+        let before = events.len();
         let drained = inner.lane().settle(pointer, events);
+        for event in events.iter().skip(before) {
+            if let Event::Finished { tag, outcome } = event {
+                self.journal(|journal| journal.settled(*tag, outcome));
+            }
+        }
         let rolled_back = drained && inner.lane().take_failure();
         if rolled_back {
             inner.zone.roll_back();
@@ -217,6 +232,7 @@ impl<S: Storage> ZonedStore<S> {
         drop(inner);
         if full {
             lock(&self.resources).fill(&self.slots, &self.geometry, index);
+            self.note_open(index);
         } else if rolled_back {
             lock(&self.resources).settle(&self.slots, &self.geometry, index);
         }

@@ -125,7 +125,7 @@ fn judge(result: Result<(), WireError>, refusal: Option<ProtocolError>, limiter:
     match (result, refusal) {
         (Ok(()), _) => None,
         // The message was read to its end and refused by the handler, which the frontend can be told.
-        (Err(WireError::InvalidParam), Some(reason)) if !wants_answer(&reason) => None,
+        (Err(WireError::InvalidParam), Some(reason)) if !ends_connection(&reason) => None,
         (Err(WireError::Disconnected), _) => Some(End::HungUp),
         (Err(WireError::SocketBroken(error)), _) => {
             log::debug!("the frontend has hung up in the middle of a message: {error}");
@@ -136,8 +136,8 @@ fn judge(result: Result<(), WireError>, refusal: Option<ProtocolError>, limiter:
     }
 }
 
-/// Whether the refused message is one that is always answered with a payload, which the crate leaves out: the
-/// frontend would wait for ever.
-fn wants_answer(reason: &ProtocolError) -> bool {
-    matches!(reason, ProtocolError::Unsupported(_) | ProtocolError::NoBase { .. })
+/// Whether the connection cannot go on after this: the message is always answered with a payload, which the crate
+/// leaves out, and the frontend would wait for ever; or its requests in flight would be done a second time.
+fn ends_connection(reason: &ProtocolError) -> bool {
+    matches!(reason, ProtocolError::Unsupported(_) | ProtocolError::NoBase { .. } | ProtocolError::Inflight(_))
 }

@@ -7,6 +7,7 @@ use virtio_bindings::bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
 
 use super::ServeError;
 use super::files::{DataFiles, Files};
+use super::journal::Journals;
 use super::router::Router;
 use crate::storage::Storage;
 use crate::store::ZonedStore;
@@ -65,6 +66,7 @@ pub(super) struct Device<S> {
     pub(super) store: Arc<ZonedStore<S>>,
     pub(super) files: Arc<Files>,
     pub(super) router: Router,
+    pub(super) journals: Arc<Journals>,
     pub(super) serial: [u8; VIRTIO_BLK_ID_BYTES as usize],
     pub(super) max_append: Bytes,
     pub(super) aio: AioMode,
@@ -84,10 +86,13 @@ impl<S: Storage> Device<S> {
         let room = serial.get_mut(..options.serial.len()).ok_or(ServeError::Serial(options.serial.len()))?;
         room.copy_from_slice(options.serial.as_bytes());
         let always_write_through = options.cache == CacheMode::Writethrough;
+        let journals = Arc::new(Journals::new());
+        store.set_journal(Box::new(Arc::clone(&journals)));
         Ok(Self {
             store,
             files: Arc::new(Files::new(files)),
             router: Router::new(MAX_QUEUES).map_err(ServeError::system("create event descriptors"))?,
+            journals,
             serial,
             max_append,
             aio: options.aio,

@@ -7,8 +7,9 @@
 use vm_memory::GuestMemoryMmap;
 
 use super::engine::Transfer;
+use super::journal::{LeftBehind, Recovery};
 use super::router::queue_of;
-use super::slots::FLUSH_SLOT;
+use super::slots::{FLUSH_SLOT, head_of};
 use super::transfer::Progress;
 use super::worker::Worker;
 use crate::storage::Storage;
@@ -66,6 +67,49 @@ impl<S: Storage> Worker<S> {
         match checked.and_then(|request| self.start(slot, request)) {
             Ok(()) => {}
             Err(error) => self.refuse(slot, error),
+        }
+    }
+
+    /// Goes on with the requests that the last process left behind, before any that came later.
+    pub(super) fn take_left_behind(&mut self, mut left: LeftBehind<S>) {
+        let mut parsed = Vec::new();
+        let (slots, mem) = (&mut self.slots, &self.mem);
+        let walked = self.ring.for_left_behind(mem, |chain| {
+            let head = chain.head_index();
+            if let Some(number) = slots.take(head)
+                && let Some(slot) = slots.get(number)
+            {
+                parsed.push((head, number, slot.buffers.parse(mem, chain)));
+            }
+        });
+        self.note_ring(walked);
+        if !parsed.is_empty() {
+            log::info!("queue {}: goes on with {} requests that were in flight", self.queue, parsed.len());
+        }
+        for (head, number, request) in parsed {
+            match (left.take(head), request) {
+                (Some(Recovery::Settled { status, appended }), Ok(request)) => {
+                    if let Some(slot) = self.slots.get(number) {
+                        slot.request = Some(request);
+                    }
+                    match status {
+                        Status::Ok => self.finished(number, Ok(appended.map_or(Reply::Done, Reply::Appended))),
+                        status => self.answer_now(number, status, 1),
+                    }
+                }
+                (Some(Recovery::Resumes(ticket)), Ok(request)) if self.device.zoned() => {
+                    if let Some(slot) = self.slots.get(number) {
+                        slot.request = Some(request);
+                        slot.parked = Some(ticket);
+                    }
+                    self.retry(number);
+                }
+                (Some(Recovery::Resumes(ticket)), request) => {
+                    self.device.store.abandon(ticket);
+                    self.execute(number, request);
+                }
+                (Some(Recovery::Settled { .. }) | None, request) => self.execute(number, request),
+            }
         }
     }
 
@@ -354,7 +398,8 @@ impl<S: Storage> Worker<S> {
         for Answer { slot: number, status, written } in answers.drain(..) {
             let Some(slot) = self.slots.get(number) else { continue };
             let written = if slot.buffers.put_status(&self.mem, status) { written } else { 0 };
-            let pushed = self.ring.push(&self.mem, slot.head, written);
+            let Some(head) = head_of(number) else { continue };
+            let pushed = self.ring.push(&self.mem, head, written);
             self.slots.give_back(number);
             self.note_ring(pushed);
         }

@@ -20,6 +20,8 @@ use vhost::vhost_user::message::{
 use vhost::vhost_user::{Error as WireError, GpuBackend, VhostUserBackendReqHandlerMut};
 
 use super::device::{Device, MAX_QUEUES, ServeOptions};
+use super::inflight::{self, Disk, Inflight, InflightError};
+use super::journal::{self, LeftBehind};
 use super::memory::{MAX_REGIONS, MemoryError, MemoryTable};
 use super::ring::RingSetup;
 use super::worker::{QueueSetup, WorkerError, WorkerHandle};
@@ -56,6 +58,8 @@ pub(super) enum ProtocolError {
     Memory(#[from] MemoryError),
     #[error("queue {index} cannot run: {source}")]
     Worker { index: u32, source: WorkerError },
+    #[error(transparent)]
+    Inflight(#[from] InflightError),
     #[error("{0} is not supported")]
     Unsupported(&'static str),
 }
@@ -83,7 +87,7 @@ struct Vring {
 }
 
 /// One connection.
-pub(super) struct Handler<S> {
+pub(super) struct Handler<S: Storage> {
     device: Arc<Device<S>>,
     config: ConfigSpace,
     offered: Features,
@@ -91,6 +95,10 @@ pub(super) struct Handler<S> {
     memory: MemoryTable,
     vrings: Vec<Vring>,
     max_size: u16,
+    disk: Disk,
+    inflight: Option<Arc<Inflight>>,
+    /// What the last process left behind, by queue, until the queue runs.
+    left: Vec<LeftBehind<S>>,
     refused: Option<ProtocolError>,
     complained: bool,
 }
@@ -99,6 +107,7 @@ impl<S: Storage + 'static> Handler<S> {
     pub(super) fn new(device: Arc<Device<S>>, config: ConfigSpace, options: &ServeOptions) -> Self {
         let offered = Features::offered(options.read_only || device.store.read_only());
         device.set_mode(Features::default(), config.writeback());
+        let disk = inflight::disk(device.store.geometry(), options.block_size);
         Self {
             device,
             config,
@@ -107,6 +116,9 @@ impl<S: Storage + 'static> Handler<S> {
             memory: MemoryTable::default(),
             vrings: (0..MAX_QUEUES).map(|_| Vring::default()).collect(),
             max_size: options.queue_size,
+            disk,
+            inflight: None,
+            left: Vec::new(),
             refused: None,
             complained: false,
         }
@@ -117,11 +129,30 @@ impl<S: Storage + 'static> Handler<S> {
         self.refused.take()
     }
 
-    /// Stops every queue, after its requests in flight.
+    /// Stops every queue, after its requests in flight, and tracks none any more.
     pub(super) fn stop_all(&mut self) {
         for index in 0..MAX_QUEUES {
             self.stop(index);
         }
+        // Before what is left behind gives up its place: in the region it keeps it, for a frontend that comes again.
+        self.device.journals.attach(None);
+        self.inflight = None;
+        self.left.clear();
+    }
+
+    /// Takes the frontend's region into use, and what a process that died has left there.
+    fn track(&mut self, told: &VhostUserInflight, file: &File) -> Result<(), ProtocolError> {
+        if let Some(index) = self.vrings.iter().position(|vring| vring.worker.is_some()) {
+            return Err(ProtocolError::Running { index: index as u32, what: "the in-flight region" });
+        }
+        let zones = self.device.store.geometry().nr_zones();
+        let region = Inflight::open(told, file, &self.disk, zones)?;
+        self.device.journals.attach(None);
+        self.left.clear();
+        self.device.journals.attach(Some(&region));
+        self.left = journal::recover(&self.device.store, &region, &self.device.journals);
+        self.inflight = Some(region);
+        Ok(())
     }
 
     /// Keeps the reason for the log and makes of it what the crate understands.
@@ -178,7 +209,12 @@ impl<S: Storage + 'static> Handler<S> {
         let Some(ring) = self.ring_setup(index)? else { return Ok(()) };
         self.complain_once();
         let mem = Arc::clone(self.memory.memory());
-        let setup = QueueSetup { queue: index, ring, mem, kick, call, error };
+        let region = self.inflight.clone().filter(|region| index < region.queues());
+        let mut left = LeftBehind::none(&self.device.store);
+        if let Some(known) = self.left.get_mut(usize::from(index)) {
+            std::mem::swap(known, &mut left);
+        }
+        let setup = QueueSetup { queue: index, region, left, ring, mem, kick, call, error };
         let worker = WorkerHandle::start(&self.device, setup)
             .map_err(|source| ProtocolError::Worker { index: index.into(), source })?;
         log::debug!("queue {index} runs: {ring:x?}");
@@ -309,6 +345,7 @@ fn offered_protocol_features() -> VhostUserProtocolFeatures {
         | VhostUserProtocolFeatures::MQ
         | VhostUserProtocolFeatures::REPLY_ACK
         | VhostUserProtocolFeatures::RESET_DEVICE
+        | VhostUserProtocolFeatures::INFLIGHT_SHMFD
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
 }
 
@@ -485,12 +522,14 @@ impl<S: Storage + 'static> VhostUserBackendReqHandlerMut for Handler<S> {
         self.unsupported("a shared object")
     }
 
-    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> WireResult<(VhostUserInflight, File)> {
-        self.unsupported("in-flight tracking")
+    fn get_inflight_fd(&mut self, inflight: &VhostUserInflight) -> WireResult<(VhostUserInflight, File)> {
+        let made = Inflight::create(inflight, &self.disk, self.device.store.geometry().nr_zones());
+        self.answer(made.map_err(ProtocolError::from))
     }
 
-    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> WireResult<()> {
-        self.unsupported("in-flight tracking")
+    fn set_inflight_fd(&mut self, inflight: &VhostUserInflight, file: File) -> WireResult<()> {
+        let tracked = self.track(inflight, &file);
+        self.answer(tracked)
     }
 
     fn set_device_state_fd(

@@ -20,6 +20,8 @@
 //! | `execute` | one request's way through the store and back |
 //! | `ring` | the split virtqueue |
 //! | `slots` | the requests in flight of a worker |
+//! | `inflight` | the memory that says which requests were in flight when a process died |
+//! | `journal` | what the store notes there about them, and what the next process makes of it |
 //! | `transfer` | the data of one request as file operations |
 //! | `engine` | io_uring, or plain system calls where that is not allowed |
 //! | `files` | the image file twice: direct and through the page cache |
@@ -36,6 +38,8 @@ mod execute;
 mod files;
 mod handler;
 mod housekeeper;
+mod inflight;
+mod journal;
 mod limiter;
 mod memory;
 mod ring;

@@ -10,7 +10,9 @@ use std::sync::atomic::Ordering;
 
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
+
+use super::inflight::{Inflight, Tracker};
 
 /// Why a ring cannot be used (any more).
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +21,12 @@ pub(super) enum RingError {
     Outside,
     #[error("the entry at available index {0} cannot be read")]
     Unreadable(u16),
+    #[error("head {0} is outside the table or in flight already")]
+    Head(u16),
+    #[error("it has {entries} entries, and in-flight tracking was set up for {tracked}")]
+    Tracked { entries: u16, tracked: u16 },
+    #[error("there is no room for the requests that were left behind")]
+    NoRoom,
     #[error(transparent)]
     Queue(#[from] virtio_queue::Error),
 }
@@ -43,11 +51,33 @@ pub(super) struct Ring {
     broken: bool,
     /// Used entries were added since the driver was last notified.
     unannounced: bool,
+    tracker: Option<Tracker>,
+    /// Heads of requests that the last process took and did not give back, in the order it took them.
+    left: Vec<u16>,
 }
 
 impl Ring {
-    /// Checks a ring and takes it into use. The used index goes on where the driver sees it.
-    pub(super) fn new(setup: &RingSetup, mem: &GuestMemoryMmap) -> Result<Self, RingError> {
+    /// Checks a ring and takes it into use. The used index goes on where the driver sees it. With a region that tracks
+    /// what is in flight, so does the available index: what was taken was given back or is left behind.
+    pub(super) fn new(
+        setup: &RingSetup,
+        mem: &GuestMemoryMmap,
+        tracked: Option<(Arc<Inflight>, u16)>,
+    ) -> Result<Self, RingError> {
+        let mut queue = Self::queue(setup, mem)?;
+        let (mut tracker, mut left) = (None, Vec::new());
+        if let Some((region, index)) = tracked {
+            if setup.size > region.entries() {
+                return Err(RingError::Tracked { entries: setup.size, tracked: region.entries() });
+            }
+            let (block, behind) = Tracker::new(region, index, queue.next_used());
+            queue.set_next_avail(queue.next_used().wrapping_add(behind.len() as u16));
+            (tracker, left) = (Some(block), behind);
+        }
+        Ok(Self { queue, call: None, error: None, broken: false, unannounced: false, tracker, left })
+    }
+
+    fn queue(setup: &RingSetup, mem: &GuestMemoryMmap) -> Result<Queue, RingError> {
         let mut queue = Queue::new(setup.size)?;
         queue.try_set_desc_table_address(setup.descriptors)?;
         queue.try_set_avail_ring_address(setup.available)?;
@@ -60,15 +90,14 @@ impl Ring {
         }
         let used = queue.used_idx(mem, Ordering::Acquire)?;
         queue.set_next_used(used.0);
-        Ok(Self { queue, call: None, error: None, broken: false, unannounced: false })
+        Ok(queue)
     }
 
     /// Moves the ring to other memory. Nothing of the old memory may be in use any more.
     pub(super) fn relocate(&mut self, setup: &RingSetup, mem: &GuestMemoryMmap) -> Result<(), RingError> {
         let setup = RingSetup { next_available: self.next_available(), ..*setup };
         let next_used = self.queue.next_used();
-        let moved = Self::new(&setup, mem)?;
-        self.queue = moved.queue;
+        self.queue = Self::queue(&setup, mem)?;
         self.queue.set_next_used(next_used);
         Ok(())
     }
@@ -120,6 +149,46 @@ impl Ring {
         chain.ok_or(RingError::Unreadable(next)).map(Some)
     }
 
+    /// Calls `with` for each chain that was left behind, in order. These stand in the available ring no more, so their
+    /// heads are put into a ring of our own, in memory behind the guest's.
+    pub(super) fn for_left_behind(
+        &mut self,
+        mem: &GuestMemoryMmap,
+        mut with: impl FnMut(DescriptorChain<&GuestMemoryMmap>),
+    ) -> Result<(), RingError> {
+        const PAGE: u64 = 4096;
+        let left = std::mem::take(&mut self.left);
+        if left.is_empty() {
+            return Ok(());
+        }
+        let size = self.queue.size();
+        let at = GuestAddress(mem.last_addr().0.checked_next_multiple_of(PAGE).ok_or(RingError::NoRoom)?);
+        let len = (6 + 2 * usize::from(size)).next_multiple_of(PAGE as usize);
+        let region = GuestRegionMmap::from_range(at, len, None).map_err(|_| RingError::NoRoom)?;
+        let write = |offset: u64, value: u16| {
+            let place = vm_memory::MemoryRegionAddress(offset);
+            region.store(value.to_le(), place, Ordering::Relaxed).map_err(|_| RingError::NoRoom)
+        };
+        write(2, left.len() as u16)?;
+        for (entry, head) in (0u64..).zip(&left) {
+            write(4 + 2 * entry, *head)?;
+        }
+        let all = mem.insert_region(Arc::new(region)).map_err(|_| RingError::NoRoom)?;
+        let mut queue = Queue::new(size)?;
+        queue.try_set_desc_table_address(GuestAddress(self.queue.desc_table()))?;
+        queue.try_set_avail_ring_address(at)?;
+        queue.set_ready(true);
+        queue.iter(&all)?.for_each(&mut with);
+        Ok(())
+    }
+
+    /// A chain was taken and will be answered.
+    pub(super) fn mark(&mut self, head: u16) {
+        if let Some(tracker) = &mut self.tracker {
+            tracker.take(head);
+        }
+    }
+
     /// Asks the driver not to kick for what is taken now anyway.
     pub(super) fn silence(&mut self, mem: &GuestMemoryMmap) -> Result<(), RingError> {
         Ok(self.queue.disable_notification(mem)?)
@@ -132,7 +201,13 @@ impl Ring {
 
     /// Gives a chain back to the driver; `written` bytes of it were written.
     pub(super) fn push(&mut self, mem: &GuestMemoryMmap, head: u16, written: u32) -> Result<(), RingError> {
+        if let Some(tracker) = &self.tracker {
+            tracker.before_giving_back(head);
+        }
         self.queue.add_used(mem, head, written)?;
+        if let Some(tracker) = &self.tracker {
+            tracker.given_back(head, self.queue.next_used());
+        }
         self.unannounced = true;
         Ok(())
     }
@@ -210,7 +285,7 @@ mod tests {
         let mem = memory();
         put(&mem, 0x3002, u16::MAX);
         put(&mem, 0x2002, u16::MAX);
-        let mut ring = Ring::new(&RingSetup { next_available: u16::MAX, ..SETUP }, &mem).unwrap();
+        let mut ring = Ring::new(&RingSetup { next_available: u16::MAX, ..SETUP }, &mem, None).unwrap();
         assert!(ring.pop(&mem).unwrap().is_none());
         offer(&mem, u16::MAX, 2);
         assert_eq!(ring.pop(&mem).unwrap().unwrap().head_index(), 2);
@@ -224,7 +299,7 @@ mod tests {
     #[test]
     fn an_index_that_runs_away_and_a_ring_outside_memory_are_errors() {
         let mem = memory();
-        let mut ring = Ring::new(&SETUP, &mem).unwrap();
+        let mut ring = Ring::new(&SETUP, &mem, None).unwrap();
         put(&mem, 0x2002, 5);
         assert!(ring.pop(&mem).is_err());
         let outside = GuestAddress((1 << 20) - 16);
@@ -233,16 +308,16 @@ mod tests {
             RingSetup { used: outside, ..SETUP },
             RingSetup { available: GuestAddress(1 << 20), ..SETUP },
         ] {
-            assert!(matches!(Ring::new(&setup, &mem), Err(RingError::Outside)));
+            assert!(matches!(Ring::new(&setup, &mem, None), Err(RingError::Outside)));
         }
-        assert!(Ring::new(&RingSetup { size: 3, ..SETUP }, &mem).is_err());
-        assert!(Ring::new(&RingSetup { descriptors: GuestAddress(0x1008), ..SETUP }, &mem).is_err());
+        assert!(Ring::new(&RingSetup { size: 3, ..SETUP }, &mem, None).is_err());
+        assert!(Ring::new(&RingSetup { descriptors: GuestAddress(0x1008), ..SETUP }, &mem, None).is_err());
     }
 
     #[test]
     fn a_broken_ring_signals_its_error_descriptor_once() {
         let mem = memory();
-        let mut ring = Ring::new(&SETUP, &mem).unwrap();
+        let mut ring = Ring::new(&SETUP, &mem, None).unwrap();
         let error = eventfd();
         ring.error = Some(Arc::clone(&error));
         assert!(ring.break_off());
@@ -254,7 +329,7 @@ mod tests {
     #[test]
     fn without_event_indices_the_drivers_flag_decides_about_the_interrupt() {
         let mem = memory();
-        let mut ring = Ring::new(&SETUP, &mem).unwrap();
+        let mut ring = Ring::new(&SETUP, &mem, None).unwrap();
         let call = eventfd();
         ring.set_call(Some(Arc::clone(&call)));
         assert!(signalled(&call));
@@ -272,7 +347,7 @@ mod tests {
     #[test]
     fn a_new_call_descriptor_is_signalled_in_case_an_interrupt_was_lost() {
         let mem = memory();
-        let mut ring = Ring::new(&SETUP, &mem).unwrap();
+        let mut ring = Ring::new(&SETUP, &mem, None).unwrap();
         ring.push(&mem, 0, 1).unwrap();
         ring.announce(&mem).unwrap();
         let call = eventfd();
@@ -283,7 +358,7 @@ mod tests {
     #[test]
     fn with_event_indices_a_batch_is_one_interrupt_when_it_passes_the_drivers_mark() {
         let mem = memory();
-        let mut ring = Ring::new(&RingSetup { event_idx: true, ..SETUP }, &mem).unwrap();
+        let mut ring = Ring::new(&RingSetup { event_idx: true, ..SETUP }, &mem, None).unwrap();
         let call = eventfd();
         ring.set_call(Some(Arc::clone(&call)));
         assert!(signalled(&call));
@@ -305,7 +380,7 @@ mod tests {
     fn listening_again_finds_what_came_without_a_kick() {
         let mem = memory();
         for event_idx in [false, true] {
-            let mut ring = Ring::new(&RingSetup { event_idx, ..SETUP }, &mem).unwrap();
+            let mut ring = Ring::new(&RingSetup { event_idx, ..SETUP }, &mem, None).unwrap();
             put(&mem, 0x2002, 0);
             ring.silence(&mem).unwrap();
             assert!(!ring.listen(&mem).unwrap());

@@ -1,8 +1,9 @@
 //! The requests in flight of one worker.
 //!
 //! A slot owns all that the kernel and the store may still come back to: the buffers and their iovecs, the head of
-//! the chain, the ticket. It is free again only after its answer was put into the used ring. Slots are made as they
-//! are needed and kept, so that a request allocates nothing in the long run.
+//! the chain, the ticket. It is free again only after its answer was put into the used ring. A slot belongs to the
+//! descriptor that a chain begins with, which a driver uses for one request at a time. Slots are made as they are
+//! needed and kept, so that a request allocates nothing in the long run.
 
 use super::transfer::DataIo;
 use crate::store::Ticket;
@@ -14,8 +15,7 @@ pub(super) const FLUSH_SLOT: u16 = 0;
 /// One request.
 #[derive(Default)]
 pub(super) struct Slot {
-    /// What goes back into the used ring.
-    pub(super) head: u16,
+    taken: bool,
     pub(super) buffers: Buffers,
     pub(super) request: Option<Request>,
     /// Present while the request is parked: the store will say when it goes on.
@@ -25,32 +25,42 @@ pub(super) struct Slot {
     pub(super) io: DataIo,
 }
 
-/// The slots of a worker: [`FLUSH_SLOT`] and one for each entry of the ring.
+/// The slot of the request whose chain begins with this descriptor.
+pub(super) fn slot_of(head: u16) -> u16 {
+    // Rings have at most 32768 descriptors.
+    head.saturating_add(1)
+}
+
+/// The first descriptor of the request in a slot.
+pub(super) fn head_of(slot: u16) -> Option<u16> {
+    slot.checked_sub(1)
+}
+
+/// The slots of a worker: [`FLUSH_SLOT`] and one for each descriptor that can begin a chain.
 pub(super) struct Slots {
     slots: Vec<Slot>,
-    free: Vec<u16>,
     limit: u16,
+    in_use: usize,
 }
 
 impl Slots {
     pub(super) fn new(ring_size: u16) -> Self {
-        Self { slots: vec![Slot::default()], free: Vec::new(), limit: ring_size }
+        Self { slots: vec![Slot::default()], limit: ring_size, in_use: 0 }
     }
 
-    /// A free slot. None when as many requests are in flight as the ring has entries, which a driver that keeps the
-    /// rules never exceeds.
-    pub(super) fn take(&mut self) -> Option<u16> {
-        if let Some(slot) = self.free.pop() {
-            return Some(slot);
+    /// The slot of a chain. None when its head is that of a request in flight, or outside the table.
+    pub(super) fn take(&mut self, head: u16) -> Option<u16> {
+        let number = slot_of(head);
+        if head >= self.limit {
+            return None;
         }
-        let slot = u16::try_from(self.slots.len()).ok().filter(|slot| *slot <= self.limit)?;
-        self.slots.push(Slot::default());
-        Some(slot)
-    }
-
-    /// Whether [`take`](Self::take) would give one.
-    pub(super) fn has_free(&self) -> bool {
-        !self.free.is_empty() || self.slots.len() <= usize::from(self.limit)
+        if self.slots.len() <= usize::from(number) {
+            self.slots.resize_with(usize::from(number) + 1, Slot::default);
+        }
+        let slot = self.slots.get_mut(usize::from(number)).filter(|slot| !slot.taken)?;
+        slot.taken = true;
+        self.in_use += 1;
+        Some(number)
     }
 
     /// Frees a slot.
@@ -61,7 +71,9 @@ impl Slots {
             slot.request = None;
             slot.parked = None;
             slot.in_io = None;
-            self.free.push(number);
+            if std::mem::take(&mut slot.taken) {
+                self.in_use -= 1;
+            }
         }
     }
 
@@ -71,7 +83,7 @@ impl Slots {
 
     /// Requests in flight, [`FLUSH_SLOT`] not counted.
     pub(super) fn in_use(&self) -> usize {
-        self.slots.len() - 1 - self.free.len()
+        self.in_use
     }
 }
 
@@ -80,15 +92,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_as_many_slots_as_ring_entries_and_they_are_used_again() {
+    fn a_head_has_one_slot_and_is_in_flight_once() {
         let mut slots = Slots::new(4);
-        assert_eq!([0; 5].map(|_| slots.take()), [Some(1), Some(2), Some(3), Some(4), None]);
-        assert!(!slots.has_free());
-        assert_eq!(slots.in_use(), 4);
-        slots.give_back(3);
-        assert!(slots.has_free());
-        assert_eq!((slots.take(), slots.take()), (Some(3), None));
+        assert_eq!([3, 0, 4].map(|head| slots.take(head)), [Some(4), Some(1), None]);
+        assert_eq!(slots.take(3), None, "it is in flight");
+        assert_eq!(slots.in_use(), 2);
+        slots.give_back(4);
+        assert_eq!((slots.in_use(), slots.take(3)), (1, Some(4)));
         let mut largest = Slots::new(32768);
-        assert_eq!((0..40000).filter_map(|_| largest.take()).count(), 32768);
+        assert_eq!((0..40000).filter_map(|head| largest.take(head)).count(), 32768);
+        assert_eq!((head_of(FLUSH_SLOT), head_of(slot_of(32767))), (None, Some(32767)));
     }
 }

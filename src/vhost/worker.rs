@@ -24,6 +24,8 @@ use vmm_sys_util::eventfd::EventFd;
 use super::device::Device;
 use super::engine::{Completion, Engine, Wakers};
 use super::execute::{Answer, FlushGroup};
+use super::inflight::Inflight;
+use super::journal::LeftBehind;
 use super::limiter::LogLimiter;
 use super::ring::{Ring, RingError, RingSetup};
 use super::slots::Slots;
@@ -50,8 +52,12 @@ pub(super) enum WorkerError {
 }
 
 /// What a queue is started with.
-pub(super) struct QueueSetup {
+pub(super) struct QueueSetup<S: Storage> {
     pub(super) queue: u16,
+    /// Where requests in flight are tracked, if the frontend keeps a region.
+    pub(super) region: Option<Arc<Inflight>>,
+    /// What the last process left behind of this queue.
+    pub(super) left: LeftBehind<S>,
     pub(super) ring: RingSetup,
     pub(super) mem: Arc<GuestMemoryMmap>,
     pub(super) kick: Arc<File>,
@@ -84,10 +90,13 @@ pub(super) struct WorkerHandle {
 
 impl WorkerHandle {
     /// Starts the worker of a queue.
-    pub(super) fn start<S: Storage + 'static>(device: &Arc<Device<S>>, setup: QueueSetup) -> Result<Self, WorkerError> {
-        let QueueSetup { queue, ring: ring_setup, mem, kick, call, error } = setup;
+    pub(super) fn start<S: Storage + 'static>(
+        device: &Arc<Device<S>>,
+        setup: QueueSetup<S>,
+    ) -> Result<Self, WorkerError> {
+        let QueueSetup { queue, region, left, ring: ring_setup, mem, kick, call, error } = setup;
         let wake = device.router.waker(queue).ok_or(WorkerError::NoSuchQueue(queue))?;
-        let mut ring = Ring::new(&ring_setup, &mem)?;
+        let mut ring = Ring::new(&ring_setup, &mem, region.map(|region| (region, queue)))?;
         ring.set_call(call);
         ring.error = error;
         let (commands, inbox) = mpsc::channel();
@@ -104,7 +113,7 @@ impl WorkerHandle {
                 Ok(engine) => {
                     let _ = started.send(Ok(()));
                     let slots = Slots::new(ring_setup.size);
-                    Worker::new(engine, device, queue, mem, ring, slots, inbox).run()
+                    Worker::new(engine, device, queue, mem, ring, slots, inbox).run(left)
                 }
             }
         };
@@ -207,7 +216,8 @@ impl<S: Storage> Worker<S> {
         }
     }
 
-    fn run(mut self) -> u16 {
+    fn run(mut self, left: LeftBehind<S>) -> u16 {
+        self.take_left_behind(left);
         if let Err(error) = self.rounds() {
             log::error!("queue {} is lost: waiting for I/O failed: {error}", self.queue);
             self.ring.break_off();
@@ -217,7 +227,7 @@ impl<S: Storage> Worker<S> {
 
     fn rounds(&mut self) -> io::Result<()> {
         loop {
-            let busy = self.woken || (self.more && self.accepting() && self.slots.has_free());
+            let busy = self.woken || (self.more && self.accepting());
             self.collect(!busy)?;
             if std::mem::take(&mut self.woken) {
                 self.read_mail();
@@ -274,17 +284,13 @@ impl<S: Storage> Worker<S> {
         }
     }
 
-    /// Takes chains from the ring until it is empty, the round is over or all slots are taken.
+    /// Takes chains from the ring until it is empty or the round is over.
     fn take_chains(&mut self) -> Result<(), RingError> {
         self.ring.silence(&self.mem)?;
         for _ in 0..CHAINS_PER_ROUND {
-            let Some(number) = self.slots.take() else {
-                return Ok(());
-            };
             let (ring, slots, mem) = (&mut self.ring, &mut self.slots, &self.mem);
             let popped = ring.pop(mem);
             let Ok(Some(chain)) = popped else {
-                slots.give_back(number);
                 popped?;
                 if ring.listen(mem)? {
                     continue;
@@ -292,11 +298,13 @@ impl<S: Storage> Worker<S> {
                 self.more = false;
                 return Ok(());
             };
+            let head = chain.head_index();
+            let number = slots.take(head).ok_or(RingError::Head(head))?;
             let Some(slot) = slots.get(number) else {
                 return Ok(());
             };
-            slot.head = chain.head_index();
             let parsed = slot.buffers.parse(mem, chain);
+            ring.mark(head);
             self.execute(number, parsed);
         }
         Ok(())

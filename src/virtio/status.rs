@@ -30,6 +30,22 @@ pub enum Status {
     ZoneActiveResource = wire::VIRTIO_BLK_S_ZONE_ACTIVE_RESOURCE as u8,
 }
 
+impl Status {
+    /// The status that a byte stands for.
+    pub fn from_byte(byte: u8) -> Option<Self> {
+        let all = [
+            Self::Ok,
+            Self::IoErr,
+            Self::Unsupported,
+            Self::ZoneInvalidCommand,
+            Self::ZoneUnalignedWrite,
+            Self::ZoneOpenResource,
+            Self::ZoneActiveResource,
+        ];
+        all.into_iter().find(|status| *status as u8 == byte)
+    }
+}
+
 /// A chain of descriptors that is not a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Malformed {

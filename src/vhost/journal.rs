@@ -1,0 +1,235 @@
+//! The store's notes about requests in flight, kept in the in-flight region of the frontend, and what they say to the
+//! next process.
+//!
+//! One record a descriptor: a word that says what it is, and two positions. That word is written last, and a record
+//! that replaces another of the same request has the same positions or none, so that what is found is always one or
+//! the other. Notes come from any thread; each queue has a lock of its own, which only events for another queue's
+//! requests ever contend for.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::device::MAX_QUEUES;
+use super::inflight::{Inflight, RECORD};
+use super::slots::{head_of, slot_of};
+use crate::storage::Storage;
+use crate::store::{Journal, Note, Outcome, Recovered, Reply, Reserved, Tag, Ticket, ZonedStore};
+use crate::units::{Bytes, Sector, ZoneIndex};
+use crate::virtio::status::{RequestError, Status};
+
+/// What a record is: the low byte of its first word.
+const WRITE: u64 = 1;
+const APPEND: u64 = 2;
+const RESET_UP_TO: u64 = 3;
+const SETTLED: u64 = 4;
+const APPENDED: u64 = 5;
+
+/// The record of one request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Record {
+    Noted(Note),
+    Settled { status: Status, appended: Option<Sector> },
+}
+
+impl Record {
+    fn what(&self) -> u64 {
+        match self {
+            Record::Noted(Note::Reserved(Reserved { zone, append, .. })) => {
+                (if *append { APPEND } else { WRITE }) | u64::from(zone.0) << 32
+            }
+            Record::Noted(Note::ResetUpTo(next)) => RESET_UP_TO | u64::from(next.0) << 32,
+            Record::Settled { status, appended: None } => SETTLED | (*status as u64) << 8,
+            Record::Settled { status, appended: Some(_) } => APPENDED | (*status as u64) << 8,
+        }
+    }
+
+    fn store(&self, region: &Inflight, at: usize) {
+        const { assert!(RECORD >= 24) }
+        match self {
+            Record::Noted(Note::Reserved(Reserved { start, end, .. })) => {
+                region.store(at + 8, start.0);
+                region.store(at + 16, end.0);
+            }
+            // Where the append was given its range: no other value than there is.
+            Record::Settled { appended: Some(sector), .. } => {
+                region.store(at + 8, sector.to_bytes().map_or(0, |at| at.0))
+            }
+            Record::Settled { appended: None, .. } | Record::Noted(Note::ResetUpTo(_)) => {}
+        }
+        region.store(at, self.what());
+    }
+
+    /// None where nothing was noted, or nonsense.
+    fn load(region: &Inflight, at: usize) -> Option<Self> {
+        let what: u64 = region.load(at);
+        let (start, end) = (Bytes(region.load(at + 8)), Bytes(region.load(at + 16)));
+        let zone = ZoneIndex((what >> 32) as u32);
+        let status = Status::from_byte((what >> 8) as u8);
+        match what & 0xff {
+            WRITE => Some(Record::Noted(Note::Reserved(Reserved { zone, start, end, append: false }))),
+            APPEND => Some(Record::Noted(Note::Reserved(Reserved { zone, start, end, append: true }))),
+            RESET_UP_TO => Some(Record::Noted(Note::ResetUpTo(zone))),
+            SETTLED => Some(Record::Settled { status: status?, appended: None }),
+            APPENDED => Some(Record::Settled { status: status?, appended: Some(start.to_sector()) }),
+            _ => None,
+        }
+    }
+}
+
+impl From<&Outcome> for Record {
+    fn from(outcome: &Outcome) -> Self {
+        let (status, appended) = match outcome {
+            Ok(Reply::Done) => (Status::Ok, None),
+            Ok(Reply::Appended(sector)) => (Status::Ok, Some(*sector)),
+            Err(refusal) => (RequestError::from(*refusal).status(), None),
+        };
+        Record::Settled { status, appended }
+    }
+}
+
+/// Where notes go: the region of the present frontend, if it keeps one.
+pub(super) struct Journals {
+    queues: Vec<Mutex<Option<Arc<Inflight>>>>,
+    zones: Mutex<Option<Arc<Inflight>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that could panic is done while it is held.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Journals {
+    pub(super) fn new() -> Self {
+        Self { queues: (0..MAX_QUEUES).map(|_| Mutex::default()).collect(), zones: Mutex::default() }
+    }
+
+    /// Notes go to this region from now on, or nowhere. No request is in flight.
+    pub(super) fn attach(&self, region: Option<&Arc<Inflight>>) {
+        for queue in &self.queues {
+            *lock(queue) = region.cloned();
+        }
+        *lock(&self.zones) = region.cloned();
+    }
+
+    fn record(&self, tag: Tag, record: &Record) {
+        let Some(queue) = self.queues.get(usize::from(tag.queue)) else { return };
+        let region = lock(queue);
+        if let Some(region) = region.as_ref()
+            && let Some(at) = head_of(tag.slot).and_then(|head| region.record(tag.queue, head))
+        {
+            record.store(region, at);
+        }
+    }
+}
+
+impl Journal for Arc<Journals> {
+    fn note(&self, tag: Tag, note: Note) {
+        self.record(tag, &Record::Noted(note));
+    }
+
+    fn settled(&self, tag: Tag, outcome: &Outcome) {
+        self.record(tag, &Record::from(outcome));
+    }
+
+    fn explicitly_open(&self, zone: ZoneIndex, open: bool) {
+        if let Some(region) = lock(&self.zones).as_ref() {
+            region.set_open_zone(zone, open);
+        }
+    }
+}
+
+/// How a request that was left behind is gone on with.
+#[derive(Debug)]
+pub(super) enum Recovery {
+    /// Its answer is known.
+    Settled { status: Status, appended: Option<Sector> },
+    /// It keeps its place in its zone.
+    Resumes(Ticket),
+}
+
+/// The requests of one queue that the last process left behind and that cannot just be begun anew. What nobody has
+/// taken when this is dropped gives up its place.
+pub(super) struct LeftBehind<S: Storage> {
+    store: Arc<ZonedStore<S>>,
+    requests: Vec<(u16, Recovery)>,
+}
+
+impl<S: Storage> LeftBehind<S> {
+    pub(super) fn none(store: &Arc<ZonedStore<S>>) -> Self {
+        Self { store: Arc::clone(store), requests: Vec::new() }
+    }
+
+    /// What is known of the request with this head.
+    pub(super) fn take(&mut self, head: u16) -> Option<Recovery> {
+        let place = self.requests.iter().position(|(known, _)| *known == head)?;
+        Some(self.requests.swap_remove(place).1)
+    }
+}
+
+impl<S: Storage> Drop for LeftBehind<S> {
+    fn drop(&mut self) {
+        for (_, recovery) in self.requests.drain(..) {
+            if let Recovery::Resumes(ticket) = recovery {
+                self.store.abandon(ticket);
+            }
+        }
+    }
+}
+
+/// Makes the store what the notes in a region say: zones explicitly open, writes in their places. Gives what was left
+/// behind of each queue. The region is attached, and no queue runs.
+pub(super) fn recover<S: Storage>(
+    store: &Arc<ZonedStore<S>>,
+    region: &Inflight,
+    journals: &Journals,
+) -> Vec<LeftBehind<S>> {
+    region.open_zones().for_each(|zone| {
+        store.reopen(zone);
+        region.set_open_zone(zone, false);
+    });
+    store.explicitly_open_zones(|zone| region.set_open_zone(zone, true));
+
+    let mut left: Vec<_> = (0..MAX_QUEUES).map(|_| LeftBehind::none(store)).collect();
+    let mut records = records(region);
+    // Of one zone the lowest range first.
+    records.sort_by_key(|(_, _, record)| match record {
+        Record::Noted(Note::Reserved(reserved)) => reserved.start,
+        _ => Bytes(0),
+    });
+    for (queue, head, record) in records {
+        let recovery = match record {
+            Record::Settled { status, appended } => Recovery::Settled { status, appended },
+            Record::Noted(note) => {
+                let tag = Tag { queue, slot: slot_of(head) };
+                match store.recover(tag, note) {
+                    Recovered::Anew => continue,
+                    Recovered::Resumes(ticket) => Recovery::Resumes(ticket),
+                    Recovered::Settled(outcome) => {
+                        let record = Record::from(&outcome);
+                        // Before anything is begun by which the zone would tell another story.
+                        journals.record(tag, &record);
+                        match record {
+                            Record::Settled { status, appended } => Recovery::Settled { status, appended },
+                            Record::Noted(_) => continue,
+                        }
+                    }
+                }
+            }
+        };
+        if let Some(left) = left.get_mut(usize::from(queue)) {
+            left.requests.push((head, recovery));
+        }
+    }
+    left
+}
+
+/// The records of all requests that are marked as taken.
+fn records(region: &Inflight) -> Vec<(u16, u16, Record)> {
+    let mut found = Vec::new();
+    for queue in 0..region.queues() {
+        for head in (0..region.entries()).filter(|head| region.is_taken(queue, *head)) {
+            let record = region.record(queue, head).and_then(|at| Record::load(region, at));
+            found.extend(record.map(|record| (queue, head, record)));
+        }
+    }
+    found
+}
