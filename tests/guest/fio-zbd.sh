@@ -3,7 +3,7 @@
 #
 # Usage: tests/guest/fio-zbd.sh [--quick] [--tests "N N ..."] [--geometry NAME]... [--null-blk] [--source FOLDER] [--keep FOLDER]
 #
-#   --quick      the most telling tests that take little time, about two minutes with the boots
+#   --quick      the most telling tests that take little time, a minute of tests and two boots
 #   --tests      only the tests with these numbers
 #   --geometry   only on this disk; more than once: on each of them. All have 256 zones of 4 MiB, the first 16 conventional:
 #                   limits     capacity 3 MiB, at most 14 zones open and 14 active
@@ -16,7 +16,7 @@
 #
 # Prints a line for each test, for each geometry "NAME: N passed, N failed, N skipped", how many of the tests that apply to a virtio disk
 # passed in one geometry at least, and the sum. Exits 1 when a test failed, was not come to, or was skipped for another reason than those
-# that lie in the kind of disk (see the_kind and the_limits below). About half an hour without KVM.
+# that lie in the kind of disk (see the_kind and the_limits below). A quarter of an hour without KVM.
 #
 # VUZ_GUEST is newest here, unless it is given: Debian sid's fio has the most tests. The tests have to be of the fio that is in the guest;
 # nothing of fio is in this repository: its source comes as a Debian source package and stays in the cache.
@@ -140,9 +140,9 @@ the_limits() {
     esac
 }
 
-declare -A passed failed skipped # by geometry or null_blk; of tests
-declare -A passed_once failed_once other_kind
-declare -A skip_names
+declare -A passed failed skipped # counts, by geometry and by GEOMETRY-null_blk
+declare -A skip_names # tests, by GEOMETRY:REASON
+declare -A passed_once failed_once other_kind # of the disk, by test
 
 # take_result NAME NUMBER RESULT SECONDS REASON: counts and prints one test.
 take_result() {
@@ -151,15 +151,15 @@ take_result() {
         pass)
             passed[$name]=$((${passed[$name]} + 1))
             printf 'ok %s/%s (%s s)\n' "$name" "$number" "$seconds"
-            [[ $name == null_blk ]] || passed_once[$number]=1
+            [[ $name == *-null_blk ]] || passed_once[$number]=1
             return
             ;;
         skip)
-            if [[ $name == null_blk ]] || the_kind "$reason" || the_limits "$reason"; then
+            if [[ $name == *-null_blk ]] || the_kind "$reason" || the_limits "$reason"; then
                 skipped[$name]=$((${skipped[$name]} + 1))
                 skip_names[$name:$reason]+=" $number"
                 printf 'skip %s/%s: %s\n' "$name" "$number" "$reason"
-                if [[ $name != null_blk ]] && the_kind "$reason"; then
+                if [[ $name != *-null_blk ]] && the_kind "$reason"; then
                     other_kind[$number]=1
                 fi
                 return
@@ -168,7 +168,7 @@ take_result() {
             ;;
     esac
     failed[$name]=$((${failed[$name]} + 1))
-    [[ $name == null_blk ]] || failed_once[$number]=1
+    [[ $name == *-null_blk ]] || failed_once[$number]=1
     printf 'FAIL %s/%s (%s s) %s\n' "$name" "$number" "$seconds" "$reason"
 }
 
@@ -184,7 +184,7 @@ follow() {
     while IFS= read -r line; do
         if [[ $line == 'result '* ]]; then
             read -r _ device number outcome seconds reason <<<"$line"
-            [[ $device == /dev/vda ]] && device=$name || device=null_blk
+            [[ $device == /dev/vda ]] && device=$name || device=$name-null_blk
             take_result "$device" "$number" "$outcome" "$seconds" "$reason"
         else
             [[ $line != '#'* ]] || printf '%s\n' "$line"
@@ -215,7 +215,7 @@ run_geometry() {
     [[ $LIMIT -eq 0 ]] || options=-w
     if [[ -n $null_blk ]]; then
         devices=2
-        passed[null_blk]=0 failed[null_blk]=0 skipped[null_blk]=0
+        passed[$name-null_blk]=0 failed[$name-null_blk]=0 skipped[$name-null_blk]=0
         printf -v null_lines '%s\n' 'size 1024' 'blocksize 4096' 'memory_backed 1' 'completion_nsec 0' "submit_queues $QUEUES" 'zoned 1' \
             'zone_size 4' "zone_capacity $CAPACITY" 'zone_nr_conv 16' "zone_max_open $LIMIT" "zone_max_active $LIMIT"
     fi
@@ -242,7 +242,10 @@ run_geometry() {
     fi
     rm -f "$image"
     summary "$name"
-    [[ -z $null_blk ]] || summary null_blk
+    if [[ -n $null_blk ]]; then
+        grep -qx 'end /dev/nullb0' "$temp/output" || say "$name: the suite did not come to its end on null_blk"
+        summary "$name-null_blk"
+    fi
     say "$name: $((SECONDS - begun)) seconds"
 }
 
