@@ -2,12 +2,12 @@
 # shellcheck disable=SC2034 # the variables are for those who source this
 # What the tests inside the guest share: the disk and its geometry, looking at zones, reporting results.
 #
-# Sourced by each in-guest script. "image.env" beside it says how the image was made (all.sh writes it):
+# Sourced by each in-guest script. "image.env" beside it says how the image was made (host-lib.sh writes it):
 #   SIZE ZONE_SIZE ZONE_CAPACITY CONVENTIONAL MAX_OPEN MAX_ACTIVE MAX_APPEND   in bytes and in zones
 #   BLOCK QUEUES                                                               how it is served
 #
 # A test is a function; "check some-name" at the start of a line runs the function some_name and prints "ok some-name" or
-# "FAIL some-name" with the function's output behind "# ". all.sh finds the names of a script's tests by those lines, so that a test that
+# "FAIL some-name" with the function's output behind "# ". host-lib.sh finds the names of a script's tests by those lines, so that a test that
 # was never reached counts as failed.
 
 DISK=${DISK:-/dev/vda}

@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# shellcheck disable=SC2317,SC2329 # the sections are called by their names
+# Other people's software on the zoned disk, and the disk beside null_blk, the kernel's own zoned disk. Takes an hour without KVM.
+#
+# Usage: tests/guest/software.sh [SECTION...]          all sections when none is named
+#
+#   compare  the same steps on the disk and on null_blk of the same geometry; differences are listed with their justification
+#
+# Prints what all.sh prints, and between the tests the figures and findings of a run, behind "# ". VUZ_OUTPUT (environment) is a folder
+# where the guests' whole output is kept.
+. "$(dirname "${BASH_SOURCE[0]}")/host-lib.sh"
+
+SECTIONS=(compare)
+PHASE_SECONDS=900
+
+# use_guest NAME: small, full or newest, from now on
+use_guest() {
+    unset MACHINE_GUEST
+    export VUZ_GUEST=$1
+    machine_get
+}
+
+# run NAME SCRIPT...: a phase with its figures and its time
+run() {
+    local from=$SECONDS
+    phase "$@"
+    show "$1" "$from"
+}
+
+# show NAME FROM: the figures of the last guest
+show() {
+    sed -n 's/^NOTE /# /p' "$temp/output"
+    printf '# phase %s took %d seconds\n' "$1" $((SECONDS - $2))
+    [[ -z ${VUZ_OUTPUT:-} ]] || cp "$temp/output" "$VUZ_OUTPUT/${1//\//-}"
+}
+
+# null_blk has a short last zone or a capacity below the zone size, not both.
+compare() {
+    local block
+    use_guest small
+    for block in 512 4096; do
+        if [[ $block == 512 ]]; then
+            geometry SIZE=$((256 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((3 << 20)) CONVENTIONAL=4 MAX_OPEN=6 MAX_ACTIVE=12 \
+                MAX_APPEND=$((128 << 10)) BLOCK=512 QUEUES=2
+        else
+            geometry SIZE=$((258 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((4 << 20)) CONVENTIONAL=4 MAX_OPEN=6 MAX_ACTIVE=12 \
+                MAX_APPEND=$((128 << 10)) BLOCK=4096 QUEUES=2
+        fi
+        expect "compare-$block/create" create_image "$temp/compare-$block.qcow2"
+        serve "compare-$block" "$temp/compare-$block.qcow2"
+        run "compare-$block" compare.sh
+        stop "compare-$block" "$temp/compare-$block.qcow2"
+        rm "$temp/compare-$block.qcow2"
+    done
+}
+
+[[ $# -gt 0 ]] || set -- "${SECTIONS[@]}"
+for section in "$@"; do
+    [[ " ${SECTIONS[*]} " == *" $section "* ]] || die "no section $section; there are: ${SECTIONS[*]}"
+done
+[[ -z ${VUZ_OUTPUT:-} ]] || mkdir -p "$VUZ_OUTPUT"
+"$VUZ_SCRIPTS/deps.sh"
+daemon_build
+started=$SECONDS
+for section in "$@"; do
+    "$section"
+done
+finish
