@@ -35,6 +35,9 @@ const BLOCK_ALIGN: usize = 64;
 const BLOCK_HEADER: usize = 16;
 const ENTRY: usize = 16;
 const DISK_WORDS: usize = 8;
+/// Descriptors a queue has room for, whatever the frontend says: guests and firmware make rings as long as the device
+/// allows, which is more than what QEMU asks for here (its property queue-size).
+const LEAST_ENTRIES: u16 = 1024;
 /// Bytes of a journal record.
 pub(super) const RECORD: usize = 32;
 
@@ -82,7 +85,7 @@ impl Layout {
         if !(1..=MAX_QUEUES).contains(&queues) || !(1..=32768).contains(&entries) {
             return Err(InflightError::Shape { queues, entries });
         }
-        Ok(Self { queues, entries, zones })
+        Ok(Self { queues, entries: entries.max(LEAST_ENTRIES), zones })
     }
 
     fn block(&self, queue: u16) -> usize {
@@ -143,7 +146,7 @@ impl Inflight {
         for (word, (_, value)) in disk.iter().enumerate() {
             region.store(layout.disk() + 8 * (word + 1), *value);
         }
-        Ok((VhostUserInflight::new(size, 0, layout.queues, layout.entries), file))
+        Ok((VhostUserInflight::new(size, 0, layout.queues, asked.queue_size), file))
     }
 
     /// Maps a region that a frontend has kept, if it was made for this disk.
@@ -326,17 +329,17 @@ mod tests {
 
     #[test]
     fn the_blocks_are_those_of_the_protocol_and_nothing_overlaps() {
-        let layout = Layout::new(3, 128, 7).unwrap();
-        assert_eq!(layout.block(1), (16 + 128 * 16usize).next_multiple_of(64));
+        let layout = Layout::new(3, 2048, 7).unwrap();
+        assert_eq!(layout.block(1), (16 + 2048 * 16usize).next_multiple_of(64));
         assert_eq!(layout.entry(1, 2), layout.block(1) + 16 + 32);
-        assert!(layout.entry(2, 127) + ENTRY <= layout.disk());
+        assert!(layout.entry(2, 2047) + ENTRY <= layout.disk());
         assert!(layout.disk() + 8 * DISK_WORDS <= layout.record(0, 0));
-        assert_eq!(layout.record(1, 0), layout.record(0, 127) + RECORD);
-        assert!(layout.record(2, 127) + RECORD <= layout.zone(ZoneIndex(0)));
+        assert_eq!(layout.record(1, 0), layout.record(0, 2047) + RECORD);
+        assert!(layout.record(2, 2047) + RECORD <= layout.zone(ZoneIndex(0)));
         assert!(layout.zone(ZoneIndex(6)) < layout.size());
         let (_, _, region) = region();
         assert_eq!(region.load::<u16>(region.layout.block(1) + 8), 1, "version");
-        assert_eq!(region.load::<u16>(region.layout.block(1) + 10), 8, "number of descriptors");
+        assert_eq!(region.load::<u16>(region.layout.block(1) + 10), 1024, "more descriptors than asked for");
     }
 
     #[test]

@@ -21,7 +21,8 @@ restarted_phase() {
         sleep 0.1
         if ((restarts < RESTARTS && $(grep -c '^# round ' "$temp/output" || true) > restarts)); then
             restarts=$((restarts + 1))
-            daemon_stop || code=$?
+            # By turns told to end, and killed.
+            if ((restarts % 2)); then daemon_kill; else daemon_stop || code=$?; fi
             serve "$name" "$temp/image.qcow2"
         fi
     done
@@ -87,5 +88,5 @@ serve blk "$temp/image.qcow2"
 phase blk sysfs.sh zones.sh writes.sh fio.sh queues.sh
 restarted_phase restarts
 plugged_phase plug
-stop blk "$temp/image.qcow2"
+stop blk "$temp/image.qcow2" leaks
 finish
