@@ -11,10 +11,12 @@
 //! | [`zone`] | the pure state machine: geometry, states, write pointers, resources |
 //! | [`qcow2`] | the image format: header, extensions, refcounts, mapping, allocation, check |
 //! | [`storage`] | the file below, behind a trait |
+//! | [`sandbox`] | what the process may still do once it serves |
 //! | [`units`] | sectors, bytes, file offsets and zone numbers as types |
 
 pub mod cli;
 pub mod qcow2;
+pub mod sandbox;
 pub mod storage;
 pub mod store;
 pub mod units;

@@ -13,11 +13,12 @@ use clap::ValueEnum;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::image;
+use crate::sandbox;
 use crate::storage::file::FileStorage;
 use crate::storage::lock::{self, Purpose};
 use crate::store::{self, ZonedStore};
 use crate::units::Bytes;
-use crate::vhost::{self, AioMode, CacheMode, DataFiles, ListenOn, ServeOptions};
+use crate::vhost::{self, AioMode, CacheMode, DataFiles, ListenOn, ServeOptions, SocketAccess};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Cache {
@@ -71,6 +72,23 @@ pub(super) struct Args {
     /// How data is read and written: io_uring where the kernel allows it, or plain system calls.
     #[arg(long, value_enum, default_value = "auto")]
     aio: Aio,
+    /// Who may connect to --socket-path: the permission bits of its file, in octal.
+    #[arg(long, value_name = "MODE", default_value = "600", value_parser = parse_mode)]
+    socket_mode: u32,
+    /// Give the file of --socket-path to this group, by name or number.
+    #[arg(long, value_name = "GROUP", value_parser = parse_group)]
+    socket_group: Option<u32>,
+    /// enforce: once it serves, the process can open no file and make few system calls, and a wrong one ends it; log:
+    /// the kernel logs wrong ones; off: no restrictions.
+    #[arg(long, value_enum, default_value = "enforce")]
+    sandbox: Confinement,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Confinement {
+    Enforce,
+    Log,
+    Off,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
@@ -94,6 +112,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             Aio::IoUring => AioMode::IoUring,
             Aio::Sync => AioMode::Sync,
         },
+        sandbox: match args.sandbox {
+            Confinement::Enforce => sandbox::Mode::Enforce,
+            Confinement::Log => sandbox::Mode::Log,
+            Confinement::Off => sandbox::Mode::Off,
+        },
     };
     let (store, files) = open(path, args).with_context(name)?;
     for clamp in store.clamps() {
@@ -108,7 +131,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
 fn listen_on(args: &Args) -> ListenOn {
     match (&args.socket_path, args.fd) {
-        (Some(path), _) => ListenOn::Path(path.clone()),
+        (Some(path), _) => {
+            let access = SocketAccess { mode: args.socket_mode, group: args.socket_group };
+            ListenOn::Path { path: path.clone(), access }
+        }
         (None, Some(fd)) => ListenOn::Fd(fd),
         (None, None) => ListenOn::Systemd,
     }
@@ -167,6 +193,19 @@ fn parse_block_size(text: &str) -> Result<u32, String> {
 fn parse_queue_size(text: &str) -> Result<u16, String> {
     let wrong = || format!("'{text}' is not a queue size: expected a power of two from 4 to 32768");
     text.parse::<u16>().ok().filter(|size| size.is_power_of_two() && *size >= 4).ok_or_else(wrong)
+}
+
+fn parse_mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o777);
+    mode.ok_or_else(|| format!("'{text}' is not a mode: expected permission bits in octal, like 660"))
+}
+
+fn parse_group(text: &str) -> Result<u32, String> {
+    if let Ok(number) = text.parse() {
+        return Ok(number);
+    }
+    let found = nix::unistd::Group::from_name(text).map_err(|error| format!("'{text}': {error}"))?;
+    found.map(|group| group.gid.as_raw()).ok_or_else(|| format!("'{text}' is not a group of this host"))
 }
 
 fn parse_serial(text: &str) -> Result<String, String> {

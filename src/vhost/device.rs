@@ -9,6 +9,7 @@ use super::ServeError;
 use super::files::{DataFiles, Files};
 use super::journal::Journals;
 use super::router::Router;
+use crate::sandbox::{self, Sandbox};
 use crate::storage::Storage;
 use crate::store::ZonedStore;
 use crate::units::Bytes;
@@ -59,6 +60,8 @@ pub struct ServeOptions {
     pub serial: String,
     /// How I/O is done.
     pub aio: AioMode,
+    /// How far the process is confined.
+    pub sandbox: sandbox::Mode,
 }
 
 /// What the worker threads, the connection and the housekeeper share.
@@ -70,6 +73,7 @@ pub(super) struct Device<S> {
     pub(super) serial: [u8; VIRTIO_BLK_ID_BYTES as usize],
     pub(super) max_append: Bytes,
     pub(super) aio: AioMode,
+    pub(super) sandbox: Sandbox,
     always_write_through: bool,
     write_through: AtomicBool,
     zoned: AtomicBool,
@@ -81,6 +85,7 @@ impl<S: Storage> Device<S> {
         files: DataFiles,
         options: &ServeOptions,
         max_append: Bytes,
+        sandbox: Sandbox,
     ) -> Result<Self, ServeError> {
         let mut serial = [0; VIRTIO_BLK_ID_BYTES as usize];
         let room = serial.get_mut(..options.serial.len()).ok_or(ServeError::Serial(options.serial.len()))?;
@@ -96,6 +101,7 @@ impl<S: Storage> Device<S> {
             serial,
             max_append,
             aio: options.aio,
+            sandbox,
             always_write_through,
             write_through: AtomicBool::new(always_write_through),
             zoned: AtomicBool::new(false),

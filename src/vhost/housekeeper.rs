@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use super::ServeError;
 use super::device::Device;
+use crate::sandbox::Role;
 use crate::storage::Storage;
 use crate::store::Batch;
 
@@ -60,6 +61,9 @@ impl Housekeeper {
         let thread = std::thread::Builder::new()
             .name("housekeeper".into())
             .spawn(move || {
+                if let Err(error) = device.sandbox.confine(Role::Housekeeper) {
+                    log::warn!("the housekeeper's thread may do all that the process may: {error}");
+                }
                 let mut batch = Batch::default();
                 while listener.wait() {
                     keep(&device, &mut batch);

@@ -56,8 +56,9 @@ use vmm_sys_util::eventfd::EventFd;
 
 pub use device::{AioMode, CacheMode, ServeOptions};
 pub use files::DataFiles;
-pub use socket::{ListenOn, SocketError};
+pub use socket::{ListenOn, SocketAccess, SocketError};
 
+use crate::sandbox::{Sandbox, SandboxError};
 use crate::storage::Storage;
 use crate::store::ZonedStore;
 use crate::virtio::config::ConfigError;
@@ -74,6 +75,9 @@ pub enum ServeError {
     /// The serial number does not fit.
     #[error("--serial has {0} bytes: expected at most 20")]
     Serial(usize),
+    /// The process cannot be confined.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// A system call that never fails did.
     #[error("cannot {what}: {source}")]
     System {
@@ -101,8 +105,9 @@ pub fn serve<S: Storage + 'static>(
     stop: &EventFd,
 ) -> Result<(), ServeError> {
     let config = device::config_space(store.geometry(), &options)?;
-    let device = Arc::new(device::Device::new(store, files, &options, config.max_append())?);
     let listening = socket::Listening::open(listen)?;
+    let sandbox = Sandbox::enter(options.sandbox, listening.own_folder())?;
+    let device = Arc::new(device::Device::new(store, files, &options, config.max_append(), sandbox)?);
     let housekeeper = housekeeper::Housekeeper::start(Arc::clone(&device))?;
     log::info!("serving on {listening}");
     let result = connection::accept_loop(&listening, &device, &config, &options, stop);

@@ -8,19 +8,24 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAddr};
+use nix::sys::stat::{Mode, fchmod};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::ServeError;
 
 /// The first descriptor that systemd hands over.
 const SYSTEMD_FIRST_FD: RawFd = 3;
+
+/// Frontends that may wait while another is served.
+const BACKLOG: i32 = 128;
 
 /// The header of a vhost-user message: request, flags, size of the payload.
 const HEADER_BYTES: usize = 12;
@@ -32,11 +37,25 @@ const MAX_PAYLOAD: u32 = 4096;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenOn {
     /// Make a socket here.
-    Path(PathBuf),
+    Path {
+        /// Where.
+        path: PathBuf,
+        /// Who may connect.
+        access: SocketAccess,
+    },
     /// A socket that the parent process left open: listening, or connected to the only frontend.
     Fd(RawFd),
     /// The socket that systemd listens on for this process.
     Systemd,
+}
+
+/// Who may connect to a socket of our own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// Permission bits.
+    pub mode: u32,
+    /// The group it is given to.
+    pub group: Option<u32>,
 }
 
 /// Why there is no socket to serve on.
@@ -126,15 +145,17 @@ struct OwnPath {
 impl Listening {
     pub(super) fn open(on: ListenOn) -> Result<Self, SocketError> {
         match on {
-            ListenOn::Path(path) => Self::at(path),
+            ListenOn::Path { path, access } => Self::at(path, access),
             ListenOn::Fd(number) => Self::with(inherited(number)?),
             ListenOn::Systemd => Self::with(from_systemd()?),
         }
     }
 
-    fn at(path: PathBuf) -> Result<Self, SocketError> {
+    fn at(path: PathBuf, access: SocketAccess) -> Result<Self, SocketError> {
         let failed = |source| SocketError::Listen { path: path.clone(), source };
         let listener = listen_at(&path)?;
+        std::os::unix::fs::lchown(&path, None, access.group).map_err(failed)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(access.mode)).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let made = fs::symlink_metadata(&path).map_err(failed)?;
         let name = path.display().to_string();
@@ -158,6 +179,12 @@ impl Listening {
             Socket::Connected(Mutex::new(Some(stream)))
         };
         Ok(Self { socket, own: None, name: format!("descriptor {number}") })
+    }
+
+    /// The folder of the socket that is removed at the end.
+    pub(super) fn own_folder(&self) -> Option<&Path> {
+        let folder = self.own.as_ref()?.path.parent()?;
+        Some(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
     }
 
     /// Whether only one frontend can come.
@@ -211,10 +238,21 @@ impl Drop for Listening {
     }
 }
 
+/// Makes a listening socket that only its owner can connect to, from its first moment on.
+fn bind(path: &Path) -> io::Result<UnixListener> {
+    let kind = (AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC);
+    let socket = socket::socket(kind.0, kind.1, kind.2, None)?;
+    // The mode of a socket that is not bound yet is the one that its file is made with.
+    fchmod(&socket, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    socket::bind(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    socket::listen(&socket, Backlog::new(BACKLOG)?)?;
+    Ok(UnixListener::from(socket))
+}
+
 /// Listens at a path, in place of a socket that nobody listens on any more.
 fn listen_at(path: &Path) -> Result<UnixListener, SocketError> {
     let failed = |source| SocketError::Listen { path: path.into(), source };
-    match UnixListener::bind(path) {
+    match bind(path) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {}
         result => return result.map_err(failed),
     }
@@ -224,9 +262,9 @@ fn listen_at(path: &Path) -> Result<UnixListener, SocketError> {
     match UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             fs::remove_file(path).map_err(failed)?;
-            UnixListener::bind(path).map_err(failed)
+            bind(path).map_err(failed)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => UnixListener::bind(path).map_err(failed),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => bind(path).map_err(failed),
         // Also when it is there and does not let us in, or is a datagram socket.
         Ok(_) | Err(_) => Err(SocketError::InUse(path.into())),
     }

@@ -11,7 +11,7 @@ fn at(directory: &tempfile::TempDir) -> PathBuf {
 }
 
 fn open(path: &Path) -> Result<Listening, SocketError> {
-    Listening::open(ListenOn::Path(path.into()))
+    Listening::open(ListenOn::Path { path: path.into(), access: SocketAccess { mode: 0o600, group: None } })
 }
 
 fn stop() -> EventFd {

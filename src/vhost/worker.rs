@@ -29,6 +29,7 @@ use super::journal::LeftBehind;
 use super::limiter::LogLimiter;
 use super::ring::{Ring, RingError, RingSetup};
 use super::slots::Slots;
+use crate::sandbox::Role;
 use crate::storage::Storage;
 use crate::store::{Batch, Event, Segment};
 use crate::virtio::report;
@@ -111,6 +112,9 @@ impl WorkerHandle {
                     next
                 }
                 Ok(engine) => {
+                    if let Err(error) = device.sandbox.confine(Role::Queue) {
+                        log::warn!("the thread of queue {queue} may do all that the process may: {error}");
+                    }
                     let _ = started.send(Ok(()));
                     let slots = Slots::new(ring_setup.size);
                     Worker::new(engine, device, queue, mem, ring, slots, inbox).run(left)

@@ -9,5 +9,6 @@ mod crash;
 mod load;
 mod lock;
 mod restart;
+mod sandbox;
 mod sockets;
 mod space;

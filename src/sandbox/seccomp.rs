@@ -1,0 +1,126 @@
+//! The system calls of each kind of thread.
+//!
+//! A thread's filters add up: one of a queue has passed the main thread's and then its own. Memory can never be made
+//! executable. A system call off the list ends the process with SIGSYS, which a supervisor sees and restarts; the
+//! frontend's requests in flight are then answered by the next process.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+};
+
+use super::{Role, SandboxError};
+
+/// What every thread does: locks, memory, descriptors it has, its own end.
+const COMMON: &[i64] = &[
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_close,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_fcntl,
+    libc::SYS_fdatasync,
+    libc::SYS_fstat,
+    libc::SYS_futex,
+    libc::SYS_getpid,
+    libc::SYS_getrandom,
+    libc::SYS_gettid,
+    libc::SYS_lseek,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_pwrite64,
+    libc::SYS_read,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sched_yield,
+    libc::SYS_sigaltstack,
+    libc::SYS_tgkill,
+    libc::SYS_write,
+];
+
+/// Metadata of the image.
+const IMAGE: &[i64] = &[libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_ftruncate, libc::SYS_pread64, libc::SYS_statx];
+
+/// A queue with either engine.
+const QUEUE: &[i64] = &[
+    libc::SYS_io_uring_enter,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_preadv,
+    libc::SYS_preadv2,
+    libc::SYS_pwritev,
+    libc::SYS_pwritev2,
+];
+
+/// Frontends, and making threads and their engines; a new thread has these until it has confined itself.
+const MAIN: &[i64] = &[
+    libc::SYS_accept4,
+    libc::SYS_clone3,
+    libc::SYS_eventfd2,
+    libc::SYS_getsockopt,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
+    libc::SYS_memfd_create,
+    libc::SYS_newfstatat,
+    libc::SYS_prctl,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_rseq,
+    libc::SYS_rt_sigaction,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_seccomp,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_set_robust_list,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+    libc::SYS_unlink,
+];
+
+fn allowed(role: Role) -> Vec<&'static [i64]> {
+    match role {
+        Role::Main => vec![COMMON, IMAGE, QUEUE, MAIN],
+        Role::Queue => vec![COMMON, QUEUE],
+        Role::Housekeeper => vec![COMMON, IMAGE],
+    }
+}
+
+/// mmap and mprotect, but not to make anything executable.
+fn never_executable() -> Result<SeccompRule, seccompiler::Error> {
+    let executable = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
+    let condition = SeccompCondition::new(2, SeccompCmpArgLen::Dword, executable, 0)?;
+    Ok(SeccompRule::new(vec![condition])?)
+}
+
+/// ioctl, but only to ask how much has come on a socket and to make it non-blocking.
+fn socket_ioctls() -> Result<Vec<SeccompRule>, seccompiler::Error> {
+    let only = |request: libc::c_ulong| {
+        let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, request)?;
+        Ok(SeccompRule::new(vec![condition])?)
+    };
+    [libc::FIONREAD, libc::FIONBIO].into_iter().map(only).collect()
+}
+
+/// Puts the filter of a role on the calling thread; `log` lets everything through and has the kernel log it.
+pub(super) fn apply(role: Role, log: bool) -> Result<(), SandboxError> {
+    let failed = SandboxError::of::<seccompiler::Error>("seccomp");
+    let install = || -> Result<(), seccompiler::Error> {
+        let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+            allowed(role).concat().into_iter().map(|number| (number, Vec::new())).collect();
+        for number in [libc::SYS_mmap, libc::SYS_mprotect] {
+            rules.insert(number, vec![never_executable()?]);
+        }
+        if role == Role::Main {
+            rules.insert(libc::SYS_ioctl, socket_ioctls()?);
+        }
+        let otherwise = if log { SeccompAction::Log } else { SeccompAction::KillProcess };
+        let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+        let program: BpfProgram = SeccompFilter::new(rules, otherwise, SeccompAction::Allow, arch)?.try_into()?;
+        seccompiler::apply_filter(&program)
+    };
+    install().map_err(failed)
+}
