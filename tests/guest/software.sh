@@ -5,12 +5,13 @@
 # Usage: tests/guest/software.sh [SECTION...]          all sections when none is named
 #
 #   compare  the same steps on the disk and on null_blk of the same geometry; differences are listed with their justification
+#   btrfs    fill, delete, balance, scrub; write and delete for CHURN_SECONDS (environment, 420); a guest and a daemon that die, and after
 #
 # Prints what all.sh prints, and between the tests the figures and findings of a run, behind "# ". VUZ_OUTPUT (environment) is a folder
 # where the guests' whole output is kept.
 . "$(dirname "${BASH_SOURCE[0]}")/host-lib.sh"
 
-SECTIONS=(compare)
+SECTIONS=(compare btrfs)
 PHASE_SECONDS=900
 
 # use_guest NAME: small, full or newest, from now on
@@ -52,6 +53,30 @@ compare() {
         stop "compare-$block" "$temp/compare-$block.qcow2"
         rm "$temp/compare-$block.qcow2"
     done
+}
+
+# The guest dies of its own hand (status 125 of run.sh), the daemon is killed, both begin again.
+btrfs() {
+    local from=$SECONDS code=0
+    use_guest small
+    MEMORY=1G PHASE_SECONDS=1800
+    geometry SIZE=$((2 << 30)) ZONE_SIZE=$((16 << 20)) ZONE_CAPACITY=$((14 << 20)) CONVENTIONAL=0 MAX_OPEN=16 MAX_ACTIVE=24 \
+        MAX_APPEND=$((256 << 10)) BLOCK=4096 QUEUES=1 CHURN_SECONDS="${CHURN_SECONDS:-420}"
+    expect btrfs/create create_image "$temp/btrfs.qcow2"
+    serve btrfs "$temp/btrfs.qcow2"
+    say "phase btrfs: booting a guest for btrfs-churn.sh"
+    guest btrfs-churn.sh
+    wait "$run_pid" || code=$?
+    run_pid=
+    daemon_kill
+    results btrfs btrfs-churn.sh
+    expect btrfs/guest-died test "$code" -eq 125
+    sed -n 's/^MANIFEST //p' "$temp/output" >"$temp/manifest"
+    show btrfs "$from"
+    serve btrfs-crashed "$temp/btrfs.qcow2"
+    run btrfs-crashed btrfs-crashed.sh
+    stop btrfs-crashed "$temp/btrfs.qcow2" leaks
+    rm "$temp/btrfs.qcow2" "$temp/manifest"
 }
 
 [[ $# -gt 0 ]] || set -- "${SECTIONS[@]}"
