@@ -6,12 +6,14 @@
 #
 #   compare  the same steps on the disk and on null_blk of the same geometry; differences are listed with their justification
 #   btrfs    fill, delete, balance, scrub; write and delete for CHURN_SECONDS (environment, 420); a guest and a daemon that die, and after
+#   zonefs   its files of both kinds, its features and mount options, its reactions to errors
+#   zbd      libzbd's zbd, each command
 #
 # Prints what all.sh prints, and between the tests the figures and findings of a run, behind "# ". VUZ_OUTPUT (environment) is a folder
 # where the guests' whole output is kept.
 . "$(dirname "${BASH_SOURCE[0]}")/host-lib.sh"
 
-SECTIONS=(compare btrfs)
+SECTIONS=(compare btrfs zonefs zbd)
 PHASE_SECONDS=900
 
 # use_guest NAME: small, full or newest, from now on
@@ -79,15 +81,39 @@ btrfs() {
     rm "$temp/btrfs.qcow2" "$temp/manifest"
 }
 
+# section NAME SCRIPT...: one image by the geometry that is set, one guest, and the image is without fault afterwards
+section() {
+    expect "$1/create" create_image "$temp/$1.qcow2"
+    serve "$1" "$temp/$1.qcow2"
+    run "$@"
+    stop "$1" "$temp/$1.qcow2"
+    rm "$temp/$1.qcow2"
+}
+
+zonefs() {
+    use_guest small
+    geometry SIZE=$((258 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((3 << 20)) CONVENTIONAL=4 MAX_OPEN=6 MAX_ACTIVE=12 \
+        MAX_APPEND=$((128 << 10)) BLOCK=4096 QUEUES=1
+    section zonefs zonefs.sh
+}
+
+zbd() {
+    use_guest small
+    geometry SIZE=$((258 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((3 << 20)) CONVENTIONAL=4 MAX_OPEN=6 MAX_ACTIVE=12 \
+        MAX_APPEND=$((128 << 10)) BLOCK=512 QUEUES=1
+    section zbd zbd.sh
+}
+
 [[ $# -gt 0 ]] || set -- "${SECTIONS[@]}"
-for section in "$@"; do
-    [[ " ${SECTIONS[*]} " == *" $section "* ]] || die "no section $section; there are: ${SECTIONS[*]}"
+for name in "$@"; do
+    [[ " ${SECTIONS[*]} " == *" $name "* ]] || die "no section $name; there are: ${SECTIONS[*]}"
 done
 [[ -z ${VUZ_OUTPUT:-} ]] || mkdir -p "$VUZ_OUTPUT"
 "$VUZ_SCRIPTS/deps.sh"
 daemon_build
 started=$SECONDS
-for section in "$@"; do
-    "$section"
+for name in "$@"; do
+    MEMORY=768M
+    "$name"
 done
 finish
