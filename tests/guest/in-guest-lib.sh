@@ -63,7 +63,8 @@ zone_capacity() {
 
 # zones [BLKZONE OPTION...]: one line a zone, in bytes: start length capacity write-pointer(from the zone's start) state type
 zones() {
-    blkzone report "$@" "$DISK" | sed 's/[,:()]/ /g' | while read -r _ start _ length _ capacity _ pointer _ _ _ _ _ _ state _ _ type _; do
+    # Newer ones say N/A of a pointer that a zone does not have.
+    blkzone report "$@" "$DISK" | sed 's/[,:()]/ /g; s|N/A|0|g' | while read -r _ start _ length _ capacity _ pointer _ _ _ _ _ _ state _ _ type _; do
         printf '%s %s %s %s %s %s\n' $((start * 512)) $((length * 512)) $((capacity * 512)) $((pointer * 512)) "$state" "$type"
     done
 }

@@ -8,12 +8,13 @@
 #   btrfs    fill, delete, balance, scrub; write and delete for CHURN_SECONDS (environment, 420); a guest and a daemon that die, and after
 #   zonefs   its files of both kinds, its features and mount options, its reactions to errors
 #   zbd      libzbd's zbd, each command
+#   dm       device mapper: linear and crypt with btrfs on them, dm-zoned
 #
 # Prints what all.sh prints, and between the tests the figures and findings of a run, behind "# ". VUZ_OUTPUT (environment) is a folder
 # where the guests' whole output is kept.
 . "$(dirname "${BASH_SOURCE[0]}")/host-lib.sh"
 
-SECTIONS=(compare btrfs zonefs zbd)
+SECTIONS=(compare btrfs zonefs zbd dm)
 PHASE_SECONDS=900
 
 # use_guest NAME: small, full or newest, from now on
@@ -102,6 +103,15 @@ zbd() {
     geometry SIZE=$((258 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((3 << 20)) CONVENTIONAL=4 MAX_OPEN=6 MAX_ACTIVE=12 \
         MAX_APPEND=$((128 << 10)) BLOCK=512 QUEUES=1
     section zbd zbd.sh
+}
+
+# With the newest guest, as the full one lacks the checksums that btrfs and XFS load as modules. dm-zoned wants the capacity to be the zone size, and conventional zones.
+dm() {
+    use_guest newest
+    MEMORY=1G
+    geometry SIZE=$((1 << 30)) ZONE_SIZE=$((8 << 20)) ZONE_CAPACITY=$((8 << 20)) CONVENTIONAL=12 MAX_OPEN=16 MAX_ACTIVE=24 \
+        MAX_APPEND=$((128 << 10)) BLOCK=4096 QUEUES=1
+    section dm dm.sh
 }
 
 [[ $# -gt 0 ]] || set -- "${SECTIONS[@]}"
