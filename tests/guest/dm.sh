@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# In the guest: device mapper on the zoned disk. Zones remapped by linear, and encrypted by crypt, which emulates zone appends; btrfs, which appends, on both; dm-zoned, which makes an ordinary disk of the zones (its capacity has to be the zone size).
+# In the guest: device mapper on the zoned disk. Zones remapped by linear, and encrypted by crypt, which emulates zone appends;
+# btrfs, which appends, on both; dm-zoned, which makes an ordinary disk of the zones (their capacity has to be their size).
 . ./in-guest-lib.sh
 . ./software-lib.sh
 . ./churn-lib.sh

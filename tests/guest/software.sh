@@ -105,7 +105,8 @@ zbd() {
     section zbd zbd.sh
 }
 
-# With the newest guest, as the full one lacks the checksums that btrfs and XFS load as modules. dm-zoned wants the capacity to be the zone size, and conventional zones.
+# dm-zoned wants the capacity to be the zone size, and conventional zones. The guest is the newest: the full one lacks the modules with the
+# checksums that btrfs asks the older kernel for.
 dm() {
     use_guest newest
     MEMORY=1G
