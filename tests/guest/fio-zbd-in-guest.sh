@@ -2,7 +2,7 @@
 # Runs in the guest: fio's tests of zoned block devices (its t/zbd/test-zbd-support, here as the folder "zbd") on the disk.
 #
 # fio-zbd.sh sends it with the file "fio-zbd.env":
-#   TESTS          the tests' numbers, in the order to run them; none: all that the suite has
+#   TESTS          the tests' numbers, in the order to run them
 #   TEST_SECONDS   a test that takes longer is given up
 #   OPTIONS        options for the suite
 #   NULL_BLK       not empty: run them on a null_blk device too, which is set up by the lines of this variable: "attribute value"
@@ -23,9 +23,6 @@ cp -r zbd /tmp/fio/t/zbd
 ln -s "$(type -p fio)" /tmp/fio/fio
 # shellcheck disable=SC2206 # a list of numbers
 tests=($TESTS)
-if [[ ${#tests[@]} -eq 0 ]]; then
-    mapfile -t tests < <(sed -n 's/^test\([0-9]*\)().*/\1/p' "$suite" | sort -n)
-fi
 
 # result DEVICE NUMBER RESULT SECONDS REASON
 result() {
