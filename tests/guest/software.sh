@@ -9,13 +9,14 @@
 #   zonefs   its files of both kinds, its features and mount options, its reactions to errors
 #   zbd      libzbd's zbd, each command
 #   dm       device mapper: linear and crypt with btrfs on them, dm-zoned
+#   f2fs     fill, delete and write again, mount again, check
 #   xfs      the same of XFS on zones
 #
 # Prints what all.sh prints, and between the tests the figures and findings of a run, behind "# ". VUZ_OUTPUT (environment) is a folder
 # where the guests' whole output is kept.
 . "$(dirname "${BASH_SOURCE[0]}")/host-lib.sh"
 
-SECTIONS=(compare btrfs zonefs zbd dm xfs)
+SECTIONS=(compare btrfs zonefs zbd dm f2fs xfs)
 PHASE_SECONDS=900
 
 # use_guest NAME: small, full or newest, from now on
@@ -114,6 +115,15 @@ dm() {
     geometry SIZE=$((1 << 30)) ZONE_SIZE=$((8 << 20)) ZONE_CAPACITY=$((8 << 20)) CONVENTIONAL=12 MAX_OPEN=16 MAX_ACTIVE=24 \
         MAX_APPEND=$((128 << 10)) BLOCK=4096 QUEUES=1
     section dm dm.sh
+}
+
+# f2fs wants zones of a multiple of 2 MiB, an active zone for each of its six logs, and conventional zones for its metadata.
+f2fs() {
+    use_guest newest
+    MEMORY=1G
+    geometry SIZE=$((2 << 30)) ZONE_SIZE=$((16 << 20)) ZONE_CAPACITY=$((14 << 20)) CONVENTIONAL=16 MAX_OPEN=16 MAX_ACTIVE=24 \
+        MAX_APPEND=$((128 << 10)) BLOCK=4096 QUEUES=1
+    section f2fs f2fs.sh
 }
 
 # XFS wants at least 300 MiB of conventional zones for its metadata. With a capacity below the zone size mkfs.xfs 7.2.0 counts the
