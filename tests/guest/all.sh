@@ -14,6 +14,7 @@
 #   killed       a new daemon, a new guest
 #   4096         another image, served with blocks of 4096 bytes, one queue; btrfs. The daemon is killed when the guest is off
 #   btrfs-again  a new daemon, a new guest
+#   software     an image that null_blk can be like; the same steps on both, and what of software.sh is quick
 . "$(dirname "${BASH_SOURCE[0]}")/host-lib.sh"
 
 # The guest is given up after this long; all phases together take less.
@@ -68,4 +69,12 @@ daemon_kill
 serve btrfs-again "$temp/second.qcow2"
 phase btrfs-again btrfs-verify.sh
 stop btrfs-again "$temp/second.qcow2" leaks
+
+rm -f "$temp/manifest"
+geometry SIZE=$((256 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((3 << 20)) CONVENTIONAL=4 MAX_OPEN=6 MAX_ACTIVE=12 \
+    MAX_APPEND=$((128 << 10)) BLOCK=512 QUEUES=2
+expect software/create create_image "$temp/third.qcow2"
+serve software "$temp/third.qcow2"
+phase software compare.sh zonefs.sh zbd.sh
+stop software "$temp/third.qcow2"
 finish
