@@ -30,7 +30,7 @@ plant() {
         s/\Q$ENV{OLD}\E/$ENV{NEW}/;
     ' "$copy/$file"
     (cd "$copy" && cargo build --quiet --locked --tests 2>"$copy/build.log") || { cat "$copy/build.log"; exit 1; }
-    if (cd "$copy" && timeout 600 cargo test --quiet --locked --lib --test store --test crash >"$copy/$name.log" 2>&1); then
+    if (cd "$copy" && timeout 600 cargo test --quiet --locked --lib --test store --test recover --test crash >"$copy/$name.log" 2>&1); then
         missed=$((missed + 1))
         echo "MISSED $name"
     else
@@ -87,6 +87,25 @@ plant file-not-extended src/qcow2/alloc.rs \
 plant cluster-given-out-twice src/qcow2/alloc.rs \
     'front.start = end;' \
     'front.start = if end % 7 == 0 { front.start } else { end };'
+plant range-not-noted src/store/write.rs \
+    'self.journal(|journal| journal.note(tag, Note::Reserved(Reserved { zone: index, start, end, append })));' \
+    'let _ = Note::Reserved(Reserved { zone: index, start, end, append });'
+plant reset-not-noted src/store/manage.rs \
+    'if done.is_ok() {
+            note();
+        }' \
+    'let _ = note;'
+plant finish-not-noted src/store/manage.rs \
+    'if done.is_ok() {
+            self.note_done(tag);
+        }' \
+    ''
+plant landed-write-begun-anew src/store/journal.rs \
+    'if end <= pointer {' \
+    'if end < pointer {'
+plant lost-place-in-zone src/store/journal.rs \
+    '_ if start == next => {' \
+    '_ if start == next && start == pointer => {'
 
 echo "$found found, $missed missed"
 [[ $missed -eq 0 ]]

@@ -57,12 +57,33 @@ impl Rig {
     pub fn begin(&mut self, op: Op, data: Vec<u8>) -> u16 {
         let slot = self.next;
         self.next = self.next.wrapping_add(1);
+        self.begin_as(slot, op, data);
+        slot
+    }
+
+    /// Begins a request that has this slot.
+    pub fn begin_as(&mut self, slot: u16, op: Op, data: Vec<u8>) {
+        self.next = self.next.max(slot + 1);
         let mut segments = Vec::new();
         let step = self.store.begin(Tag { queue: 0, slot }, op, &mut segments, &mut self.batch);
         self.requests.insert(slot, Request { data, stage: Stage::Moving });
         self.place(slot, step, segments);
         self.settle();
-        slot
+    }
+
+    /// Goes on with a request that the last process left behind.
+    pub fn resume_as(&mut self, slot: u16, ticket: Ticket, data: Vec<u8>) {
+        self.next = self.next.max(slot + 1);
+        let mut segments = Vec::new();
+        self.requests.insert(slot, Request { data, stage: Stage::Moving });
+        let step = self.store.resume(ticket, &mut segments, &mut self.batch);
+        self.place(slot, step, segments);
+        self.settle();
+    }
+
+    /// Whether a request has this slot.
+    pub fn has(&self, slot: u16) -> bool {
+        self.requests.contains_key(&slot)
     }
 
     fn place(&mut self, slot: u16, step: Step, segments: Vec<Segment>) {
