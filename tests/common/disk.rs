@@ -157,6 +157,32 @@ impl Disk {
         self.reconnect();
     }
 
+    /// Starts the daemon anew, after its end, and goes on with the frontend that is there, as [`Frontend::reconnect`]
+    /// says.
+    #[track_caller]
+    pub fn resume(&mut self) {
+        self.try_resume().unwrap_or_else(|e| panic!("going on with another daemon: {e}"));
+    }
+
+    /// The same, where the daemon may refuse or die.
+    #[track_caller]
+    pub fn try_resume(&mut self) -> Talk<()> {
+        self.respawn();
+        self.rejoin()
+    }
+
+    /// Starts the daemon anew and leaves the frontend with its broken connection.
+    #[track_caller]
+    pub fn respawn(&mut self) {
+        self.daemon = Setup::daemon(&self.setup.args, &self.image);
+    }
+
+    /// Goes on with the same frontend on a new connection.
+    pub fn rejoin(&mut self) -> Talk<()> {
+        let stream = self.daemon.connect();
+        self.front().reconnect(stream)
+    }
+
     /// Ends the daemon in an orderly way and starts it anew.
     #[track_caller]
     pub fn restart(&mut self) {

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use super::PATIENCE;
+use super::inflight::Inflight;
 use super::mem::GuestMem;
 use super::proto::{Conn, Talk, msg, pf};
 use super::request::{Done, POISON, Req, Status, UNTOUCHED};
@@ -50,7 +51,8 @@ const DRIVER_FEATURES: u64 = feature::SEG_MAX
     | feature::VERSION_1;
 
 /// Every protocol feature this frontend can use.
-const PROTOCOL_FEATURES: u64 = pf::MQ | pf::REPLY_ACK | pf::CONFIG | pf::RESET_DEVICE | pf::CONFIGURE_MEM_SLOTS;
+const PROTOCOL_FEATURES: u64 =
+    pf::MQ | pf::REPLY_ACK | pf::CONFIG | pf::INFLIGHT_SHMFD | pf::RESET_DEVICE | pf::CONFIGURE_MEM_SLOTS;
 
 /// What a frontend looks like to the daemon.
 #[derive(Clone, Debug)]
@@ -67,17 +69,60 @@ pub struct Options {
     pub indirect: bool,
     /// Bytes of guest memory.
     pub memory: u64,
+    /// The ring index each queue begins at.
+    pub first_index: u16,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { queues: 1, queue_size: 128, without: 0, without_protocol: 0, indirect: false, memory: 64 << 20 }
+        Self {
+            queues: 1,
+            queue_size: 128,
+            without: 0,
+            without_protocol: 0,
+            indirect: false,
+            memory: 64 << 20,
+            first_index: 0,
+        }
+    }
+}
+
+/// What a handshake has led to.
+struct Agreed {
+    offered: u64,
+    features: u64,
+    protocol_offered: u64,
+    protocol: u64,
+    queue_num: u64,
+}
+
+impl Agreed {
+    fn negotiate(conn: &mut Conn, options: &Options) -> Talk<Self> {
+        let offered = conn.ask_u64(msg::GET_FEATURES)?;
+        let (mut protocol, mut protocol_offered, mut queue_num) = (0, 0, 1);
+        let features = offered & DRIVER_FEATURES & !options.without;
+        if features & feature::PROTOCOL_FEATURES != 0 {
+            protocol_offered = conn.ask_u64(msg::GET_PROTOCOL_FEATURES)?;
+            protocol = protocol_offered & PROTOCOL_FEATURES & !options.without_protocol;
+            conn.tell_u64(msg::SET_PROTOCOL_FEATURES, protocol)?;
+            conn.reply_ack = protocol & pf::REPLY_ACK != 0;
+            if protocol & pf::MQ != 0 {
+                queue_num = conn.ask_u64(msg::GET_QUEUE_NUM)?;
+            }
+        }
+        conn.tell(msg::SET_OWNER, &[], &[])?;
+        Ok(Self { offered, features, protocol_offered, protocol, queue_num })
     }
 }
 
 /// A request in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Token(u64);
+
+impl Token {
+    /// No request's.
+    pub const NONE: Self = Self(0);
+}
 
 #[derive(Debug)]
 struct Pending {
@@ -106,6 +151,9 @@ pub struct Frontend {
     pub protocol: u64,
     /// How many queues the daemon can have.
     pub queue_num: u64,
+    /// The in-flight region, once a daemon has given one.
+    pub inflight: Option<Inflight>,
+    options: Options,
     pending: HashMap<(usize, u32), Pending>,
     done: HashMap<Token, Done>,
     last: u64,
@@ -124,31 +172,26 @@ impl Frontend {
     /// All of it but the start of the queues.
     pub fn negotiate(sock: UnixStream, options: &Options) -> Talk<Self> {
         let mut conn = Conn::new(sock);
-        let offered = conn.ask_u64(msg::GET_FEATURES)?;
-        let (mut protocol, mut protocol_offered, mut queue_num) = (0, 0, 1);
-        let features = offered & DRIVER_FEATURES & !options.without;
-        if features & feature::PROTOCOL_FEATURES != 0 {
-            protocol_offered = conn.ask_u64(msg::GET_PROTOCOL_FEATURES)?;
-            protocol = protocol_offered & PROTOCOL_FEATURES & !options.without_protocol;
-            conn.tell_u64(msg::SET_PROTOCOL_FEATURES, protocol)?;
-            conn.reply_ack = protocol & pf::REPLY_ACK != 0;
-            if protocol & pf::MQ != 0 {
-                queue_num = conn.ask_u64(msg::GET_QUEUE_NUM)?;
-            }
-        }
-        conn.tell(msg::SET_OWNER, &[], &[])?;
+        let agreed = Agreed::negotiate(&mut conn, options)?;
         let mut mem = GuestMem::new(options.memory);
-        let event_idx = features & feature::EVENT_IDX != 0;
-        let queues = (0..options.queues).map(|at| Queue::new(&mut mem, at, options.queue_size, event_idx)).collect();
+        let event_idx = agreed.features & feature::EVENT_IDX != 0;
+        let new_queue = |at| {
+            let mut queue = Queue::new(&mut mem, at, options.queue_size, event_idx);
+            queue.begin_at(&mem, options.first_index);
+            queue
+        };
+        let queues = (0..options.queues).map(new_queue).collect();
         Ok(Self {
             conn,
             mem,
             queues,
-            offered,
-            features,
-            protocol_offered,
-            protocol,
-            queue_num,
+            offered: agreed.offered,
+            features: agreed.features,
+            protocol_offered: agreed.protocol_offered,
+            protocol: agreed.protocol,
+            queue_num: agreed.queue_num,
+            inflight: None,
+            options: options.clone(),
             pending: HashMap::new(),
             done: HashMap::new(),
             last: 0,
@@ -157,9 +200,22 @@ impl Frontend {
         })
     }
 
+    /// Goes on with another daemon, or the same on another connection, as QEMU does with the guest none the wiser:
+    /// memory, rings and requests in flight stay as they are, nothing is submitted again and nobody kicks, the
+    /// in-flight region goes to the daemon, and each queue begins at the used index that stands in its ring.
+    pub fn reconnect(&mut self, sock: UnixStream) -> Talk<()> {
+        self.conn = Conn::new(sock);
+        let agreed = Agreed::negotiate(&mut self.conn, &self.options)?;
+        assert_eq!(agreed.features, self.features, "the driver cannot be told that the device has other features");
+        (self.protocol, self.protocol_offered) = (agreed.protocol, agreed.protocol_offered);
+        self.queues.iter_mut().for_each(Queue::renew_events);
+        self.start()
+    }
+
     /// Sets features and memory and starts every queue: what a driver's DRIVER_OK causes.
     pub fn start(&mut self) -> Talk<()> {
         self.conn.tell_u64(msg::SET_FEATURES, self.features)?;
+        self.share_inflight()?;
         if self.protocol & pf::CONFIGURE_MEM_SLOTS != 0 {
             for region in 0..self.mem.regions().len() {
                 self.announce_region(region)?;
@@ -168,9 +224,22 @@ impl Frontend {
             self.set_mem_table()?;
         }
         for queue in 0..self.queues.len() {
-            self.start_queue(queue, 0)?;
+            let base = self.queues[queue].used_index(&self.mem);
+            self.start_queue(queue, base)?;
         }
         Ok(())
+    }
+
+    /// Gets an in-flight region if there is none yet, and gives it to the daemon.
+    pub fn share_inflight(&mut self) -> Talk<()> {
+        if self.protocol & pf::INFLIGHT_SHMFD == 0 {
+            return Ok(());
+        }
+        if self.inflight.is_none() {
+            let (queues, size) = (self.queues.len() as u16, self.options.queue_size);
+            self.inflight = Some(self.conn.get_inflight(queues, size)?);
+        }
+        self.inflight.as_ref().map_or(Ok(()), |region| self.conn.set_inflight(region))
     }
 
     /// Tells the daemon all regions at once.
@@ -242,7 +311,10 @@ impl Frontend {
         }
         self.pending.clear();
         self.done.clear();
+        // What was in flight before the reset is nobody's any more, so the region goes too.
+        self.inflight = None;
         self.conn.tell_u64(msg::SET_FEATURES, self.features)?;
+        self.share_inflight()?;
         (0..self.queues.len()).try_for_each(|queue| self.start_queue(queue, 0))
     }
 
@@ -422,6 +494,11 @@ impl Frontend {
     /// How many requests are in flight.
     pub fn in_flight_count(&self) -> usize {
         self.pending.len()
+    }
+
+    /// The heads of one queue whose requests are in flight, as far as it is known.
+    pub fn heads_in_flight(&self, queue: usize) -> Vec<u16> {
+        self.pending.keys().filter(|(at, _)| *at == queue).map(|(_, head)| *head as u16).collect()
     }
 
     /// Submits a request and waits for it.

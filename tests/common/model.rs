@@ -60,6 +60,14 @@ pub struct ZoneModel {
     pub finished: bool,
 }
 
+impl ZoneModel {
+    /// Sectors from the start on that are known to be written: fewer than `written` while an append is not answered
+    /// whose sectors lie below those of another that is.
+    pub fn sectors_known(&self) -> u64 {
+        self.sectors.iter().take_while(|stamp| stamp.is_some()).count() as u64
+    }
+}
+
 /// What a disk must hold, by the requests that were acknowledged.
 #[derive(Clone, Debug)]
 pub struct Model {

@@ -1,6 +1,7 @@
 //! vhost-user messages as bytes on a socket: the right ones have methods, wrong ones go through [`Conn::send`].
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::RawFd;
 use std::os::unix::net::UnixStream;
@@ -8,6 +9,7 @@ use std::os::unix::net::UnixStream;
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::PATIENCE;
+use super::inflight::Inflight;
 
 /// Message numbers.
 #[allow(missing_docs, reason = "the names are the specification's")]
@@ -29,6 +31,8 @@ pub mod msg {
     pub const SET_VRING_ENABLE: u32 = 18;
     pub const GET_CONFIG: u32 = 24;
     pub const SET_CONFIG: u32 = 25;
+    pub const GET_INFLIGHT_FD: u32 = 31;
+    pub const SET_INFLIGHT_FD: u32 = 32;
     pub const RESET_DEVICE: u32 = 34;
     pub const GET_MAX_MEM_SLOTS: u32 = 36;
     pub const ADD_MEM_REG: u32 = 37;
@@ -41,6 +45,7 @@ pub mod pf {
     pub const MQ: u64 = 1 << 0;
     pub const REPLY_ACK: u64 = 1 << 3;
     pub const CONFIG: u64 = 1 << 9;
+    pub const INFLIGHT_SHMFD: u64 = 1 << 12;
     pub const RESET_DEVICE: u64 = 1 << 13;
     pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
     pub const STATUS: u64 = 1 << 16;
@@ -125,6 +130,18 @@ impl Conn {
     pub fn receive(&mut self, request: u32) -> Talk<Vec<u8>> {
         let mut header = [0; 12];
         self.sock.read_exact(&mut header)?;
+        self.receive_rest(request, header)
+    }
+
+    /// Receives the answer to `request` and the descriptor that comes with it, if one does.
+    pub fn receive_with_file(&mut self, request: u32) -> Talk<(Vec<u8>, Option<File>)> {
+        let mut header = [0; 12];
+        let (got, file) = self.sock.recv_with_fd(&mut header).map_err(io::Error::from)?;
+        self.sock.read_exact(&mut header[got..])?;
+        Ok((self.receive_rest(request, header)?, file))
+    }
+
+    fn receive_rest(&mut self, request: u32, header: [u8; 12]) -> Talk<Vec<u8>> {
         let word = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
         let mut payload = vec![0; word(8) as usize];
         self.sock.read_exact(&mut payload)?;
@@ -198,6 +215,20 @@ impl Conn {
         let mut payload = words(&[offset, bytes.len() as u32, 1]);
         payload.extend(bytes);
         self.tell(msg::SET_CONFIG, &payload, &[])
+    }
+
+    /// Asks the daemon for an in-flight region.
+    pub fn get_inflight(&mut self, queues: u16, size: u16) -> Talk<Inflight> {
+        self.send(msg::GET_INFLIGHT_FD, VERSION, &Inflight::request(queues, size), &[])?;
+        let (payload, file) = self.receive_with_file(msg::GET_INFLIGHT_FD)?;
+        let region = Inflight::parse(&payload, file);
+        assert_eq!((region.num_queues, region.queue_size), (queues, size), "a region for other queues");
+        Ok(region)
+    }
+
+    /// Gives the daemon an in-flight region.
+    pub fn set_inflight(&mut self, region: &Inflight) -> Talk<()> {
+        self.tell(msg::SET_INFLIGHT_FD, &region.payload(), &[region.fd()])
     }
 
     /// Whether the daemon closes the connection within [`PATIENCE`].

@@ -53,6 +53,11 @@ impl Desc {
     }
 }
 
+fn event() -> EventFd {
+    // EFD_NONBLOCK: QEMU's frontends pass their event descriptors in this mode.
+    EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).expect("eventfd")
+}
+
 /// One virtqueue: its rings in guest memory and the driver's own bookkeeping.
 #[derive(Debug)]
 pub struct Queue {
@@ -91,8 +96,6 @@ impl Queue {
             at
         };
         let n = u64::from(size);
-        // EFD_NONBLOCK: QEMU's frontends pass their event descriptors in this mode.
-        let event = || EventFd::new(libc::EFD_NONBLOCK | libc::EFD_CLOEXEC).expect("eventfd");
         Self {
             index,
             size,
@@ -109,6 +112,23 @@ impl Queue {
             free: (0..size).rev().collect(),
             chains: HashMap::new(),
         }
+    }
+
+    /// Lets the indices of an unused ring begin at `index`, so that they need not be used 65536 times to wrap.
+    pub fn begin_at(&mut self, mem: &GuestMem, index: u16) {
+        mem.store_index(self.avail + 2, index);
+        mem.store_index(self.used + 2, index);
+        (self.avail_idx, self.used_idx, self.published) = (index, index, index);
+    }
+
+    /// Takes new event descriptors, for another daemon. Nobody kicks for what is in the ring already.
+    pub fn renew_events(&mut self) {
+        (self.kick, self.call) = (event(), event());
+    }
+
+    /// The device's index in the used ring: where a queue goes on that nobody has stopped in an orderly way.
+    pub fn used_index(&self, mem: &GuestMem) -> u16 {
+        mem.load_index(self.used + 2)
     }
 
     /// Forgets all requests and clears the rings, as a driver does before it starts a queue anew.

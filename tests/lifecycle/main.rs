@@ -6,6 +6,7 @@
 mod common;
 
 mod crash;
+mod inflight;
 mod load;
 mod lock;
 mod restart;
