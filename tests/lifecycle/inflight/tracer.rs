@@ -103,6 +103,8 @@ struct Trace {
     daemon: libc::pid_t,
     nth: u32,
     point: Point,
+    /// All threads are followed; calls count from now on.
+    ready: bool,
     calls: u32,
     /// The thread that is in, or behind, the n-th call.
     chosen: libc::pid_t,
@@ -120,7 +122,7 @@ enum Next {
 
 impl Trace {
     fn new(daemon: libc::pid_t, nth: u32, point: Point) -> Self {
-        Self { daemon, nth, point, calls: 0, chosen: 0, left: None }
+        Self { daemon, nth, point, ready: false, calls: 0, chosen: 0, left: None }
     }
 
     fn run(mut self, threads: &[libc::pid_t], report: RawFd) -> ! {
@@ -137,10 +139,9 @@ impl Trace {
                 attached += 1;
             }
         }
-        let mut ready = false;
         let killed = loop {
-            if attached == 0 && !ready {
-                ready = true;
+            if attached == 0 && !self.ready {
+                self.ready = true;
                 tell(&[0]);
             }
             let mut status = 0;
@@ -152,7 +153,7 @@ impl Trace {
             if !libc::WIFSTOPPED(status) {
                 continue;
             }
-            attached -= i32::from(!ready && status >> 16 == libc::PTRACE_EVENT_STOP);
+            attached -= i32::from(!self.ready && status >> 16 == libc::PTRACE_EVENT_STOP);
             match self.stopped(thread, libc::WSTOPSIG(status), status >> 16) {
                 Next::ToCall => ptrace(libc::PTRACE_SYSCALL, thread, 0),
                 Next::ToInstruction => ptrace(libc::PTRACE_SINGLESTEP, thread, 0),
@@ -207,7 +208,7 @@ impl Trace {
         let entry = unsafe { info.u.entry };
         // A line of the log is none.
         let counted = CALLS.contains(&(entry.nr as libc::c_long)) && entry.args[0] > 2;
-        if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY || !counted || self.chosen != 0 {
+        if info.op != libc::PTRACE_SYSCALL_INFO_ENTRY || !counted || !self.ready || self.chosen != 0 {
             return Next::ToCall;
         }
         self.calls += 1;
