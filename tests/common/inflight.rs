@@ -70,7 +70,7 @@ impl Inflight {
         };
         let len = region.file.metadata().expect("the region's file").len();
         assert!(region.mmap_offset + region.mmap_size <= len, "a region longer than its file of {len}: {region:?}");
-        let blocks = region.block_len() * u64::from(region.num_queues);
+        let blocks = region.block_start(usize::from(region.num_queues));
         assert!(region.mmap_size >= blocks, "a region too short for its queues: {region:?}");
         region
     }
@@ -85,26 +85,39 @@ impl Inflight {
         self.file.as_raw_fd()
     }
 
-    fn block_len(&self) -> u64 {
-        (16 + 16 * u64::from(self.queue_size)).next_multiple_of(64)
+    fn u16_at(&self, offset: u64) -> u16 {
+        let mut out = [0; 2];
+        self.file.read_exact_at(&mut out, self.mmap_offset + offset).expect("reading the region");
+        u16::from_le_bytes(out)
+    }
+
+    /// How many entries a block has: at least what was asked for.
+    pub fn entries(&self) -> u16 {
+        let entries = self.u16_at(10);
+        assert!(entries >= self.queue_size, "{entries} entries for queues of {}", self.queue_size);
+        entries
+    }
+
+    /// Where a queue's block begins; for the number of queues, where the last one ends.
+    pub fn block_start(&self, queue: usize) -> u64 {
+        (16 + 16 * u64::from(self.entries())).next_multiple_of(64) * queue as u64
     }
 
     /// What stands in a queue's block.
     pub fn block(&self, queue: usize) -> Block {
-        let mut bytes = vec![0; self.block_len() as usize];
-        let at = self.mmap_offset + self.block_len() * queue as u64;
-        self.file.read_exact_at(&mut bytes, at).expect("reading the region");
-        let u16_at = |at: usize| u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"));
-        let entry = |at: usize| {
-            let counter = u64::from_le_bytes(bytes[at + 8..at + 16].try_into().expect("eight bytes"));
-            (bytes[at] != 0, counter)
+        let start = self.block_start(queue);
+        let mut bytes = vec![0; 16 * usize::from(self.entries())];
+        self.file.read_exact_at(&mut bytes, self.mmap_offset + start + 16).expect("reading the region");
+        let entry = |entry: &[u8]| {
+            let counter = u64::from_le_bytes(entry[8..].try_into().expect("eight bytes"));
+            (entry[0] != 0, counter)
         };
         Block {
-            version: u16_at(8),
-            desc_num: u16_at(10),
-            last_batch_head: u16_at(12),
-            used_idx: u16_at(14),
-            entries: (0..usize::from(self.queue_size)).map(|head| entry(16 + 16 * head)).collect(),
+            version: self.u16_at(start + 8),
+            desc_num: self.u16_at(start + 10),
+            last_batch_head: self.u16_at(start + 12),
+            used_idx: self.u16_at(start + 14),
+            entries: bytes.chunks(16).map(entry).collect(),
         }
     }
 

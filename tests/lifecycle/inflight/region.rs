@@ -27,7 +27,8 @@ fn the_region_tells_in_the_standard_layout_which_heads_are_in_flight() {
         let front = traffic.disk.front();
         for queue in 0..front.queues.len() {
             let block = front.inflight.as_ref().unwrap().block(queue);
-            assert_eq!((block.version, block.desc_num), (1, 256), "header of queue {queue}");
+            let entries = front.inflight.as_ref().unwrap().entries();
+            assert_eq!((block.version, block.desc_num), (1, entries), "header of queue {queue}");
             let marked = block.entries.iter().enumerate().filter(|(_, (inflight, _))| *inflight);
             let mut marked: Vec<(u16, u64)> = marked.map(|(head, (_, counter))| (head as u16, *counter)).collect();
             // Where the indices differ the last answers are in the ring and not yet settled here.
@@ -131,7 +132,7 @@ fn a_region_of_nonsense_does_no_harm() {
     // Behind a right standard part: what the daemon keeps for itself there.
     for round in 0..4 {
         harmless(&format!("noise behind the queues {round}"), &mut disk, |region| {
-            let begin = 2 * (16 + 16 * u64::from(region.queue_size)).next_multiple_of(64);
+            let begin = region.block_start(2);
             region.patch(begin, &noise(region.mmap_size - begin));
         });
     }
@@ -196,7 +197,8 @@ fn a_region_of_wrong_sizes_does_no_harm() {
         ("a short file", |len| memfd(len / 2)),
         ("a device", |_| File::options().read(true).write(true).open("/dev/null").unwrap()),
         ("a file that is not to be written", |len| {
-            File::open(format!("/proc/self/fd/{}", memfd(len).as_raw_fd())).unwrap()
+            let file = memfd(len);
+            File::open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap()
         }),
     ];
     for (name, file) in files {
