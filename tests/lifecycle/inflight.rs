@@ -16,7 +16,7 @@ use crate::common::disk::{Disk, Setup};
 use crate::common::model::{assert_ok, pattern};
 use crate::common::proto::{ConnError, pf};
 use crate::common::request::{Req, State, Status};
-use crate::common::{KIB, MIB};
+use crate::common::{KIB, MIB, eventually};
 use traffic::{Traffic, Until};
 
 /// Two conventional and ten sequential zones, small enough to be filled and reset often.
@@ -208,9 +208,13 @@ fn a_frontend_that_reconnects_to_another_geometry_is_refused_and_the_next_one_se
             let refused = disk.rejoin();
             let closed = matches!(refused, Err(ConnError::Gone | ConnError::Refused(_)));
             assert!(closed, "{field}: {refused:?}");
-            let log = disk.daemon.log()[before..].to_lowercase();
-            let named = |line: &&str| line.contains(field) && !line.contains(" info ");
-            assert_eq!(log.lines().filter(named).count(), 1, "one line of the log names {field}: {log}");
+            let named = |line: &&str| line.contains(field) && !line.contains(" INFO ");
+            let lines = eventually(&format!("a log line that names {field}"), || {
+                let log = disk.daemon.log();
+                let count = log[before..].lines().filter(named).count();
+                (count > 0).then_some(count)
+            });
+            assert_eq!(lines, 1, "{field}");
             // Nothing of the other frontend was done, and the next one is served.
             disk.setup.geo = geo;
             disk.reconnect();

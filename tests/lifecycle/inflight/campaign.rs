@@ -91,6 +91,10 @@ fn kill_rounds(seed: u64) -> (usize, usize) {
         kills += 1;
         in_flight += traffic.in_flight();
         println!("seed {seed}: kill {kills} after {} answers, {} in flight", traffic.answered, traffic.in_flight());
+        if rng.below(2) == 0 {
+            // The guest does not know that the daemon is gone.
+            traffic.fill();
+        }
         kills += resume(&mut traffic, &mut rng);
         if rng.below(2) == 0 {
             traffic.drain_and_verify();

@@ -122,6 +122,8 @@ impl Race {
     /// reset.
     pub(super) fn settle(self, model: &mut Model, zone: usize, geo: &Geo) -> bool {
         let story = format!("zone {zone} at {:#x}: {:?}", model.wp(zone), self.summary());
+        // Shown when the test fails, with the daemon's log.
+        println!("race: {story}");
         let old_wp = model.wp(zone);
         let reset = self.barrier == Barrier::Reset;
         // Writes and appends may have met a full zone.

@@ -1,9 +1,11 @@
 //! Kills at every n-th storage call, not at random: before it, after it, and some instructions later.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::common::PATIENCE;
 use crate::common::disk::Setup;
+use crate::common::model::{assert_ok, pattern};
+use crate::common::request::Req;
 
 use super::tracer::{Point, Seen, Tracer};
 use super::traffic::{Traffic, Until};
@@ -25,7 +27,7 @@ impl Traffic {
             self.take_answers();
             if self.in_flight() == 0 {
                 // The n-th call may be one behind the last answer.
-                std::thread::sleep(std::time::Duration::from_millis(5));
+                std::thread::sleep(Duration::from_millis(5));
                 if self.disk.daemon.is_alive() {
                     self.disk.daemon.kill9();
                 }
@@ -83,6 +85,10 @@ fn at_every_call(traffic: &mut Traffic, name: &str, mut kill: impl FnMut(&mut Tr
             println!("{name}: call {nth}, {point:?}");
             let seen = kill(traffic, nth, point);
             kills += u32::from(seen.killed);
+            if nth % 2 == 0 {
+                // The guest does not know that the daemon is gone.
+                traffic.fill();
+            }
             traffic.disk.resume();
             traffic.drain_and_verify();
             if seen.calls < nth {
@@ -116,6 +122,40 @@ fn a_kill_at_any_storage_call_loses_and_repeats_nothing_with_write_through() {
     kills_under_load(43, &["--aio", "sync", "--cache", "writethrough"]);
 }
 
+/// The pointer of the zone is stored when the daemon dies, and then the guest appends to it on a queue that the next
+/// daemon starts earlier.
+#[test]
+fn a_reset_that_was_done_does_not_run_again_over_what_another_queue_has_appended() {
+    let zone = 2;
+    let start = GEO.start(zone);
+    for nth in 1..4 {
+        let mut disk = Setup::new(GEO).args(&["--aio", "sync"]).queues(2).start();
+        disk.fill(zone, 64 << 10);
+        let tracer = Tracer::attach(disk.daemon.pid(), nth, Point::Exit);
+        let reset = disk.submit(1, &Req::reset(start));
+        if let Some(done) = disk.front().wait_for(reset, Duration::from_millis(300)) {
+            assert_ok(done.status);
+            break;
+        }
+        disk.daemon.wait();
+        assert!(tracer.seen().killed);
+        let append = disk.submit(0, &Req::append(start, pattern(7, 0, 4096)));
+        disk.resume();
+        let append = disk.wait(append);
+        assert_ok(append.status);
+        assert_ok(disk.wait(reset).status);
+        let end = disk.zone(zone).wp;
+        println!("call {nth}: appended at {:#x}, then the write pointer is {end:#x}", append.number());
+        // Either it came before the reset, behind the old data, or its data is there.
+        if append.number() < start + 128 {
+            assert_eq!((append.number(), end), (start, start + 8), "an answered append is gone");
+            assert_eq!(disk.read(start, 4096), Ok(pattern(7, 0, 4096)));
+        } else {
+            assert_eq!((append.number(), end), (start + 128, start), "a reset has left something");
+        }
+    }
+}
+
 #[test]
 fn a_kill_at_any_storage_call_of_a_recovery_loses_and_repeats_nothing() {
     let mut traffic = traffic(44, &["--aio", "sync"]);
@@ -124,7 +164,7 @@ fn a_kill_at_any_storage_call_of_a_recovery_loses_and_repeats_nothing() {
         traffic.fill();
         traffic.disk.front().unplug();
         let delay = traffic.rng.below(1500);
-        std::thread::sleep(std::time::Duration::from_micros(delay));
+        std::thread::sleep(Duration::from_micros(delay));
         traffic.disk.daemon.kill9();
         traffic.take_answers();
         traffic.strike_recovery(nth, point)

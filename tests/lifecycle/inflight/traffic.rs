@@ -175,18 +175,23 @@ impl Traffic {
 
     /// Judges what was answered. Returns how much that was.
     pub(super) fn take_answers(&mut self) -> usize {
-        let mut count = 0;
-        for op in std::mem::take(&mut self.flying) {
-            match self.disk.front().poll(op.token) {
-                None => self.flying.push(op),
-                Some(done) => {
-                    count += 1;
-                    self.answered += 1;
-                    self.judge(&op, &done);
+        let before = self.answered;
+        loop {
+            let start = self.answered;
+            for op in std::mem::take(&mut self.flying) {
+                match self.disk.front().poll(op.token) {
+                    None => self.flying.push(op),
+                    Some(done) => {
+                        self.answered += 1;
+                        self.judge(&op, &done);
+                    }
                 }
             }
+            // An answer may have come behind the place of its request in the list: nobody is told of it again.
+            if self.answered == start {
+                return start - before;
+            }
         }
-        count
     }
 
     fn judge(&mut self, op: &InFlight, done: &Done) {
