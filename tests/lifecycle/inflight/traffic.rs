@@ -290,7 +290,7 @@ impl Traffic {
     /// Whether a queue takes `more` requests without waiting for answers, of which there may be none.
     fn has_room(&mut self, queue: usize, more: usize) -> bool {
         let front = self.disk.front();
-        let each = if front.queues[queue].size < 64 { 1 } else { 3 };
+        let each = if front.queues[queue].size < 64 { 1 } else { 4 };
         front.queues[queue].room() >= each * more
     }
 
