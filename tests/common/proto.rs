@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
@@ -229,6 +229,14 @@ impl Conn {
     /// Gives the daemon an in-flight region.
     pub fn set_inflight(&mut self, region: &Inflight) -> Talk<()> {
         self.tell(msg::SET_INFLIGHT_FD, &region.payload(), &[region.fd()])
+    }
+
+    /// Whether the daemon has closed the connection by now.
+    pub fn hung_up(&self) -> bool {
+        let mut fd = libc::pollfd { fd: self.sock.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+        // SAFETY: one valid structure.
+        let ready = unsafe { libc::poll(&mut fd, 1, 0) };
+        ready == 1
     }
 
     /// Whether the daemon closes the connection within [`PATIENCE`].

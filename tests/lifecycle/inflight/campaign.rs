@@ -85,7 +85,10 @@ fn kill_rounds(seed: u64) -> (usize, usize) {
             _ => Until::Time(Duration::ZERO),
         };
         traffic.run(until);
-        std::thread::sleep(Duration::from_micros(rng.below(2000)));
+        traffic.fill();
+        // Long enough now and then for the daemon to be done with all of them.
+        let most = *rng.pick(&[1, 100, 400, 2000]);
+        std::thread::sleep(Duration::from_micros(rng.below(most)));
         traffic.disk.daemon.kill9();
         traffic.take_answers();
         kills += 1;
