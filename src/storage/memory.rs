@@ -69,6 +69,23 @@ fn pieces(offset: u64, len: u64) -> impl Iterator<Item = (u64, usize, usize)> {
     })
 }
 
+/// Equal length and equal bytes; a hole is zeros.
+impl PartialEq for MemoryStorage {
+    fn eq(&self, other: &Self) -> bool {
+        const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
+        // One after the other, so that a file can be compared with itself.
+        let ours = self.lock().clone();
+        let theirs = other.lock();
+        let covers = |some: &Inner, all: &Inner| {
+            some.pages.iter().all(|(page, bytes)| match all.pages.get(page) {
+                Some(others) => Arc::ptr_eq(bytes, others) || bytes == others,
+                None => **bytes == ZEROS,
+            })
+        };
+        ours.len == theirs.len && covers(&ours, &theirs) && covers(&theirs, &ours)
+    }
+}
+
 fn check_end(offset: FileOffset, len: u64) -> io::Result<u64> {
     let end = offset.0.checked_add(len).filter(|end| i64::try_from(*end).is_ok());
     end.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))

@@ -1,10 +1,12 @@
 //! Tests of the image as a whole, on files in memory.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop there")]
 
+mod campaign;
 mod create_open;
 mod damage;
 mod faults;
 mod foreign;
 mod mapping;
 mod repair;
+mod sound;
 mod support;

@@ -1,0 +1,244 @@
+//! What the tests of damage and repair share: where things are in a sound image, what a check finds in a damaged one,
+//! what a guest sees of it, and what a repair must keep whatever was damaged.
+
+use std::io;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::support::*;
+use crate::qcow2::refcount::Refcounts;
+use crate::qcow2::repair::repair_within;
+use crate::qcow2::{Access, ByteOrder, CheckReport, Image, Pointers, RepairError, RepairReport, Withheld, repair};
+use crate::storage::Storage;
+use crate::storage::memory::MemoryStorage;
+use crate::units::{Bytes, FileOffset};
+
+pub(super) const COPIED: u64 = 1 << 63;
+pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
+pub(super) const DIRTY: u64 = 1;
+/// How many kinds of damage a repair sets right.
+pub(super) const REPAIRABLE: u64 = 6;
+
+/// A file that stops the test when an image makes the code under test read without end, or by a size that nothing
+/// bounds.
+#[derive(Debug)]
+pub(super) struct Metered {
+    pub(super) inner: MemoryStorage,
+    most_at_once: u64,
+    operations: AtomicU64,
+    pub(super) changes: AtomicU64,
+}
+
+impl Metered {
+    /// Far more than any test of a small image does.
+    const MOST_OPERATIONS: u64 = 200_000;
+
+    pub(super) fn new(file: &MemoryStorage) -> Self {
+        let most_at_once = file.len().unwrap().0.max(4 << 20);
+        Self { inner: file.clone(), most_at_once, operations: AtomicU64::new(0), changes: AtomicU64::new(0) }
+    }
+
+    fn count(&self, len: usize) {
+        assert!(len as u64 <= self.most_at_once, "{len} bytes at once");
+        let operations = self.operations.fetch_add(1, Ordering::Relaxed);
+        assert!(operations < Self::MOST_OPERATIONS, "this never ends");
+    }
+
+    fn change(&self, len: usize) {
+        self.count(len);
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Storage for Metered {
+    fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<()> {
+        self.count(buf.len());
+        self.inner.read_at(offset, buf)
+    }
+    fn write_at(&self, offset: FileOffset, buf: &[u8]) -> io::Result<()> {
+        self.change(buf.len());
+        self.inner.write_at(offset, buf)
+    }
+    fn flush(&self) -> io::Result<()> {
+        self.count(0);
+        self.inner.flush()
+    }
+    fn punch(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
+        self.change(0);
+        self.inner.punch(offset, len)
+    }
+    fn set_len(&self, len: Bytes) -> io::Result<()> {
+        self.change(0);
+        self.inner.set_len(len)
+    }
+    fn len(&self) -> io::Result<Bytes> {
+        self.inner.len()
+    }
+}
+
+/// What a check finds, also where the image does not open for use.
+pub(super) fn survey(file: &MemoryStorage) -> Result<CheckReport, String> {
+    let mut image = Image::open_for_repair(Arc::new(file.clone())).map_err(|error| error.to_string())?;
+    let mut report = image.check().unwrap();
+    image.add_wrong_pointers(&mut report).unwrap();
+    Ok(report)
+}
+
+pub(super) fn mend(file: &MemoryStorage, pointers: Pointers) -> (MemoryStorage, RepairReport) {
+    let storage = Arc::new(file.clone());
+    let report = repair(&storage, pointers).unwrap();
+    ((*storage).clone(), report)
+}
+
+/// What each guest cluster shows; `None` where that cannot be told. Zeros and no cluster are the same to a guest.
+pub(super) fn contents(file: &MemoryStorage) -> Vec<Option<Vec<u8>>> {
+    let mut image = Image::open_for_repair(Arc::new(file.clone())).unwrap();
+    let cluster = image.header().cluster_size().0;
+    let clusters = image.header().clusters(image.geometry().size().0);
+    let zeros = vec![0; cluster as usize];
+    let show = |guest: u64| {
+        let mut extents = Vec::new();
+        image.extents(Bytes(guest * cluster), Bytes(cluster), &mut extents, 2).ok()?;
+        let shown: Vec<u8> =
+            extents.iter().map(|extent| read(file, extent.file.0, extent.len.0 as usize)).collect::<Vec<_>>().concat();
+        Some(if shown == zeros[..shown.len()] { Vec::new() } else { shown })
+    };
+    (0..clusters).map(show).collect()
+}
+
+/// Where things are in a sound image, for damaging them.
+pub(super) struct Anatomy {
+    pub(super) cluster: u64,
+    pub(super) clusters: u64,
+    pub(super) refcounts: Refcounts,
+    pub(super) l1_at: u64,
+    pub(super) tables: Vec<u64>,
+    pub(super) zonedmeta_at: u64,
+    pub(super) order: ByteOrder,
+}
+
+impl Anatomy {
+    pub(super) fn of(file: &MemoryStorage) -> Self {
+        let image = Image::open(Arc::new(file.clone()), Access::ReadOnly).unwrap();
+        Self {
+            cluster: image.header().cluster_size().0,
+            clusters: image.header().clusters(file.len().unwrap().0),
+            refcounts: Refcounts {
+                table: image.refcounts.table.clone(),
+                order: image.refcounts.order,
+                cluster_bits: image.refcounts.cluster_bits,
+            },
+            l1_at: image.header().l1_table_offset.0,
+            tables: image.l1.iter().map(|entry| entry & OFFSET).filter(|table| *table != 0).collect(),
+            zonedmeta_at: image.zoned().zonedmeta_offset,
+            order: image.table_order(),
+        }
+    }
+
+    pub(super) fn set_refcount(&self, file: &MemoryStorage, cluster: u64, value: u64) {
+        let widest = u64::MAX >> (64 - (1 << self.refcounts.order));
+        self.refcounts.fill(file, cluster..cluster + 1, value.min(widest)).unwrap();
+    }
+
+    /// Where an L2 entry in use stands.
+    fn l2_entry(&self, file: &MemoryStorage, seeded: &mut Seeded) -> u64 {
+        let table = self.tables[seeded.below(self.tables.len() as u64) as usize];
+        let used: Vec<u64> = (0..self.cluster / 8).filter(|index| read_u64(file, table + index * 8) != 0).collect();
+        table + used[seeded.below(used.len() as u64) as usize] * 8
+    }
+
+    pub(super) fn set_pointer(&self, file: &MemoryStorage, zone: u64, value: u64) {
+        let bytes = if self.order == ByteOrder::Big { value.to_be_bytes() } else { value.to_le_bytes() };
+        write(file, self.zonedmeta_at + zone * 8, &bytes);
+    }
+
+    /// Does one piece of damage that a repair sets right, and names it. `kind` is below [`REPAIRABLE`].
+    pub(super) fn repairable_damage(&self, file: &MemoryStorage, kind: u64, seeded: &mut Seeded) -> String {
+        let put = |at: u64, value: u64| {
+            let was = read_u64(file, at);
+            write(file, at, &value.to_be_bytes());
+            format!("{was:#x} at {at:#x} is {value:#x}")
+        };
+        match kind {
+            0..=2 => {
+                let (cluster, value) = (seeded.below(self.clusters + 20), seeded.below(4));
+                self.set_refcount(file, cluster, value);
+                format!("refcount of cluster {cluster} is {value}")
+            }
+            3 => put(72, read_u64(file, 72) | DIRTY),
+            4 => {
+                let at = self.l2_entry(file, seeded);
+                put(at, read_u64(file, at) & !COPIED)
+            }
+            _ => {
+                let at = self.l1_at + seeded.below(self.tables.len() as u64) * 8;
+                put(at, read_u64(file, at) & !COPIED)
+            }
+        }
+    }
+}
+
+/// What qemu-img finds where it does not know of the zones: errors and leaks; `None` where it does not open the image.
+pub(super) fn qemu_check(file: &MemoryStorage) -> Option<(u64, u64)> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("image.qcow2");
+    let copy = file.clone();
+    write(&copy, 72, &(read_u64(file, 72) & !0x20).to_be_bytes());
+    std::fs::write(&path, read(&copy, 0, copy.len().unwrap().0 as usize)).unwrap();
+    let output = Command::new("qemu-img").args(["check", "-f", "qcow2", "--output=json"]).arg(&path).output().unwrap();
+    let found: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    let number = |name: &str| found.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);
+    Some((number("corruptions") + number("check-errors"), number("leaks")))
+}
+
+pub(super) fn table_clusters(file: &MemoryStorage) -> u64 {
+    let image = Image::open_for_repair(Arc::new(file.clone())).unwrap();
+    image.header().clusters(image.zoned().zonedmeta_size)
+}
+
+/// Repairs a damaged image, and again, and serves what is whole then; checks what must hold whatever was damaged.
+/// `None` where the image is refused.
+pub(super) fn repair_makes_nothing_worse(
+    damaged: &MemoryStorage,
+    pointers: Pointers,
+    budget: usize,
+    when: &str,
+) -> Option<(MemoryStorage, RepairReport)> {
+    let storage = Arc::new(Metered::new(damaged));
+    let before = match survey(damaged) {
+        Ok(before) => before,
+        Err(refusal) => {
+            let error = repair_within(&storage, pointers, budget).unwrap_err();
+            assert!(matches!(&error, RepairError::Open(open) if open.to_string() == refusal), "{when}: {error}");
+            assert_eq!(storage.changes.load(Ordering::Relaxed), 0, "{when}: refused and written");
+            return None;
+        }
+    };
+    let report = repair_within(&storage, pointers, budget).unwrap_or_else(|error| panic!("{when}: {error}"));
+    let mended = storage.inner.clone();
+    let left = &report.left;
+    assert!(left.errors <= before.errors, "{when}: {:?} became {:?}", before.findings, left.findings);
+    assert!(left.errors > 0 || left.leaks == 0, "{when}: leaks stay without a reason: {report:?}");
+    assert_eq!(report.left, survey(&mended).unwrap(), "{when}");
+    assert_same_contents(damaged, &mended, when);
+    if report.withheld == Some(Withheld::Everything) {
+        assert!(mended == *damaged, "{when}: withheld and written");
+    }
+    if left.errors == 0 {
+        let mut image = Image::open(Arc::new(Metered::new(&mended)), Access::ReadWrite).unwrap();
+        image.map(Bytes(0), image.geometry().size()).unwrap_or_else(|error| panic!("{when}: {error}"));
+        image.release().unwrap();
+        assert_eq!(image.check().unwrap().errors, 0, "{when}");
+    }
+    let again = repair_within(&storage, pointers, budget).unwrap();
+    assert!(storage.inner == mended, "{when}: a second repair finds more to do: {again:?}");
+    Some((mended, report))
+}
+
+/// What a guest could read of `before` it reads of `after`.
+pub(super) fn assert_same_contents(before: &MemoryStorage, after: &MemoryStorage, when: &str) {
+    for (guest, (was, is)) in contents(before).into_iter().zip(contents(after)).enumerate() {
+        assert!(was.is_none() || was == is, "{when}: guest cluster {guest} has changed");
+    }
+}
