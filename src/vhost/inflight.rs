@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  one block a queue:    header of 16 bytes, then an entry of 16 bytes for each descriptor      up to a multiple of 64
-//!  this daemon's own:    the disk it was made for (8 words)
+//!  this daemon's own:    the disk it was made for (9 words)
 //!  one journal a queue:  32 bytes for each descriptor (see `journal`)
 //!  a byte a zone:        whether it is explicitly open
 //! ```
@@ -34,7 +34,7 @@ const BLOCK_VERSION: u16 = 1;
 const BLOCK_ALIGN: usize = 64;
 const BLOCK_HEADER: usize = 16;
 const ENTRY: usize = 16;
-const DISK_WORDS: usize = 8;
+const DISK_WORDS: usize = 9;
 /// Descriptors a queue has room for, whatever the frontend says: guests and firmware make rings as long as the device
 /// allows, which is more than what QEMU asks for here (its property queue-size).
 const LEAST_ENTRIES: u16 = 1024;
@@ -68,6 +68,7 @@ pub(super) fn disk(geometry: &Geometry, block_size: u32) -> Disk {
         ("a number of conventional zones of", geometry.conventional_zones().into()),
         ("an open limit of", geometry.max_open_zones().into()),
         ("an active limit of", geometry.max_active_zones().into()),
+        ("an append limit of", geometry.max_append().0),
         ("a block size of", block_size.into()),
     ]
 }
@@ -319,7 +320,7 @@ impl Tracker {
 mod tests {
     use super::*;
 
-    const DISK: Disk = [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5), ("f", 6), ("g", 7)];
+    const DISK: Disk = [("a", 1), ("b", 2), ("c", 3), ("d", 4), ("e", 5), ("f", 6), ("g", 7), ("h", 8)];
 
     fn region() -> (VhostUserInflight, File, Arc<Inflight>) {
         let (told, file) = Inflight::create(&VhostUserInflight::new(0, 0, 2, 8), &DISK, 5).unwrap();
