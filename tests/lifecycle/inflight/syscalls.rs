@@ -85,7 +85,7 @@ fn at_every_call(traffic: &mut Traffic, name: &str, mut kill: impl FnMut(&mut Tr
             println!("{name}: call {nth}, {point:?}");
             let seen = kill(traffic, nth, point);
             kills += u32::from(seen.killed);
-            if nth % 2 == 0 {
+            if nth.is_multiple_of(2) {
                 // The guest does not know that the daemon is gone.
                 traffic.fill();
             }
