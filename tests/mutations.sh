@@ -88,17 +88,13 @@ plant cluster-given-out-twice src/qcow2/alloc.rs \
     'front.start = end;' \
     'front.start = if end % 7 == 0 { front.start } else { end };'
 plant range-not-noted src/store/write.rs \
-    'self.journal(|journal| journal.note(tag, Note::Reserved(Reserved { zone: index, start, end, append })));' \
+    'self.note(tag, Note::Reserved(Reserved { zone: index, start, end, append }));' \
     'let _ = Note::Reserved(Reserved { zone: index, start, end, append });'
 plant reset-not-noted src/store/manage.rs \
-    'if done.is_ok() {
-            note();
-        }' \
-    'let _ = note;'
+    'self.note(tag, if of_all { Note::ResetUpTo(zone) } else { Note::Resets(zone) });' \
+    ''
 plant finish-not-noted src/store/manage.rs \
-    'if done.is_ok() {
-            self.note_done(tag);
-        }' \
+    'self.note(tag, Note::Finishes(zone));' \
     ''
 plant landed-write-begun-anew src/store/journal.rs \
     'if end <= pointer {' \

@@ -1,7 +1,8 @@
 //! The system calls of each kind of thread.
 //!
 //! A thread's filters add up: one of a queue has passed the main thread's and then its own. Memory can never be made
-//! executable. A system call off the list ends the process with SIGSYS, which a supervisor sees and restarts; the
+//! executable. Opening a path is refused and does not end the process: the C library tries to read a setting of the
+//! kernel's when it gives memory back, and does without. A system call off the list ends the process with SIGSYS, which a supervisor sees and restarts; the
 //! frontend's requests in flight are then answered by the next process.
 
 use std::collections::BTreeMap;
@@ -11,6 +12,8 @@ use seccompiler::{
 };
 
 use super::{Role, SandboxError};
+
+type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
 /// What every thread does: locks, memory, descriptors it has, its own end.
 const COMMON: &[i64] = &[
@@ -105,22 +108,39 @@ fn socket_ioctls() -> Result<Vec<SeccompRule>, seccompiler::Error> {
     [libc::FIONREAD, libc::FIONBIO].into_iter().map(only).collect()
 }
 
+/// The calls that are refused, and harmless so.
+const REFUSED: [i64; 2] = [libc::SYS_open, libc::SYS_openat];
+
+/// Has the calling thread's attempts to open a path refused.
+pub(super) fn refuse_paths() -> Result<(), SandboxError> {
+    let rules = REFUSED.into_iter().map(|number| (number, Vec::new())).collect();
+    install(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EACCES as u32))
+}
+
 /// Puts the filter of a role on the calling thread; `log` lets everything through and has the kernel log it.
 pub(super) fn apply(role: Role, log: bool) -> Result<(), SandboxError> {
-    let failed = SandboxError::of::<seccompiler::Error>("seccomp");
-    let install = || -> Result<(), seccompiler::Error> {
-        let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
-            allowed(role).concat().into_iter().map(|number| (number, Vec::new())).collect();
+    let rules = || -> Result<Rules, seccompiler::Error> {
+        let mut rules: Rules = allowed(role).concat().into_iter().map(|number| (number, Vec::new())).collect();
         for number in [libc::SYS_mmap, libc::SYS_mprotect] {
             rules.insert(number, vec![never_executable()?]);
         }
         if role == Role::Main {
             rules.insert(libc::SYS_ioctl, socket_ioctls()?);
         }
-        let otherwise = if log { SeccompAction::Log } else { SeccompAction::KillProcess };
+        if !log {
+            rules.extend(REFUSED.map(|number| (number, Vec::new())));
+        }
+        Ok(rules)
+    };
+    let otherwise = if log { SeccompAction::Log } else { SeccompAction::KillProcess };
+    install(rules().map_err(SandboxError::of("seccomp"))?, otherwise, SeccompAction::Allow)
+}
+
+fn install(rules: Rules, otherwise: SeccompAction, listed: SeccompAction) -> Result<(), SandboxError> {
+    let install = || -> Result<(), seccompiler::Error> {
         let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-        let program: BpfProgram = SeccompFilter::new(rules, otherwise, SeccompAction::Allow, arch)?.try_into()?;
+        let program: BpfProgram = SeccompFilter::new(rules, otherwise, listed, arch)?.try_into()?;
         seccompiler::apply_filter(&program)
     };
-    install().map_err(failed)
+    install().map_err(SandboxError::of("seccomp"))
 }

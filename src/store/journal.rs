@@ -6,12 +6,14 @@
 //!
 //! * the range that a write or an append was given, under the lock of its zone, so that ranges are noted in the order
 //!   in which they were given;
-//! * how far a reset of all zones has come;
+//! * which zone a reset or a finish is about to change, and how far a reset of all zones has come;
 //! * the outcome of a request that changed a zone or failed after a range was given to it, before the zone is let go.
 //!
 //! The successor asks [`ZonedStore::recover`] for each note, lowest range first and before any request is begun: what
 //! lies below the zone's pointer has landed, what goes on from the pointer keeps its range, and what has left no
-//! trace is done anew. Requests without a note have changed nothing that doing them again would not change likewise.
+//! trace is done anew. A zone that stands where a reset or a finish was to bring it counts as brought there: had the
+//! request not come to it, it need not any more. Requests without a note have changed nothing that doing them again
+//! would not change likewise.
 
 use std::cmp::Ordering;
 
@@ -20,7 +22,7 @@ use super::write::Bid;
 use super::{Batch, IoResult, Outcome, Refusal, Reply, Tag, Ticket, Work, ZonedStore, sequential};
 use crate::storage::Storage;
 use crate::units::{Bytes, ZoneIndex};
-use crate::zone::State;
+use crate::zone::{Geometry, State};
 
 /// The range of a sequential zone that a write or an append was given, as absolute positions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,7 +42,11 @@ pub struct Reserved {
 pub enum Note {
     /// It was given a range.
     Reserved(Reserved),
-    /// It resets all zones, and those before this one are done.
+    /// It resets this zone.
+    Resets(ZoneIndex),
+    /// It finishes this zone.
+    Finishes(ZoneIndex),
+    /// It resets all zones: those before this one are done, and this one is next.
     ResetUpTo(ZoneIndex),
 }
 
@@ -84,14 +90,38 @@ impl<S: Storage> ZonedStore<S> {
     pub fn recover(&self, tag: Tag, note: Note) -> Recovered {
         match note {
             Note::Reserved(reserved) => self.recover_write(tag, reserved),
-            Note::ResetUpTo(next) => Recovered::Resumes(Ticket { tag, work: Work::ResetAll { next } }),
+            Note::Resets(zone) if self.stands_at(zone, |geometry| geometry.start(zone)) => {
+                Recovered::Settled(Ok(Reply::Done))
+            }
+            Note::Finishes(zone) if self.stands_at(zone, |geometry| geometry.writable_end(zone)) => {
+                Recovered::Settled(Ok(Reply::Done))
+            }
+            Note::Resets(_) | Note::Finishes(_) => Recovered::Anew,
+            Note::ResetUpTo(next) => {
+                let done = self.stands_at(next, |geometry| geometry.start(next));
+                let next = if done { ZoneIndex(next.0 + 1) } else { next };
+                Recovered::Resumes(Ticket { tag, work: Work::ResetAll { next } })
+            }
         }
+    }
+
+    /// Whether this is a sequential zone whose pointer stands there.
+    fn stands_at(&self, zone: ZoneIndex, place: impl FnOnce(&Geometry) -> Bytes) -> bool {
+        self.is_sequential(zone) && self.slots.inner(zone).zone.write_pointer() == place(&self.geometry)
+    }
+
+    /// Whether a zone that is named from outside is there and sequential.
+    fn is_sequential(&self, zone: ZoneIndex) -> bool {
+        zone.0 < self.geometry.nr_zones() && sequential(&self.geometry, zone)
     }
 
     fn recover_write(&self, tag: Tag, reserved: Reserved) -> Recovered {
         let Reserved { zone, start, end, append } = reserved;
-        let exists = zone.0 < self.geometry.nr_zones() && sequential(&self.geometry, zone);
-        if !exists || start < self.geometry.start(zone) || end > self.geometry.writable_end(zone) || start >= end {
+        if !self.is_sequential(zone)
+            || start < self.geometry.start(zone)
+            || end > self.geometry.writable_end(zone)
+            || start >= end
+        {
             return Recovered::Anew;
         }
         let (pointer, next) = {
@@ -128,8 +158,7 @@ impl<S: Storage> ZonedStore<S> {
 
     /// Opens a zone that was explicitly open before this process was started. The limits hold as ever.
     pub fn reopen(&self, zone: ZoneIndex) {
-        if zone.0 < self.geometry.nr_zones()
-            && sequential(&self.geometry, zone)
+        if self.is_sequential(zone)
             && let Err(refusal) = lock(&self.resources).open_explicitly(&self.slots, &self.geometry, zone)
         {
             log::warn!("zone {zone} was explicitly open and cannot be opened again: {refusal}");
@@ -150,6 +179,11 @@ impl<S: Storage> ZonedStore<S> {
         self.journal(|journal| {
             journal.explicitly_open(zone, self.slots.inner(zone).zone.state() == State::ExplicitOpen);
         });
+    }
+
+    /// Notes what a request has come to.
+    pub(super) fn note(&self, tag: Tag, note: Note) {
+        self.journal(|journal| journal.note(tag, note));
     }
 
     /// Notes that a request that changes zones is done.

@@ -38,7 +38,7 @@ impl<S: Storage> ZonedStore<S> {
                 self.slots.inner(zone).drop_idle_lane();
             }
             Action::Reset => {
-                if !self.reset(tag, zone, &mut batch.events, || self.note_done(tag))? {
+                if !self.reset(tag, zone, false, &mut batch.events)? {
                     return parked;
                 }
             }
@@ -47,20 +47,24 @@ impl<S: Storage> ZonedStore<S> {
         Ok(Step::Done(Ok(Reply::Done)))
     }
 
-    /// Resets one zone; false where the request waits to have it alone. `note` is called when it is done and before
-    /// anything else can happen to the zone.
-    fn reset(&self, tag: Tag, zone: ZoneIndex, events: &mut Vec<Event>, note: impl FnOnce()) -> Result<bool, Refusal> {
+    /// Resets one zone, for its own sake or as one of all; false where the request waits to have it alone.
+    fn reset(&self, tag: Tag, zone: ZoneIndex, of_all: bool, events: &mut Vec<Event>) -> Result<bool, Refusal> {
         let alone = {
             let mut inner = self.slots.inner(zone);
             Resources::check_reset(&inner.zone).map(|()| inner.lane().take_exclusive(tag))
         };
         let done = match alone {
             Ok(false) => return Ok(false),
-            Ok(true) => self.reset_alone(zone),
+            Ok(true) => {
+                self.note(tag, if of_all { Note::ResetUpTo(zone) } else { Note::Resets(zone) });
+                self.reset_alone(zone)
+            }
             Err(refusal) => Err(refusal.into()),
         };
-        if done.is_ok() {
-            note();
+        match (&done, of_all) {
+            (Ok(()), true) => self.note(tag, Note::ResetUpTo(ZoneIndex(zone.0 + 1))),
+            (Ok(()), false) => self.note_done(tag),
+            (Err(_), _) => {}
         }
         self.give_up(tag, zone, events);
         done.map(|()| true)
@@ -104,8 +108,7 @@ impl<S: Storage> ZonedStore<S> {
                 return parked;
             }
             round -= 1;
-            let note = || self.journal(|journal| journal.note(tag, Note::ResetUpTo(ZoneIndex(zone.0 + 1))));
-            if !self.reset(tag, zone, &mut batch.events, note)? {
+            if !self.reset(tag, zone, true, &mut batch.events)? {
                 return parked;
             }
         }
@@ -135,6 +138,7 @@ impl<S: Storage> ZonedStore<S> {
 
     /// Goes on with a finish whose unwritten part has been cleared.
     pub(super) fn finish_cleared(&self, tag: Tag, zone: ZoneIndex, events: &mut Vec<Event>) -> Result<Step, Refusal> {
+        self.note(tag, Note::Finishes(zone));
         let done = self.finish_alone(zone);
         if done.is_ok() {
             self.note_done(tag);

@@ -120,7 +120,7 @@ impl<S: Storage> ZonedStore<S> {
         let (start, end, append) = (admission.start, Bytes(admission.start.0 + len.0), at.is_none());
         inner.zone.reserve(len, stamp);
         inner.lane().admit(tag, start, end, append);
-        self.journal(|journal| journal.note(tag, Note::Reserved(Reserved { zone: index, start, end, append })));
+        self.note(tag, Note::Reserved(Reserved { zone: index, start, end, append }));
         Ok(Admitted::At(start))
     }
 

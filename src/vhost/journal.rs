@@ -19,9 +19,11 @@ use crate::virtio::status::{RequestError, Status};
 /// What a record is: the low byte of its first word.
 const WRITE: u64 = 1;
 const APPEND: u64 = 2;
-const RESET_UP_TO: u64 = 3;
-const SETTLED: u64 = 4;
-const APPENDED: u64 = 5;
+const RESETS: u64 = 3;
+const FINISHES: u64 = 4;
+const RESET_UP_TO: u64 = 5;
+const SETTLED: u64 = 6;
+const APPENDED: u64 = 7;
 
 /// The record of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +38,8 @@ impl Record {
             Record::Noted(Note::Reserved(Reserved { zone, append, .. })) => {
                 (if *append { APPEND } else { WRITE }) | u64::from(zone.0) << 32
             }
+            Record::Noted(Note::Resets(zone)) => RESETS | u64::from(zone.0) << 32,
+            Record::Noted(Note::Finishes(zone)) => FINISHES | u64::from(zone.0) << 32,
             Record::Noted(Note::ResetUpTo(next)) => RESET_UP_TO | u64::from(next.0) << 32,
             Record::Settled { status, appended: None } => SETTLED | (*status as u64) << 8,
             Record::Settled { status, appended: Some(_) } => APPENDED | (*status as u64) << 8,
@@ -53,7 +57,8 @@ impl Record {
             Record::Settled { appended: Some(sector), .. } => {
                 region.store(at + 8, sector.to_bytes().map_or(0, |at| at.0))
             }
-            Record::Settled { appended: None, .. } | Record::Noted(Note::ResetUpTo(_)) => {}
+            Record::Settled { appended: None, .. }
+            | Record::Noted(Note::Resets(_) | Note::Finishes(_) | Note::ResetUpTo(_)) => {}
         }
         region.store(at, self.what());
     }
@@ -67,6 +72,8 @@ impl Record {
         match what & 0xff {
             WRITE => Some(Record::Noted(Note::Reserved(Reserved { zone, start, end, append: false }))),
             APPEND => Some(Record::Noted(Note::Reserved(Reserved { zone, start, end, append: true }))),
+            RESETS => Some(Record::Noted(Note::Resets(zone))),
+            FINISHES => Some(Record::Noted(Note::Finishes(zone))),
             RESET_UP_TO => Some(Record::Noted(Note::ResetUpTo(zone))),
             SETTLED => Some(Record::Settled { status: status?, appended: None }),
             APPENDED => Some(Record::Settled { status: status?, appended: Some(start.to_sector()) }),

@@ -2,35 +2,46 @@
 # The tests with QEMU's own vhost-user-blk-pci, which stock QEMU does not let have zones: all that the generic device is tested with, and
 # what only this device can do, connecting again to a new daemon under a running guest, and coming and going while the guest runs.
 #
-# Usage: tests/guest/blk.sh
+# Usage: tests/guest/blk.sh [SECTION...]          all sections when none is named
+#
+#   blk       what all.sh tests with the generic device
+#   restarts  the daemon is by turns ended and killed, and started again, under fio with verification
+#   plug      the disk is plugged in, out, and in again
+#   kills     the daemon is killed KILLS times (environment, 10) under btrfs, at any moment; then a scrub and a check
 #
 # Output as all.sh. QEMU is built for it once, which takes a quarter of an hour (qemu-scripts/qemu-source.sh); VUZ_QEMU=FOLDER takes one
 # that was built already.
 . "$(dirname "${BASH_SOURCE[0]}")/host-lib.sh"
 
-PHASE_SECONDS=400
-# How often the daemon is started again under the guest, each time after a round of the guest's work.
-RESTARTS=8
+PHASE_SECONDS=900
+KILLS=${KILLS:-10}
 
-# restarted_phase NAME: a guest that writes, reads and verifies, and meanwhile the daemon is ended and started again.
-restarted_phase() {
-    local name=$1 code=0 restarts=0
-    say "phase $name: booting a guest for rounds.sh, to start the daemon again under it"
-    guest rounds.sh
+sections=("$@")
+[[ $# -gt 0 ]] || sections=(blk restarts plug kills)
+for section in "${sections[@]}"; do
+    [[ $section =~ ^(blk|restarts|plug|kills)$ ]] || die "no section \"$section\" (see the head of blk.sh)"
+done
+
+# under NAME SCRIPT COUNT HOW: a guest that runs SCRIPT, and COUNT times meanwhile, each time when it has come a round further, the daemon is
+# ended and started again, HOW: by turns, or killed
+under() {
+    local name=$1 script=$2 count=$3 how=$4 code=0 restarts=0
+    say "phase $name: booting a guest for $script, to start the daemon again under it"
+    guest "$script"
     while kill -0 "$run_pid" 2>/dev/null; do
-        sleep 0.1
-        if ((restarts < RESTARTS && $(grep -c '^# round ' "$temp/output" || true) > restarts)); then
+        # Not in step with the guest's rounds: a round takes a second or more.
+        sleep 0.$((RANDOM % 8 + 1))
+        if ((restarts < count && $(grep -c '^# round ' "$temp/output" || true) > restarts)); then
             restarts=$((restarts + 1))
-            # By turns told to end, and killed.
-            if ((restarts % 2)); then daemon_kill; else daemon_stop || code=$?; fi
+            if [[ $how == killed ]] || ((restarts % 2)); then daemon_kill; else daemon_stop || code=$?; fi
             serve "$name" "$temp/image.qcow2"
         fi
     done
     wait "$run_pid" || code=$?
     run_pid=
-    results "$name" rounds.sh
+    results "$name" "$script"
     expect "$name/daemon-and-guest-end-well" test "$code" -eq 0
-    expect "$name/restarts" test "$restarts" -eq "$RESTARTS"
+    expect "$name/restarts" test "$restarts" -eq "$count"
 }
 
 # monitor COMMAND: a command of QEMU's human monitor.
@@ -81,12 +92,52 @@ VUZ_QEMU_ROAD=source machine_get
 [[ $(cat "$MACHINE_QEMU/device") == vhost-user-blk-pci,* ]] || die "$MACHINE_QEMU is not a QEMU with zones in vhost-user-blk"
 started=$SECONDS
 
-geometry SIZE=$((258 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((3 << 20)) CONVENTIONAL=4 MAX_OPEN=6 MAX_ACTIVE=12 \
-    MAX_APPEND=$((128 << 10)) BLOCK=512 QUEUES=2
-expect blk/create create_image "$temp/image.qcow2"
-serve blk "$temp/image.qcow2"
-phase blk sysfs.sh zones.sh writes.sh fio.sh queues.sh
-restarted_phase restarts
-plugged_phase plug
-stop blk "$temp/image.qcow2" leaks
+blk() {
+    geometry SIZE=$((258 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((3 << 20)) CONVENTIONAL=4 MAX_OPEN=6 MAX_ACTIVE=12 \
+        MAX_APPEND=$((128 << 10)) BLOCK=512 QUEUES=2
+    fresh blk
+    phase blk sysfs.sh zones.sh writes.sh fio.sh queues.sh
+    stop blk "$temp/image.qcow2"
+}
+
+restarts() {
+    geometry SIZE=$((258 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((3 << 20)) CONVENTIONAL=4 MAX_OPEN=6 MAX_ACTIVE=12 \
+        MAX_APPEND=$((128 << 10)) BLOCK=512 QUEUES=2
+    fresh restarts
+    under restarts rounds.sh 8 by-turns
+    stop restarts "$temp/image.qcow2" leaks
+}
+
+plug_in_and_out() {
+    geometry SIZE=$((64 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((4 << 20)) CONVENTIONAL=2 MAX_OPEN=0 MAX_ACTIVE=0 \
+        MAX_APPEND=$((128 << 10)) BLOCK=4096 QUEUES=1
+    fresh plug
+    plugged_phase plug
+    stop plug "$temp/image.qcow2"
+}
+
+kills() {
+    geometry SIZE=$((2 << 30)) ZONE_SIZE=$((16 << 20)) ZONE_CAPACITY=$((14 << 20)) CONVENTIONAL=0 MAX_OPEN=12 MAX_ACTIVE=16 \
+        MAX_APPEND=$((128 << 10)) BLOCK=4096 QUEUES=2
+    fresh kills
+    # Some rounds more, for those that a kill falls between.
+    echo $((KILLS + 3)) >"$temp/rounds"
+    under kills btrfs-rounds.sh "$KILLS" killed
+    rm "$temp/rounds"
+    stop kills "$temp/image.qcow2" leaks
+}
+
+# fresh NAME: a new image, served
+fresh() {
+    rm -f "$temp/image.qcow2"
+    expect "$1/create" create_image "$temp/image.qcow2"
+    serve "$1" "$temp/image.qcow2"
+}
+
+for section in "${sections[@]}"; do
+    case $section in
+        plug) plug_in_and_out ;;
+        *) "$section" ;;
+    esac
+done
 finish

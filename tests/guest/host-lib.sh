@@ -105,11 +105,12 @@ checked() {
 
 # guest SCRIPT...: boots a guest in the background (run_pid) that runs these in-guest scripts; their output goes to $temp/output.
 guest() {
-    local libraries scripts=("${@/#/$HERE/}") more=()
+    local libraries scripts=("${@/#/$HERE/}") more=() file
     mapfile -t libraries < <(find "$HERE" -maxdepth 1 -name '*-lib.sh' ! -name host-lib.sh)
     printf '%s\n' "$*" >"$temp/suite"
-    [[ ! -e $temp/manifest ]] || more+=("$temp/manifest")
-    [[ ! -e $temp/operations ]] || more+=("$temp/operations")
+    for file in manifest operations rounds; do
+        [[ ! -e $temp/$file ]] || more+=("$temp/$file")
+    done
     "$VUZ_SCRIPTS/run.sh" --socket "$temp/socket" --queues "$QUEUES" --smp "$QUEUES" --mem "${MEMORY:-768M}" --timeout "$PHASE_SECONDS" \
         "$HERE/suite.sh" "$temp/suite" "$temp/image.env" "${libraries[@]}" "${scripts[@]}" "${more[@]}" >"$temp/output" &
     run_pid=$!

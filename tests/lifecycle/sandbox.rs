@@ -26,9 +26,9 @@ fn every_thread_of_a_serving_daemon_is_filtered_and_without_capabilities() {
     disk.assert_works();
     let threads = of_every_thread(&disk, "Seccomp_filters");
     let count = |name: &str| threads.iter().find(|(thread, _)| thread == name).map(|(_, count)| count.as_str());
-    assert_eq!(count("queue-0"), Some("2"), "{threads:?}");
-    assert_eq!(count("queue-1"), Some("2"), "{threads:?}");
-    assert_eq!(count("housekeeper"), Some("2"), "{threads:?}");
+    assert_eq!(count("queue-0"), Some("3"), "{threads:?}");
+    assert_eq!(count("queue-1"), Some("3"), "{threads:?}");
+    assert_eq!(count("housekeeper"), Some("3"), "{threads:?}");
     assert!(threads.len() >= 4 && threads.iter().all(|(_, count)| count != "0"), "{threads:?}");
     for (field, expected) in [("Seccomp", "2"), ("NoNewPrivs", "1"), ("CapEff", "0000000000000000")] {
         for (thread, value) in of_every_thread(&disk, field) {
