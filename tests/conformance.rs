@@ -89,22 +89,20 @@ fn count_of(verdict: &str) -> Option<&'static str> {
     known.map(|(_, count)| *count)
 }
 
-/// The file of a module of a test: `a` is tests/a.rs or tests/a/main.rs, `a::b` is tests/a/b.rs if the parent has it.
+/// The file of a module of a test: `a` is tests/a.rs or tests/a/main.rs, `a::b` is tests/a/b.rs and `a::b::c`
+/// tests/a/b/c.rs, each if the one before says so.
 fn module_file(modules: &[&str]) -> Result<String, String> {
-    match modules {
-        [target] => ["tests/{}.rs", "tests/{}/main.rs"]
-            .iter()
-            .map(|form| form.replace("{}", target))
-            .find(|file| path(file).is_file())
-            .ok_or_else(|| format!("there is no test target `{target}`")),
-        [target, module] => {
-            let main = format!("tests/{target}/main.rs");
-            let file = format!("tests/{target}/{module}.rs");
-            let declared = path(&main).is_file() && text(&main).lines().any(|line| line == format!("mod {module};"));
-            if declared && path(&file).is_file() { Ok(file) } else { Err(format!("{main} has no module `{module}`")) }
-        }
-        _ => Err("expected `target::test` or `target::module::test`".to_string()),
+    let [target, inner @ ..] = modules else { return Err("expected `target::test`".to_string()) };
+    let forms = [format!("tests/{target}.rs"), format!("tests/{target}/main.rs")];
+    let mut file = forms.into_iter().find(|file| path(file).is_file());
+    let mut folder = format!("tests/{target}");
+    for module in inner {
+        let Some(parent) = &file else { break };
+        let declared = text(parent).lines().any(|line| line == format!("mod {module};"));
+        file = declared.then(|| format!("{folder}/{module}.rs")).filter(|file| path(file).is_file());
+        folder = format!("{folder}/{module}");
     }
+    file.ok_or_else(|| format!("there is no test module `{}`", modules.join("::")))
 }
 
 /// The tests of a source file: functions with `#[test]` that are not ignored, and those that `with_each_engine!` makes

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# shellcheck disable=SC2317,SC2329 # the sections are called by their names
 # The tests with QEMU's own vhost-user-blk-pci, which stock QEMU does not let have zones: all that the generic device is tested with, and
 # what only this device can do, connecting again to a new daemon under a running guest, and coming and going while the guest runs.
 #
@@ -22,8 +23,8 @@ for section in "${sections[@]}"; do
     [[ $section =~ ^(blk|restarts|plug|kills)$ ]] || die "no section \"$section\" (see the head of blk.sh)"
 done
 
-# under NAME SCRIPT COUNT HOW: a guest that runs SCRIPT, and COUNT times meanwhile, each time when it has come a round further, the daemon is
-# ended and started again, HOW: by turns, or killed
+# under NAME SCRIPT COUNT HOW: a guest that runs SCRIPT; COUNT times meanwhile, each time when the guest has come a round further, the
+# daemon is ended and started again, HOW: by turns (ended, killed), or killed
 under() {
     local name=$1 script=$2 count=$3 how=$4 code=0 restarts=0
     say "phase $name: booting a guest for $script, to start the daemon again under it"

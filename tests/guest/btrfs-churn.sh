@@ -50,6 +50,14 @@ fill_remount() {
     sync -f "$MOUNT"
 }
 
+# churn_again FILE GENERATION: writes a file. btrfs cleans zones in its own time and may be out of them meanwhile; a commit makes it catch up.
+churn_again() {
+    churn_write "$1" "$2" && return
+    sync -f "$MOUNT"
+    sleep 5
+    churn_write "$1" "$2"
+}
+
 # Files are replaced, overwritten in part and deleted, over and over; a third of the disk is in use.
 churn_cycles() {
     local end=$((SECONDS + ${CHURN_SECONDS:-420})) files=$((SIZE / 3 / BASE_SIZE)) generation=0 index written=0 before no_space=0
@@ -60,13 +68,13 @@ churn_cycles() {
             case $(((index + generation) % 4)) in
                 0)
                     rm -f "$MOUNT/churn$index"
-                    churn_write "churn$index" "$generation" || no_space=$((no_space + 1))
+                    churn_again "churn$index" "$generation" || no_space=$((no_space + 1))
                     ;;
-                *) churn_write "churn$index" "$generation" || no_space=$((no_space + 1)) ;;
+                *) churn_again "churn$index" "$generation" || no_space=$((no_space + 1)) ;;
             esac
             written=$((written + BASE_SIZE))
             echo "$generation" >"/tmp/generation-$index"
-            ((index % 16 > 0)) || sync -f "$MOUNT"
+            ((index % 8 > 0)) || sync -f "$MOUNT"
         done
     done
     sync -f "$MOUNT"

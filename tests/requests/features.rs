@@ -28,7 +28,7 @@ fn exactly_the_features_that_are_kept_are_offered() {
 fn the_protocol_features_that_frontends_need_are_offered() {
     let mut disk = Disk::small();
     let offered = disk.front().protocol_offered;
-    let needed = pf::MQ | pf::REPLY_ACK | pf::CONFIG | pf::RESET_DEVICE | pf::CONFIGURE_MEM_SLOTS;
+    let needed = pf::MQ | pf::REPLY_ACK | pf::CONFIG | pf::RESET_DEVICE | pf::CONFIGURE_MEM_SLOTS | pf::INFLIGHT_SHMFD;
     assert_eq!(offered & needed, needed, "offered: {offered:#x}");
     assert_eq!(offered & pf::STATUS, 0, "STATUS ends the connection in frontends' libraries");
     assert!(disk.front().queue_num >= 64, "QEMU asks for one queue a CPU: {}", disk.front().queue_num);
