@@ -15,6 +15,9 @@
 //! | [`units`] | sectors, bytes, file offsets and zone numbers as types |
 
 pub mod cli;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod qcow2;
 pub mod sandbox;
 pub mod storage;

@@ -137,4 +137,21 @@ impl<S: Storage> Image<S> {
         let offset = FileOffset(self.zoned.zonedmeta_offset);
         PointerTable::new(Arc::clone(&self.storage), offset, self.geometry, self.order, self.access)
     }
+
+    /// What metadata there is in a range of the file.
+    #[cfg(any(fuzzing, test))]
+    pub(crate) fn metadata_in(&self, start: FileOffset, len: Bytes) -> Option<MetadataKind> {
+        let bits = self.header.cluster_bits;
+        self.regions.find(start.0 >> bits..(start.0 + len.0).div_ceil(1 << bits)).map(|(_, kind)| kind)
+    }
+
+    /// Where metadata is: file offset and length of each piece.
+    #[cfg(any(fuzzing, test))]
+    pub(crate) fn metadata(&self) -> Vec<(u64, u64)> {
+        let bits = self.header.cluster_bits;
+        self.regions
+            .iter()
+            .map(|(clusters, _)| (clusters.start << bits, (clusters.end - clusters.start) << bits))
+            .collect()
+    }
 }

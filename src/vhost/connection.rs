@@ -61,7 +61,11 @@ enum End {
 }
 
 /// Serves one frontend. Returns whether that ended because it is time to stop.
-fn converse<S: Storage + 'static>(stream: UnixStream, handler: Handler<S>, stop: &EventFd) -> Result<bool, ServeError> {
+pub(super) fn converse<S: Storage + 'static>(
+    stream: UnixStream,
+    handler: Handler<S>,
+    stop: &EventFd,
+) -> Result<bool, ServeError> {
     let watched = stream.try_clone().map_err(ServeError::system("duplicate a socket"))?;
     let handler = Arc::new(Mutex::new(handler));
     let mut endpoint = BackendReqHandler::from_stream(stream, Arc::clone(&handler));

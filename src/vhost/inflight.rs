@@ -212,6 +212,12 @@ impl Inflight {
         (queue < self.layout.queues && head < self.layout.entries).then(|| self.layout.record(queue, head))
     }
 
+    /// Where the entry of a request begins.
+    #[cfg(any(fuzzing, test))]
+    pub(super) fn entry_place(&self, queue: u16, head: u16) -> usize {
+        self.layout.entry(queue, head)
+    }
+
     /// Whether a request was taken and not given back.
     pub(super) fn is_taken(&self, queue: u16, head: u16) -> bool {
         self.load::<u8>(self.layout.entry(queue, head)) == 1

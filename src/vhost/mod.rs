@@ -36,6 +36,9 @@ mod device;
 mod engine;
 mod execute;
 mod files;
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod handler;
 mod housekeeper;
 mod inflight;

@@ -6,10 +6,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::sound::*;
 use super::support::*;
+use crate::fuzzing::Metered;
 use crate::qcow2::{Access, ByteOrder, CreateOptions, Finding, Image, Pointers};
 use crate::storage::memory::MemoryStorage;
 use crate::units::{Bytes, ZoneIndex};
@@ -309,7 +309,7 @@ fn judge(base: &Base, file: &MemoryStorage, pointers: Pointers, budget: usize, w
         Err(error) => assert_names_a_field(&error.to_string(), when),
         Ok(mut image) => drop(image.check().unwrap()),
     }
-    assert_eq!(looked_at.changes.load(Ordering::Relaxed), 0, "{when}: written by looking at it");
+    assert_eq!(looked_at.changes(), 0, "{when}: written by looking at it");
     serving_makes_nothing_worse(file, when);
     let Some((mended, report)) = repair_makes_nothing_worse(file, pointers, budget, when) else {
         return (Outcome::Refused, file.clone());
@@ -330,7 +330,7 @@ fn judge(base: &Base, file: &MemoryStorage, pointers: Pointers, budget: usize, w
 fn serving_makes_nothing_worse(file: &MemoryStorage, when: &str) {
     let served = Arc::new(Metered::new(file));
     let Ok(mut image) = Image::open(Arc::clone(&served), Access::ReadWrite) else {
-        assert_eq!(served.changes.load(Ordering::Relaxed), 0, "{when}: refused and written");
+        assert_eq!(served.changes(), 0, "{when}: refused and written");
         return;
     };
     let before = image.check().unwrap();
@@ -455,22 +455,28 @@ fn qemu_img_agrees_with_what_a_repair_leaves() {
     // Most images are refused, and qemu-img has no say about these.
     let mut left = FOR_QEMU * seeds();
     let (mut clean, mut number) = (0, 0u64);
+    let mut disagreements = Vec::new();
     each_case(seeds(), |base, damages, file, _| {
         number += 1;
-        if left == 0 || Seeded(number).below(12) != 0 || survey(file).is_err() {
+        // It does not open an image whose snapshots_offset is no place for a table, though there are no snapshots.
+        let strict = damages.iter().any(|damage| damage.field == "snapshots_offset");
+        if left == 0 || strict || Seeded(number).below(12) != 0 || survey(file).is_err() {
             return;
         }
         left -= 1;
-        let when = describe(base, damages);
         let (mended, report) = mend(file, Pointers::Settle);
-        let found = qemu_check(&mended);
-        if report.left.errors == 0 {
+        let (before, after) = (qemu_check(file), qemu_check(&mended));
+        let agrees = if report.left.errors == 0 {
             clean += 1;
-            assert_eq!(found, Some((0, table_clusters(&mended))), "{when}: {report:?}");
-        } else if let (Some((before, _)), Some((after, _))) = (qemu_check(file), found) {
-            assert!(after <= before, "{when}: qemu-img found {before} errors and now {after}: {report:?}");
+            after == Some((0, table_clusters(&mended)))
+        } else {
+            before.zip(after).is_none_or(|((before, _), (after, _))| after <= before)
+        };
+        if !agrees {
+            disagreements.push(format!("{}: {before:?} and now {after:?}: {report:?}", describe(base, damages)));
         }
     });
     println!("{clean} repaired images are clean to qemu-img, {left} fewer than wanted were tried");
+    assert!(disagreements.is_empty(), "errors and leaks to qemu-img: {}", disagreements.join("\n"));
     assert!(clean > 20);
 }

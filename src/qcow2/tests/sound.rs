@@ -1,81 +1,23 @@
 //! What the tests of damage and repair share: where things are in a sound image, what a check finds in a damaged one,
 //! what a guest sees of it, and what a repair must keep whatever was damaged.
 
-use std::io;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::support::*;
+use crate::fuzzing::Metered;
 use crate::qcow2::refcount::Refcounts;
 use crate::qcow2::repair::repair_within;
 use crate::qcow2::{Access, ByteOrder, CheckReport, Image, Pointers, RepairError, RepairReport, Withheld, repair};
 use crate::storage::Storage;
 use crate::storage::memory::MemoryStorage;
-use crate::units::{Bytes, FileOffset};
+use crate::units::Bytes;
 
 pub(super) const COPIED: u64 = 1 << 63;
 pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
 pub(super) const DIRTY: u64 = 1;
 /// How many kinds of damage a repair sets right.
 pub(super) const REPAIRABLE: u64 = 6;
-
-/// A file that stops the test when an image makes the code under test read without end, or by a size that nothing
-/// bounds.
-#[derive(Debug)]
-pub(super) struct Metered {
-    pub(super) inner: MemoryStorage,
-    most_at_once: u64,
-    operations: AtomicU64,
-    pub(super) changes: AtomicU64,
-}
-
-impl Metered {
-    /// Far more than any test of a small image does.
-    const MOST_OPERATIONS: u64 = 200_000;
-
-    pub(super) fn new(file: &MemoryStorage) -> Self {
-        let most_at_once = file.len().unwrap().0.max(4 << 20);
-        Self { inner: file.clone(), most_at_once, operations: AtomicU64::new(0), changes: AtomicU64::new(0) }
-    }
-
-    fn count(&self, len: usize) {
-        assert!(len as u64 <= self.most_at_once, "{len} bytes at once");
-        let operations = self.operations.fetch_add(1, Ordering::Relaxed);
-        assert!(operations < Self::MOST_OPERATIONS, "this never ends");
-    }
-
-    fn change(&self, len: usize) {
-        self.count(len);
-        self.changes.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Storage for Metered {
-    fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<()> {
-        self.count(buf.len());
-        self.inner.read_at(offset, buf)
-    }
-    fn write_at(&self, offset: FileOffset, buf: &[u8]) -> io::Result<()> {
-        self.change(buf.len());
-        self.inner.write_at(offset, buf)
-    }
-    fn flush(&self) -> io::Result<()> {
-        self.count(0);
-        self.inner.flush()
-    }
-    fn punch(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
-        self.change(0);
-        self.inner.punch(offset, len)
-    }
-    fn set_len(&self, len: Bytes) -> io::Result<()> {
-        self.change(0);
-        self.inner.set_len(len)
-    }
-    fn len(&self) -> io::Result<Bytes> {
-        self.inner.len()
-    }
-}
 
 /// What a check finds, also where the image does not open for use.
 pub(super) fn survey(file: &MemoryStorage) -> Result<CheckReport, String> {
@@ -211,7 +153,7 @@ pub(super) fn repair_makes_nothing_worse(
         Err(refusal) => {
             let error = repair_within(&storage, pointers, budget).unwrap_err();
             assert!(matches!(&error, RepairError::Open(open) if open.to_string() == refusal), "{when}: {error}");
-            assert_eq!(storage.changes.load(Ordering::Relaxed), 0, "{when}: refused and written");
+            assert_eq!(storage.changes(), 0, "{when}: refused and written");
             return None;
         }
     };
