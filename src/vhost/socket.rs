@@ -318,8 +318,25 @@ pub(super) fn wait_readable(fd: Option<RawFd>, stop: &EventFd, timeout: Option<D
     }
 }
 
-/// Whether a whole vhost-user message can be read without waiting; none when the other side has hung up.
+/// Whether a whole vhost-user message can be read without waiting; none when the other side has hung up, be it in the
+/// middle of a message.
 pub(super) fn message_complete(stream: &UnixStream) -> io::Result<Option<bool>> {
+    // Asked first, so that all that was sent before the hang-up is seen below.
+    let gone = sends_no_more(stream)?;
+    Ok(whole_message(stream)?.filter(|complete| *complete || !gone))
+}
+
+fn sends_no_more(stream: &UnixStream) -> io::Result<bool> {
+    let mut watched = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
+    // SAFETY: one valid pollfd.
+    let ready = unsafe { libc::poll(&raw mut watched, 1, 0) };
+    match io::Error::last_os_error() {
+        error if ready < 0 && error.kind() != io::ErrorKind::Interrupted => Err(error),
+        _ => Ok(ready > 0),
+    }
+}
+
+fn whole_message(stream: &UnixStream) -> io::Result<Option<bool>> {
     let mut header = [0u8; HEADER_BYTES];
     let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
     // SAFETY: the buffer has the length given.

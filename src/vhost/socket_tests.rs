@@ -131,3 +131,15 @@ fn a_message_is_complete_when_its_payload_is_there() {
     drop(frontend);
     assert_eq!(message_complete(&backend).unwrap(), None);
 }
+
+#[test]
+fn a_message_whose_rest_cannot_come_any_more_is_a_hang_up() {
+    for sent in [1, 11, 12, 19] {
+        let (mut frontend, backend) = UnixStream::pair().unwrap();
+        let message = [[1, 0, 0, 0], [1, 0, 0, 0], [8, 0, 0, 0], [0; 4], [0; 4]].concat();
+        frontend.write_all(&message[..sent]).unwrap();
+        assert_eq!(message_complete(&backend).unwrap(), Some(false));
+        drop(frontend);
+        assert_eq!(message_complete(&backend).unwrap(), None, "{sent} bytes of a message");
+    }
+}
