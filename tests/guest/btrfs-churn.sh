@@ -34,8 +34,9 @@ fill_delete() {
     sync -f "$MOUNT"
 }
 
+# The kernel cleans zones by itself meanwhile, which excludes a balance for that time.
 fill_balance() {
-    btrfs balance start -dusage=90 "$MOUNT"
+    btrfs balance start --enqueue -dusage=90 "$MOUNT"
     note "btrfs balance: $(btrfs filesystem df "$MOUNT" | head -n 1)"
 }
 
@@ -50,7 +51,8 @@ fill_remount() {
     sync -f "$MOUNT"
 }
 
-# churn_again FILE GENERATION: writes a file. btrfs cleans zones in its own time and may be out of them meanwhile; a commit makes it catch up.
+# churn_again FILE GENERATION: writes a file. btrfs cleans zones in its own time and may be out of them meanwhile; a commit makes it
+# catch up.
 churn_again() {
     churn_write "$1" "$2" && return
     sync -f "$MOUNT"

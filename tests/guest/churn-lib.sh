@@ -51,3 +51,27 @@ device_written() {
     read -r _ _ _ _ _ _ sectors _ <"/sys/block/${DISK#/dev/}/stat"
     printf '%s\n' $((sectors * 512))
 }
+
+# churn_two_thirds NAME: of the files that churn_fill has put there (their number in /tmp/filled) two of three are deleted and written
+# again: the file system has to clean zones for that
+churn_two_thirds() {
+    local index before
+    before=$(device_written)
+    for ((index = 0; index < $(cat /tmp/filled); index++)); do
+        ((index % 3 == 0)) || rm "$MOUNT/fill$index"
+    done
+    sync -f "$MOUNT"
+    for ((index = 0; index < $(cat /tmp/filled); index++)); do
+        ((index % 3 == 0)) || churn_write "fill$index" 1
+    done
+    sync -f "$MOUNT"
+    note "$1: two thirds deleted and written again, $(($(device_written) - before >> 20)) MiB to the disk"
+}
+
+# churn_two_thirds_same: they and the third are what they were
+churn_two_thirds_same() {
+    local index
+    for ((index = 0; index < $(cat /tmp/filled); index++)); do
+        churn_same "fill$index" $((index % 3 == 0 ? 0 : 1))
+    done
+}

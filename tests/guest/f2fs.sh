@@ -22,28 +22,12 @@ f2fs_fill() {
     echo "$FILLED" >/tmp/filled
 }
 
-# Two files of three go and come again; f2fs has to clean zones for that.
-f2fs_delete_and_write() {
-    local index before
-    before=$(device_written)
-    for ((index = 0; index < $(cat /tmp/filled); index++)); do
-        ((index % 3 == 0)) || rm "$MOUNT/fill$index"
-    done
-    sync -f "$MOUNT"
-    for ((index = 0; index < $(cat /tmp/filled); index++)); do
-        ((index % 3 == 0)) || churn_write "fill$index" 1
-    done
-    sync -f "$MOUNT"
-    note "f2fs: two thirds deleted and written again, $(($(device_written) - before >> 20)) MiB to the disk"
-}
+f2fs_delete_and_write() { churn_two_thirds f2fs; }
 
 f2fs_remount() {
-    local index
     umount "$MOUNT"
     mount_f2fs
-    for ((index = 0; index < $(cat /tmp/filled); index++)); do
-        churn_same "fill$index" $((index % 3 == 0 ? 0 : 1))
-    done
+    churn_two_thirds_same
 }
 
 f2fs_small_files() {

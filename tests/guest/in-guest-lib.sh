@@ -7,8 +7,8 @@
 #   BLOCK QUEUES                                                               how it is served
 #
 # A test is a function; "check some-name" at the start of a line runs the function some_name and prints "ok some-name" or
-# "FAIL some-name" with the function's output behind "# ". host-lib.sh finds the names of a script's tests by those lines, so that a test that
-# was never reached counts as failed.
+# "FAIL some-name" with the function's output behind "# ". host-lib.sh finds the names of a script's tests by those lines, so that a
+# test that was never reached counts as failed.
 
 DISK=${DISK:-/dev/vda}
 # shellcheck source=/dev/null
@@ -64,9 +64,10 @@ zone_capacity() {
 # zones [BLKZONE OPTION...]: one line a zone, in bytes: start length capacity write-pointer(from the zone's start) state type
 zones() {
     # Newer ones say N/A of a pointer that a zone does not have.
-    blkzone report "$@" "$DISK" | sed 's/[,:()]/ /g; s|N/A|0|g' | while read -r _ start _ length _ capacity _ pointer _ _ _ _ _ _ state _ _ type _; do
-        printf '%s %s %s %s %s %s\n' $((start * 512)) $((length * 512)) $((capacity * 512)) $((pointer * 512)) "$state" "$type"
-    done
+    blkzone report "$@" "$DISK" | sed 's/[,:()]/ /g; s|N/A|0|g' |
+        while read -r _ start _ length _ capacity _ pointer _ _ _ _ _ _ state _ _ type _; do
+            printf '%s %s %s %s %s %s\n' $((start * 512)) $((length * 512)) $((capacity * 512)) $((pointer * 512)) "$state" "$type"
+        done
 }
 # zone N: that zone's line
 zone() { zones -o $(($(zone_start "$1") / 512)) -c 1; }

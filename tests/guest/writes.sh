@@ -48,7 +48,8 @@ write_to_capacity() {
     pattern last "$BLOCK" | put $(($(zone_start "$first") + capacity - BLOCK)) "$BLOCK"
     equal state "$(zone_state "$first")" fu
     refused put_zone "$first" "$capacity" "$BLOCK"
-    { pattern "zone $first from 0" $((capacity - 65536)) && pattern "nearly last" $((65536 - BLOCK)) && pattern last "$BLOCK"; } | cmp - <(get "$(zone_start "$first")" "$capacity")
+    { pattern "zone $first from 0" $((capacity - 65536)) && pattern "nearly last" $((65536 - BLOCK)) && pattern last "$BLOCK"; } |
+        cmp - <(get "$(zone_start "$first")" "$capacity")
 }
 
 write_last_zone() {

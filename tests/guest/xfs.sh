@@ -32,28 +32,12 @@ xfs_fill() {
     (($(requests_counted operations "$ZONE_APPEND") > 0))
 }
 
-# Two files of three go and come again: XFS has to collect what is left of zones.
-xfs_delete_and_write() {
-    local index before
-    before=$(device_written)
-    for ((index = 0; index < $(cat /tmp/filled); index++)); do
-        ((index % 3 == 0)) || rm "$MOUNT/fill$index"
-    done
-    sync -f "$MOUNT"
-    for ((index = 0; index < $(cat /tmp/filled); index++)); do
-        ((index % 3 == 0)) || churn_write "fill$index" 1
-    done
-    sync -f "$MOUNT"
-    note "XFS: two thirds deleted and written again, $(($(device_written) - before >> 20)) MiB to the disk"
-}
+xfs_delete_and_write() { churn_two_thirds XFS; }
 
 xfs_remount() {
-    local index
     umount "$MOUNT"
     mount_xfs
-    for ((index = 0; index < $(cat /tmp/filled); index++)); do
-        churn_same "fill$index" $((index % 3 == 0 ? 0 : 1))
-    done
+    churn_two_thirds_same
 }
 
 xfs_check() {
