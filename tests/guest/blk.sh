@@ -61,6 +61,17 @@ plug() {
     monitor "device_add vhost-user-blk-pci,id=disk,chardev=zoned,bus=root1,zoned=on"
 }
 
+# unplugged: takes the connection away when QEMU has let go of the device, which comes a moment after the guest's letting go
+unplugged() {
+    local try refusals
+    for ((try = 0; try < 60; try++)); do
+        refusals=$(grep -c 'is busy' "$temp/monitor.log" || true)
+        monitor chardev-remove zoned
+        sleep 0.5
+        [[ $(grep -c 'is busy' "$temp/monitor.log" || true) != "$refusals" ]] || return 0
+    done
+}
+
 # plugged_phase NAME: a guest that has no disk until it is plugged in; it is taken away and plugged in once more.
 plugged_phase() {
     local name=$1 code=0
@@ -76,7 +87,7 @@ plugged_phase() {
     if wait_for 'ok plug-no-disk-yet'; then plug; fi
     if wait_for 'ok plug-disk-comes'; then monitor device_del disk; fi
     if wait_for 'ok plug-disk-goes'; then
-        monitor chardev-remove zoned
+        unplugged
         plug
     fi
     wait "$run_pid" || code=$?
