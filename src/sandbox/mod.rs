@@ -24,6 +24,9 @@ use landlock::{
 /// The newest Landlock that this was written for; of an older kernel's, what there is is used.
 const LANDLOCK: ABI = ABI::V6;
 
+/// There where the kernel has system call filters.
+const SECCOMP: &str = "/proc/sys/kernel/seccomp";
+
 /// How far the process is confined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -74,16 +77,23 @@ pub struct Sandbox {
 impl Sandbox {
     /// Confines the process, which has one thread. `removable`: a folder whose files may be removed.
     pub fn enter(mode: Mode, removable: Option<&Path>) -> Result<Self, SandboxError> {
-        let sandbox = Self { mode };
-        match mode {
-            Mode::Off => return Ok(sandbox),
-            Mode::Log => {}
-            Mode::Enforce => {
-                drop_capabilities()?;
-                deny_paths(removable)?;
-                seccomp::refuse_paths()?;
-            }
+        if mode == Mode::Off {
+            return Ok(Self { mode });
         }
+        // Looked for while paths can still be looked at.
+        let filters = Path::new(SECCOMP).exists();
+        if mode == Mode::Enforce {
+            drop_capabilities()?;
+            deny_paths(removable)?;
+        }
+        if !filters {
+            log::warn!("this kernel has no system call filters: all system calls stay allowed");
+            return Ok(Self { mode: Mode::Off });
+        }
+        if mode == Mode::Enforce {
+            seccomp::refuse_paths()?;
+        }
+        let sandbox = Self { mode };
         sandbox.confine(Role::Main)?;
         Ok(sandbox)
     }
