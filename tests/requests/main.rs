@@ -27,6 +27,7 @@ mod durability;
 mod faults;
 mod features;
 mod framing;
+mod full;
 mod limits;
 mod malformed;
 mod matrix;
