@@ -8,7 +8,7 @@ use crate::common::{KIB, MIB};
 use crate::load::Load;
 
 /// Two conventional and ten sequential zones, small enough to be filled and reset often.
-const GEO: Geo = Geo {
+pub(crate) const GEO: Geo = Geo {
     size: 12 * 512 * KIB,
     zone: 512 * KIB,
     cap: 384 * KIB,

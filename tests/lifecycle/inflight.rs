@@ -17,19 +17,8 @@ use crate::common::model::{assert_ok, pattern};
 use crate::common::proto::{ConnError, pf};
 use crate::common::request::{Req, State, Status};
 use crate::common::{KIB, MIB, eventually};
+use crate::crash::GEO;
 use traffic::{Traffic, Until};
-
-/// Two conventional and ten sequential zones, small enough to be filled and reset often.
-const GEO: Geo = Geo {
-    size: 12 * 512 * KIB,
-    zone: 512 * KIB,
-    cap: 384 * KIB,
-    conv: 2,
-    open: 0,
-    active: 0,
-    append: 64 * KIB,
-    cluster: 64 * KIB,
-};
 
 const SEQ: usize = 2;
 
