@@ -1,15 +1,16 @@
 //! Power loss at every instant (P3, P4): whatever of the unflushed is kept, nothing stable is lost, nothing of another
 //! zone or an earlier generation shows, and the image is sound.
 //!
-//! Exhaustive over short sequences of requests, then seeded random over long ones. `CRASH_DEPTH` and `CRASH_SEEDS`
-//! (environment) make the search deeper than the default, which is for every test run; a failure prints what to give
-//! back.
+//! Exhaustive over short sequences of requests, then seeded random over long ones. `CRASH_DEPTH` and `CRASH_SEEDS`, or
+//! `CRASH_MINUTES` for as many seeds as that allows (environment), make the search deeper than the default, which is
+//! for every test run; a failure prints what to give back.
 
 #![allow(clippy::unwrap_used, clippy::panic, unreachable_pub, reason = "tests fail by panicking and share helpers")]
 
 mod sim;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sim::disk::{Crash, SimDisk};
 use sim::model::{Model, ModelZone};
@@ -344,8 +345,12 @@ fn no_power_loss_in_any_short_sequence_loses_what_was_stable_or_shows_what_was_n
 fn no_power_loss_in_long_random_sequences_loses_what_was_stable_or_shows_what_was_not_written() {
     let first = setting("CRASH_SEED", 1);
     let mut states = 0;
-    let seeds = setting("CRASH_SEEDS", 6);
-    for seed in first..first + seeds {
+    let until = Instant::now() + Duration::from_secs(60 * setting("CRASH_MINUTES", 0));
+    let least = setting("CRASH_SEEDS", 6);
+    let mut seeds = 0;
+    while seeds < least || Instant::now() < until {
+        let seed = first + seeds;
+        seeds += 1;
         let mut random = sim::Rng::new(seed);
         let cluster_size = [512, 4096, 65536][random.below(3) as usize];
         let (image, model) = images(cluster_size).swap_remove(random.below(2) as usize);
@@ -365,5 +370,5 @@ fn no_power_loss_in_long_random_sequences_loses_what_was_stable_or_shows_what_wa
             }
         }
     }
-    println!("{seeds} random sequences, {states} power losses, 0 violations");
+    println!("{seeds} random sequences from seed {first}, {states} power losses, 0 violations");
 }
