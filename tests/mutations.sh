@@ -57,8 +57,11 @@ plant reset-zone-not-cleared src/store/manage.rs \
     'self.slots.inner(zone).stale = Stale::Clearing;' \
     'self.slots.inner(zone).stale = Stale::No;'
 plant empty-zone-trusted-at-open src/store/mod.rs \
-    'if zone.state() == State::Empty { Stale::Maybe } else { Stale::No }' \
+    'if zone.state() == State::Empty { Stale::AtOpen } else { Stale::No }' \
     'Stale::No'
+plant unmapped-zone-trusted-after-reset src/store/keeper.rs \
+    'if reset {' \
+    'if false {'
 plant flush-does-nothing src/store/mod.rs \
     'Ok(Step::Io(Ticket { tag, work: Work::Flush }))' \
     'Ok(Step::Done(Ok(Reply::Done)))'

@@ -34,8 +34,9 @@ pub(super) enum Job {
     Load { zone: ZoneIndex, from: Bytes, to: Bytes, waiter: Tag },
     /// Have `from..to` of a zone mapped; `reserved` tells a write in flight in a sequential zone.
     Map { zone: ZoneIndex, from: Bytes, to: Bytes, waiter: Tag, reserved: bool },
-    /// Clear an empty zone that may hold bytes of an earlier generation.
-    Clear { zone: ZoneIndex },
+    /// Clear an empty zone that may hold bytes of an earlier generation; `reset` tells one that was reset by this
+    /// process, so that its pointer may not be durable.
+    Clear { zone: ZoneIndex, reset: bool },
     /// Clear the unwritten part of a zone that is to be full.
     Finish { zone: ZoneIndex, waiter: Tag },
 }
@@ -92,7 +93,7 @@ impl<S: Storage> ZonedStore<S> {
                         Err(()) => batch.finish(waiter, Err(Refusal::Io)),
                     }
                 }
-                Job::Clear { zone } => self.clear(keeper, zone, batch),
+                Job::Clear { zone, reset } => self.clear(keeper, zone, reset, batch),
                 Job::Finish { zone, waiter } => self.clear_tail(keeper, zone, waiter, batch),
             }
         }
@@ -175,8 +176,13 @@ impl<S: Storage> ZonedStore<S> {
         }
     }
 
-    /// An empty zone that is not mapped is clean at once; another one enters the steps of clearing.
-    fn clear(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, batch: &mut Batch) {
+    /// A zone that was empty at open and is not mapped is clean at once; another one enters the steps of clearing. One
+    /// that was finished and reset may not be mapped either, but has a pointer that its next write must not meet.
+    fn clear(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, reset: bool, batch: &mut Batch) {
+        if reset {
+            keeper.reset.push(zone);
+            return;
+        }
         let (start, end) = (self.geometry.start(zone), self.geometry.writable_end(zone));
         let mut first = Vec::new();
         match keeper.image.extents(start, Bytes(end.0 - start.0), &mut first, 1) {

@@ -82,7 +82,7 @@ impl<S: Storage> ZonedStore<S> {
         lock(&self.resources).reset(&self.slots, &self.geometry, zone)?;
         self.note_open(zone);
         if written {
-            self.ask(Job::Clear { zone });
+            self.ask(Job::Clear { zone, reset: true });
         }
         Ok(())
     }

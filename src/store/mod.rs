@@ -137,7 +137,7 @@ impl<S: Storage> ZonedStore<S> {
                 return Err(OpenError::PointerOffGranularity { zone: index, pointer, granularity });
             }
             resources.count(&zone);
-            zones.push((zone, if zone.state() == State::Empty { Stale::Maybe } else { Stale::No }));
+            zones.push((zone, if zone.state() == State::Empty { Stale::AtOpen } else { Stale::No }));
         }
         Ok(Self {
             storage,

@@ -39,7 +39,10 @@ pub(super) struct Inner {
 pub(super) enum Stale {
     /// What is mapped beyond the pointer reads as zeros or was put there in this generation.
     No,
-    /// It may.
+    /// It may, if it is mapped. The zone was empty at open, and what was in the file then is durable before this
+    /// process writes to any space it maps: the reservation that space comes from starts with a flush.
+    AtOpen,
+    /// It may, or its pointer may still be durable as it was before a reset.
     Maybe,
     /// It may, and the housekeeper was asked to clear it.
     Clearing,

@@ -134,9 +134,10 @@ impl<S: Storage> ZonedStore<S> {
     pub(super) fn wait_for_clearing(&self, inner: &mut Inner, zone: ZoneIndex, tag: Tag) -> bool {
         match inner.stale {
             Stale::No => return false,
-            Stale::Maybe => {
+            Stale::AtOpen | Stale::Maybe => {
+                let reset = inner.stale == Stale::Maybe;
                 inner.stale = Stale::Clearing;
-                self.ask(Job::Clear { zone });
+                self.ask(Job::Clear { zone, reset });
             }
             Stale::Clearing => {}
         }
