@@ -14,6 +14,8 @@
 #   killed       a new daemon, a new guest
 #   4096         another image, served with blocks of 4096 bytes, one queue; btrfs. The daemon is killed when the guest is off
 #   btrfs-again  a new daemon, a new guest
+#   machine      QEMU killed in the middle of btrfs's writes, then QEMU and the daemon at once; the next guest finds what was stable.
+#                MACHINE_KILLS (environment, 2) is how often in all
 #   software     an image that null_blk can be like; the same steps on both, and what of software.sh is quick
 . "$(dirname "${BASH_SOURCE[0]}")/host-lib.sh"
 
@@ -69,6 +71,8 @@ daemon_kill
 serve btrfs-again "$temp/second.qcow2"
 phase btrfs-again btrfs-verify.sh
 stop btrfs-again "$temp/second.qcow2" leaks
+
+machine_deaths machine "${MACHINE_KILLS:-2}"
 
 rm -f "$temp/manifest"
 geometry SIZE=$((256 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((3 << 20)) CONVENTIONAL=4 MAX_OPEN=6 MAX_ACTIVE=12 \

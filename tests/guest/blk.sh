@@ -9,6 +9,8 @@
 #   restarts  the daemon is by turns ended and killed, and started again, under fio with verification
 #   plug      the disk is plugged in, out, and in again
 #   kills     the daemon is killed KILLS times (environment, 10) under btrfs, at any moment; then a scrub and a check
+#   machine   QEMU, and QEMU with the daemon, are killed MACHINE_KILLS times (environment, 4) by turns under btrfs, each time with a guest
+#             after it that finds what had been made stable
 #
 # Output as all.sh. QEMU is built for it once, which takes a quarter of an hour (qemu-scripts/qemu-source.sh); VUZ_QEMU=FOLDER takes one
 # that was built already.
@@ -18,9 +20,9 @@ PHASE_SECONDS=900
 KILLS=${KILLS:-10}
 
 sections=("$@")
-[[ $# -gt 0 ]] || sections=(blk restarts plug kills)
+[[ $# -gt 0 ]] || sections=(blk restarts plug kills machine)
 for section in "${sections[@]}"; do
-    [[ $section =~ ^(blk|restarts|plug|kills)$ ]] || die "no section \"$section\" (see the head of blk.sh)"
+    [[ $section =~ ^(blk|restarts|plug|kills|machine)$ ]] || die "no section \"$section\" (see the head of blk.sh)"
 done
 
 # under NAME SCRIPT COUNT HOW: a guest that runs SCRIPT; COUNT times meanwhile, each time when the guest has come a round further, the
@@ -138,6 +140,8 @@ kills() {
     rm "$temp/rounds"
     stop kills "$temp/image.qcow2" leaks
 }
+
+machine() { machine_deaths machine "${MACHINE_KILLS:-4}"; }
 
 # fresh NAME: a new image, served
 fresh() {

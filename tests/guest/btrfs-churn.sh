@@ -1,6 +1,6 @@
 # shellcheck shell=bash
 # In the guest: btrfs in zoned mode, filled, emptied, balanced, scrubbed, then written and deleted for CHURN_SECONDS; the guest dies at the
-# end, in the middle of writes. Prints which files had been made stable as lines "MANIFEST NAME GENERATION" for btrfs-crashed.sh.
+# end, in the middle of writes. Prints which files had been made stable as lines "MANIFEST CHECKSUM  NAME" for btrfs-crashed.sh.
 . ./in-guest-lib.sh
 . ./btrfs-lib.sh
 . ./software-lib.sh
@@ -119,8 +119,9 @@ rm -f "$MOUNT"/churn*
 sync -f "$MOUNT"
 for ((index = 0; index < 12; index++)); do
     churn_write "stable$index" 1
+    sum=$({ churn_header "stable$index" 1 && tail -c +4097 "$BASE"; } | sha256sum)
     sync "$MOUNT/stable$index"
-    echo "MANIFEST stable$index 1"
+    echo "MANIFEST ${sum%-}stable$index"
 done
 (for ((index = 0; ; index++)); do churn_write "volatile$((index % 40))" "$index"; done) &
 sleep 3

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # What the scripts that test with a guest share on the host's side: images, the daemon, booting, counting results.
 #
-# Sourced by all.sh and software.sh, never run; takes the traps and makes a folder, $temp, that goes with the script. Variables of the
+# Sourced by all.sh, blk.sh and software.sh, never run; takes the traps and makes a folder, $temp, that goes with the script. Variables of the
 # sourcing script:
 #   PHASE_SECONDS   a guest is given up after this long
 #   MEMORY          the guest's memory (768M)
@@ -103,16 +103,19 @@ checked() {
     [[ $code -eq 0 || ($code -eq 3 && -n ${2:-}) ]]
 }
 
-# guest SCRIPT...: boots a guest in the background (run_pid) that runs these in-guest scripts; their output goes to $temp/output.
+# guest SCRIPT...: boots a guest in the background (run_pid) that runs these in-guest scripts; their output goes to $temp/output, and at
+# its end the kernel's messages to $temp/console.
 guest() {
     local libraries scripts=("${@/#/$HERE/}") more=() file
     mapfile -t libraries < <(find "$HERE" -maxdepth 1 -name '*-lib.sh' ! -name host-lib.sh)
     printf '%s\n' "$*" >"$temp/suite"
+    # That of the guest before is not to be taken for this one's.
+    : >"$temp/output"
     for file in manifest operations rounds; do
         [[ ! -e $temp/$file ]] || more+=("$temp/$file")
     done
     "$VUZ_SCRIPTS/run.sh" --socket "$temp/socket" --queues "$QUEUES" --smp "$QUEUES" --mem "${MEMORY:-768M}" --timeout "$PHASE_SECONDS" \
-        "$HERE/suite.sh" "$temp/suite" "$temp/image.env" "${libraries[@]}" "${scripts[@]}" "${more[@]}" >"$temp/output" &
+        --console "$temp/console" "$HERE/suite.sh" "$temp/suite" "$temp/image.env" "${libraries[@]}" "${scripts[@]}" "${more[@]}" >"$temp/output" &
     run_pid=$!
 }
 
@@ -152,4 +155,52 @@ phase() {
     fi
     sed -n 's/^MANIFEST //p' "$temp/output" >"$temp/manifest.new"
     [[ ! -s $temp/manifest.new ]] || mv "$temp/manifest.new" "$temp/manifest"
+}
+
+# without_complaints: no error of the disk or of btrfs is on the last guest's console, up to its end (warnings do not go there)
+# shellcheck disable=SC2317,SC2329 # called by expect
+without_complaints() {
+    [[ -e $temp/console ]] && ! grep -i -E 'I/O error|blk_update_request|critical|timed out|BTRFS (error|critical)' "$temp/console"
+}
+
+# machine_deaths NAME COUNT: COUNT times a guest that writes to btrfs is killed with SIGKILL at any moment of its writing, by turns its QEMU
+# alone, so that the same daemon has to serve the next one, and QEMU and the daemon at once. Each guest after it finds every file that had
+# been told to be stable, whichever guest wrote it, and goes on writing.
+machine_deaths() {
+    local name=$1 count=$2 image=$temp/$1.qcow2 death code victims scripts=(btrfs-stable.sh)
+    geometry SIZE=$((2 << 30)) ZONE_SIZE=$((16 << 20)) ZONE_CAPACITY=$((14 << 20)) CONVENTIONAL=0 MAX_OPEN=12 MAX_ACTIVE=16 \
+        MAX_APPEND=$((128 << 10)) BLOCK=4096 QUEUES=2
+    rm -f "$temp/manifest"
+    expect "$name/create" create_image "$image"
+    serve "$name" "$image"
+    for ((death = 1; death <= count; death++)); do
+        rm -f "$temp/qemu.pid"
+        say "phase $name-$death: booting a guest for ${scripts[*]}, to kill its QEMU"
+        MACHINE_EXTRA="${MACHINE_EXTRA:-} -pidfile $temp/qemu.pid" guest "${scripts[@]}"
+        while kill -0 "$run_pid" 2>/dev/null && ! grep -q '^MANIFEST ' "$temp/output"; do
+            sleep 0.1
+        done
+        sleep $((RANDOM % 6)).$RANDOM
+        victims=("$(cat "$temp/qemu.pid" || true)")
+        ((death % 2)) || victims+=("$DAEMON_PID")
+        expect "$name-$death/killed-while-it-writes" kill -KILL "${victims[@]}"
+        if ((${#victims[@]} == 2)); then
+            wait "$DAEMON_PID" 2>/dev/null || true
+            serve "$name-$death" "$image"
+        fi
+        code=0
+        wait "$run_pid" || code=$?
+        run_pid=
+        expect "$name-$death/guest-died" test "$code" -eq 125
+        ((death == 1)) || results "$name-$death" btrfs-crashed.sh
+        expect "$name-$death/no-writer-failed" test "$(grep -c '^FAIL stable-until-killed' "$temp/output")" -eq 0
+        expect "$name-$death/without-complaints" without_complaints
+        sed -n 's/^MANIFEST //p' "$temp/output" >>"$temp/manifest"
+        printf '# %d files have been told to be stable\n' "$(wc -l <"$temp/manifest")"
+        scripts=(btrfs-crashed.sh btrfs-stable.sh)
+    done
+    phase "$name-last" btrfs-crashed.sh
+    expect "$name-last/without-complaints" without_complaints
+    stop "$name" "$image" leaks
+    rm "$image"
 }
