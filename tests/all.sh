@@ -15,7 +15,7 @@ cargo fmt --all --check
 cargo clippy --locked --all-targets -- -D warnings
 (cd qemu-scripts && shellcheck ./*.sh)
 (cd tests/guest && shellcheck ./*.sh)
-shellcheck tests/*.sh .ci/run
+shellcheck tests/*.sh benches/*.sh .ci/run
 
 step "unit and integration tests"
 cargo test --locked

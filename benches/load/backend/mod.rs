@@ -34,6 +34,7 @@ const EVENT_IDX: u64 = 1 << VIRTIO_RING_F_EVENT_IDX;
 const FEATURES: u64 = EVENT_IDX
     | 1 << VIRTIO_RING_F_INDIRECT_DESC
     | 1 << VIRTIO_F_VERSION_1
+    | 1 << blk::VIRTIO_BLK_F_FLUSH
     | 1 << blk::VIRTIO_BLK_F_MQ
     | 1 << blk::VIRTIO_BLK_F_BLK_SIZE
     | 1 << 30;

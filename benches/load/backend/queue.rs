@@ -214,7 +214,12 @@ impl Queue {
         let (kind, sector) =
             unsafe { (ptr::read_unaligned(place.cast::<u32>()), ptr::read_unaligned(place.add(8).cast::<u64>())) };
         let mut at = sector.saturating_mul(SECTOR);
-        let (mut data, mut written, mut status) = (0, 1, blk::VIRTIO_BLK_S_OK);
+        let (mut data, mut written) = (0, 1);
+        let mut status = match kind {
+            // Nothing is ever stable, and a flush costs nothing.
+            blk::VIRTIO_BLK_T_IN | blk::VIRTIO_BLK_T_OUT | blk::VIRTIO_BLK_T_FLUSH => blk::VIRTIO_BLK_S_OK,
+            _ => blk::VIRTIO_BLK_S_UNSUPP,
+        };
         loop {
             let part = chain.next()?.context("a request without a status")?;
             let place = self.translate(part.addr, u64::from(part.len))?;

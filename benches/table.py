@@ -1,0 +1,120 @@
+#!/usr/bin/env python3
+"""What benches/compare.sh does with numbers.
+
+table.py fio    a result of fio as the load generator would print it
+table.py table  runs, one JSON object a line, as a table of medians
+table.py json   the same runs as one JSON document
+"""
+
+import json
+import sys
+from statistics import median
+
+REFERENCE = "qsd-raw-uring"
+
+
+def from_fio(text):
+    """One fio job's result under the load generator's names."""
+    # fio prints notes in front of the object.
+    job = json.loads(text[text.index("{"):])["jobs"][0]
+    if job["error"]:
+        sys.exit(f"fio: error {job['error']}")
+    side = max(job["read"], job["write"], key=lambda one: one["total_ios"])
+    requests, seconds = side["total_ios"], side["runtime"] / 1000
+    percentile = side["clat_ns"].get("percentile", {})
+    # job_runtime is that of all threads together, of which the shares of the processor are meant.
+    cpu_us = (job["usr_cpu"] + job["sys_cpu"]) / 100 * job["job_runtime"] * 1000
+    return {
+        "requests": requests,
+        "seconds": seconds,
+        "requests_per_s": requests / seconds,
+        "mib_per_s": side["bw_bytes"] / (1 << 20),
+        "cpu_us_per_request": round(cpu_us / requests, 3),
+        "latency": {
+            "count": requests,
+            "p50_us": percentile.get("50.000000", 0) / 1000,
+            "p99_us": percentile.get("99.000000", 0) / 1000,
+            "p999_us": percentile.get("99.900000", 0) / 1000,
+            "max_us": side["clat_ns"]["max"] / 1000,
+        },
+        "resets": {"count": 0},
+    }
+
+
+def runs():
+    return [json.loads(line) for line in sys.stdin if line.strip()]
+
+
+def in_order(values):
+    return list(dict.fromkeys(values))
+
+
+def middle(results, *path):
+    """The median of one number, or None where a run has none."""
+    values = []
+    for result in results:
+        for step in path:
+            result = result[step]
+        values.append(result)
+    return None if None in values else median(values)
+
+
+def spread(results):
+    """How far the runs lie apart, in percent of their median."""
+    rates = [result["requests_per_s"] for result in results]
+    return 100 * (max(rates) - min(rates)) / median(rates)
+
+
+def number(value, form):
+    return "-" if value is None else format(value, form)
+
+
+def print_job(name, of_contender):
+    reference = of_contender.get(REFERENCE)
+    rate_of_reference = reference and middle(reference, "requests_per_s")
+    print(f"\n{name}")
+    for contender, results in of_contender.items():
+        rate = middle(results, "requests_per_s")
+        ratio = rate / rate_of_reference if rate_of_reference else None
+        resets = middle(results, "resets", "count")
+        print(
+            f"  {contender:17}"
+            f"{rate / 1000:10.1f}"
+            f"{middle(results, 'mib_per_s'):10.0f}"
+            f"{number(middle(results, 'cpu_us_per_request'), '10.2f'):>10}"
+            f"{middle(results, 'latency', 'p50_us'):10.1f}"
+            f"{middle(results, 'latency', 'p99_us'):10.1f}"
+            f"{number(ratio, '9.2f'):>9}x"
+            f"{spread(results):8.0f}%"
+            + (f"  {resets:.0f} resets" if resets else "")
+        )
+
+
+def print_table(all_runs):
+    heads = ("k/s", "MiB/s", "CPU us", "p50 us", "p99 us")
+    print(f"{'':19}" + "".join(f"{head:>10}" for head in heads) + f"{'ratio':>10}{'spread':>9}")
+    for name in in_order(run["name"] for run in all_runs):
+        of_contender = {}
+        for run in all_runs:
+            if run["name"] == name:
+                of_contender.setdefault(run["contender"], []).append(run["result"])
+        print_job(name, of_contender)
+    rounds = max(run["round"] for run in all_runs)
+    print(f"\nMedians of {rounds} rounds, {all_runs[0]['place']}. CPU us: the backend's processor time for a request;")
+    print(f"ratio: requests/s against {REFERENCE}; spread: of requests/s over the rounds.")
+
+
+def main():
+    command = sys.argv[1] if len(sys.argv) == 2 else ""
+    if command == "fio":
+        json.dump(from_fio(sys.stdin.read()), sys.stdout)
+    elif command == "table":
+        print_table(runs())
+    elif command == "json":
+        json.dump(runs(), sys.stdout, indent=1)
+        print()
+    else:
+        sys.exit(__doc__)
+
+
+main()
