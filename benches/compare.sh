@@ -85,6 +85,8 @@ for contender in "${contenders[@]}"; do
     [[ " ${all_contenders[*]} " == *" $contender "* ]] || die "there is no contender $contender; --list shows all"
 done
 
+milliseconds=$(awk -v seconds="$seconds" 'BEGIN { printf "%d", seconds * 1000 }')
+
 qemu-scripts/deps.sh --bench
 cargo build --locked --release
 zbd=target/release/vhost-user-zbd
@@ -173,10 +175,11 @@ run_fio() {
     esac
     [[ $direct == off ]] || direct_io=1
     local share=$((${size%G} * 1024 / $5))M
-    fio --name=load --filename="$1" --rw="$rw" --bs="$3" --iodepth=$(($4 / $5)) --numjobs="$5" --size="$share" \
-        --offset_increment="$share" --ioengine=io_uring --direct="$direct_io" --fdatasync="$7" --time_based \
-        --ramp_time=300ms --runtime="$seconds" --group_reporting --thread --fallocate=none --invalidate=0 \
-        --norandommap --randrepeat=1 --output-format=json 2>"$work/log" | benches/table.py fio
+    # Not ramped: the processor time is that of the whole process.
+    benches/table.py fio --name=load --filename="$1" --rw="$rw" --bs="$3" --iodepth=$(($4 / $5)) --numjobs="$5" \
+        --size="$share" --offset_increment="$share" --ioengine=io_uring --direct="$direct_io" --fdatasync="$7" \
+        --time_based --runtime="$milliseconds"ms --group_reporting --thread --fallocate=none --invalidate=0 \
+        --norandommap --randrepeat=1 2>"$work/log"
 }
 
 # run_load CONTENDER FILE JOB BLOCK QD QUEUES ZONES FLUSH-EVERY

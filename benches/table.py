@@ -1,29 +1,36 @@
 #!/usr/bin/env python3
 """What benches/compare.sh does with numbers.
 
-table.py fio    a result of fio as the load generator would print it
-table.py table  runs, one JSON object a line, as a table of medians
-table.py json   the same runs as one JSON document
+table.py fio OPTION...  runs fio and prints its result as the load generator would
+table.py table          runs, one JSON object a line, as a table of medians
+table.py json           the same runs as one JSON document
 """
 
 import json
+import resource
+import subprocess
 import sys
 from statistics import median
 
 REFERENCE = "qsd-raw-uring"
 
 
-def from_fio(text):
+def run_fio(options):
     """One fio job's result under the load generator's names."""
+    done = subprocess.run(["fio", *options, "--output-format=json"], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"fio: exit status {done.returncode}")
+    # fio's own figures are those of its job threads alone, without io_uring's workers, which may do most of it.
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
     # fio prints notes in front of the object.
+    text = done.stdout
     job = json.loads(text[text.index("{"):])["jobs"][0]
     if job["error"]:
         sys.exit(f"fio: error {job['error']}")
     side = max(job["read"], job["write"], key=lambda one: one["total_ios"])
     requests, seconds = side["total_ios"], side["runtime"] / 1000
     percentile = side["clat_ns"].get("percentile", {})
-    # job_runtime is that of all threads together, of which the shares of the processor are meant.
-    cpu_us = (job["usr_cpu"] + job["sys_cpu"]) / 100 * job["job_runtime"] * 1000
+    cpu_us = (spent.ru_utime + spent.ru_stime) * 1e6
     return {
         "requests": requests,
         "seconds": seconds,
@@ -105,9 +112,9 @@ def print_table(all_runs):
 
 
 def main():
-    command = sys.argv[1] if len(sys.argv) == 2 else ""
+    command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command == "fio":
-        json.dump(from_fio(sys.stdin.read()), sys.stdout)
+        json.dump(run_fio(sys.argv[2:]), sys.stdout)
     elif command == "table":
         print_table(runs())
     elif command == "json":
