@@ -7,6 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::ValueEnum;
@@ -72,6 +73,10 @@ pub(super) struct Args {
     /// How data is read and written: io_uring where the kernel allows it, or plain system calls.
     #[arg(long, value_enum, default_value = "auto")]
     aio: Aio,
+    /// How long, in microseconds, a queue's thread looks for further requests before it sleeps, at most: it finds out
+    /// whether that pays. 0: never.
+    #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u16).range(0..=1000))]
+    poll_us: u16,
     /// Who may connect to --socket-path: the permission bits of its file, in octal.
     #[arg(long, value_name = "MODE", default_value = "600", value_parser = parse_mode)]
     socket_mode: u32,
@@ -112,6 +117,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             Aio::IoUring => AioMode::IoUring,
             Aio::Sync => AioMode::Sync,
         },
+        poll: Duration::from_micros(args.poll_us.into()),
         sandbox: match args.sandbox {
             Confinement::Enforce => sandbox::Mode::Enforce,
             Confinement::Log => sandbox::Mode::Log,

@@ -345,6 +345,13 @@ impl<S> PointerTable<S> {
 }
 
 impl<S: Storage> PointerTable<S> {
+    /// Lets the storage know that pointers will be stored.
+    pub fn prepare(&self) {
+        if self.access == Access::ReadWrite {
+            self.storage.expect_words(self.offset, Bytes(u64::from(self.geometry.nr_zones()) * ENTRY));
+        }
+    }
+
     /// Stores a zone's write pointer. Not durable before the next flush of the storage; never torn, as an entry lies
     /// inside one sector.
     pub fn store(&self, zone: ZoneIndex, pointer: Bytes) -> io::Result<()> {
@@ -360,6 +367,6 @@ impl<S: Storage> PointerTable<S> {
                 format!("{pointer} is no write pointer of zone {zone}"),
             ));
         }
-        self.storage.write_at(self.offset(zone), &self.encode(zone, pointer))
+        self.storage.write_word(self.offset(zone), self.encode(zone, pointer))
     }
 }

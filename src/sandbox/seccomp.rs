@@ -64,6 +64,7 @@ const MAIN: &[i64] = &[
     libc::SYS_accept4,
     libc::SYS_clone3,
     libc::SYS_eventfd2,
+    libc::SYS_fstatfs,
     libc::SYS_getsockopt,
     libc::SYS_io_uring_register,
     libc::SYS_io_uring_setup,

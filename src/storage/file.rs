@@ -1,10 +1,19 @@
 //! The real file below: positioned reads and writes, fdatasync and hole punching on one descriptor.
+//!
+//! Words that are written often are stored through a shared mapping: the page cache has them as soon as a write(2) would
+//! have put them there, without a system call. Where the file system could find no place for a page that is written
+//! anew (because it copies on write, or compresses), the mapping would end this process instead of failing, so there it
+//! is not used.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
 
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
+use nix::sys::statfs::{EXT4_SUPER_MAGIC, TMPFS_MAGIC, fstatfs};
+use vm_memory::{Bytes as _, MmapRegion, VolatileMemory};
 
 use super::Storage;
 use crate::units::{Bytes, FileOffset};
@@ -12,10 +21,47 @@ use crate::units::{Bytes, FileOffset};
 /// How much is written at a time where a file system cannot punch holes.
 const ZERO_CHUNK: usize = 64 * 1024;
 
+/// What a mapping begins at a multiple of. Where pages are larger the mapping may fail, and is done without.
+const PAGE: u64 = 4096;
+
 /// An image file opened through the page cache.
 #[derive(Debug)]
 pub struct FileStorage {
     file: File,
+    words: OnceLock<Words>,
+}
+
+/// A part of the file in memory.
+#[derive(Debug)]
+struct Words {
+    /// Where it begins in the file.
+    start: u64,
+    map: MmapRegion,
+}
+
+impl Words {
+    /// Maps a range of a file whose file system overwrites in place, once every block of it is there.
+    fn map(file: &File, offset: u64, len: u64) -> io::Result<Self> {
+        let system = fstatfs(file)?.filesystem_type();
+        if ![EXT4_SUPER_MAGIC, TMPFS_MAGIC].contains(&system) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let start = offset / PAGE * PAGE;
+        let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
+        fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, to_off(start)?, to_off(end - start)?)?;
+        let size = usize::try_from(end - start).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let place = vm_memory::FileOffset::new(file.try_clone()?, start);
+        let map = MmapRegion::from_file(place, size).map_err(io::Error::other)?;
+        Ok(Self { start, map })
+    }
+
+    /// Stores a word that lies inside; false for another one.
+    fn store(&self, offset: u64, word: [u8; 8]) -> bool {
+        let inside = offset.checked_sub(self.start).and_then(|inside| usize::try_from(inside).ok());
+        inside.is_some_and(|at| {
+            self.map.as_volatile_slice().store(u64::from_ne_bytes(word), at, Ordering::Release).is_ok()
+        })
+    }
 }
 
 impl FileStorage {
@@ -24,7 +70,7 @@ impl FileStorage {
     pub fn new(file: File) -> Self {
         // Advice only: where it is not taken, reading costs more and is no less right.
         let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM);
-        Self { file }
+        Self { file, words: OnceLock::new() }
     }
 
     fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -86,6 +132,21 @@ impl Storage for FileStorage {
 
     fn set_len(&self, len: Bytes) -> io::Result<()> {
         self.file.set_len(len.0)
+    }
+
+    fn write_word(&self, offset: FileOffset, word: [u8; 8]) -> io::Result<()> {
+        match self.words.get() {
+            Some(words) if words.store(offset.0, word) => Ok(()),
+            _ => self.write_at(offset, &word),
+        }
+    }
+
+    fn expect_words(&self, offset: FileOffset, len: Bytes) {
+        match Words::map(&self.file, offset.0, len.0) {
+            // A second range is written as anything else.
+            Ok(words) => drop(self.words.set(words)),
+            Err(error) => log::debug!("write pointers are stored one system call at a time: {error}"),
+        }
     }
 
     fn len(&self) -> io::Result<Bytes> {

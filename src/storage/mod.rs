@@ -35,6 +35,16 @@ pub trait Storage: Send + Sync {
     /// The present length of the file.
     fn len(&self) -> io::Result<Bytes>;
 
+    /// Writes eight bytes at a multiple of eight, which nothing ever tears.
+    fn write_word(&self, offset: FileOffset, word: [u8; 8]) -> io::Result<()> {
+        self.write_at(offset, &word)
+    }
+
+    /// Says that words of this range will be written often. The range is inside the file and stays there.
+    fn expect_words(&self, offset: FileOffset, len: Bytes) {
+        let _ = (offset, len);
+    }
+
     /// Whether the file has no bytes.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == Bytes(0))
@@ -59,5 +69,11 @@ impl<S: Storage + ?Sized> Storage for std::sync::Arc<S> {
     }
     fn len(&self) -> io::Result<Bytes> {
         (**self).len()
+    }
+    fn write_word(&self, offset: FileOffset, word: [u8; 8]) -> io::Result<()> {
+        (**self).write_word(offset, word)
+    }
+    fn expect_words(&self, offset: FileOffset, len: Bytes) {
+        (**self).expect_words(offset, len);
     }
 }

@@ -66,4 +66,12 @@ impl<S: Storage> Storage for Fuse<S> {
     fn len(&self) -> io::Result<Bytes> {
         self.below.len()
     }
+
+    fn write_word(&self, offset: FileOffset, word: [u8; 8]) -> io::Result<()> {
+        self.below.write_word(offset, word)
+    }
+
+    fn expect_words(&self, offset: FileOffset, len: Bytes) {
+        self.below.expect_words(offset, len);
+    }
 }

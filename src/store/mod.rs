@@ -139,6 +139,8 @@ impl<S: Storage> ZonedStore<S> {
             resources.count(&zone);
             zones.push((zone, if zone.state() == State::Empty { Stale::AtOpen } else { Stale::No }));
         }
+        let table = image.pointer_table();
+        table.prepare();
         Ok(Self {
             storage,
             geometry,
@@ -147,7 +149,7 @@ impl<S: Storage> ZonedStore<S> {
             read_only: options.read_only,
             slots: Slots::new(zones.into_iter()),
             resources: Mutex::new(resources),
-            table: image.pointer_table(),
+            table,
             keeper: Mutex::new(Keeper::new(image)),
             jobs: Mutex::new(Vec::new()),
             doorbell: OnceLock::new(),

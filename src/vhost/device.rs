@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use virtio_bindings::bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
 
@@ -60,6 +61,8 @@ pub struct ServeOptions {
     pub serial: String,
     /// How I/O is done.
     pub aio: AioMode,
+    /// How long a queue's thread looks for work before it sleeps, at most.
+    pub poll: Duration,
     /// How far the process is confined.
     pub sandbox: sandbox::Mode,
 }
@@ -73,6 +76,7 @@ pub(super) struct Device<S> {
     pub(super) serial: [u8; VIRTIO_BLK_ID_BYTES as usize],
     pub(super) max_append: Bytes,
     pub(super) aio: AioMode,
+    pub(super) poll: Duration,
     pub(super) sandbox: Sandbox,
     always_write_through: bool,
     write_through: AtomicBool,
@@ -101,6 +105,7 @@ impl<S: Storage> Device<S> {
             serial,
             max_append,
             aio: options.aio,
+            poll: options.poll,
             sandbox,
             always_write_through,
             write_through: AtomicBool::new(always_write_through),

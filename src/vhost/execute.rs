@@ -223,11 +223,13 @@ impl<S: Storage> Worker<S> {
     fn submit(&mut self, number: u16, piece: usize) {
         let Some(slot) = self.slots.get(number) else { return };
         let Some((offset, buffers, direct)) = slot.io.piece(piece) else { return };
+        let (fd, direct) = self.device.files.choose(offset, buffers, direct);
         let transfer = Transfer {
             // A request has fewer than 2^28 bytes, and so pieces.
             token: token(number, piece as u32),
             write: slot.io.is_write(),
-            fd: self.device.files.choose(offset, buffers, direct),
+            fd,
+            direct,
             offset,
             buffers: buffers.as_ptr(),
             count: buffers.len(),

@@ -39,8 +39,8 @@ impl Files {
         Self { files, direct }
     }
 
-    /// The descriptor to use for a transfer of these buffers at `offset`.
-    pub(super) fn choose(&self, offset: u64, buffers: &[libc::iovec], direct_allowed: bool) -> RawFd {
+    /// The descriptor to use for a transfer of these buffers at `offset`, and whether it goes past the page cache.
+    pub(super) fn choose(&self, offset: u64, buffers: &[libc::iovec], direct_allowed: bool) -> (RawFd, bool) {
         let suits = |alignment: Alignment| {
             offset.is_multiple_of(alignment.file)
                 && buffers.iter().all(|buffer| {
@@ -49,15 +49,20 @@ impl Files {
                 })
         };
         match self.direct {
-            None => self.files.data.as_raw_fd(),
-            Some(alignment) if direct_allowed && suits(alignment) => self.files.data.as_raw_fd(),
-            Some(_) => self.buffered(),
+            None => (self.files.data.as_raw_fd(), false),
+            Some(alignment) if direct_allowed && suits(alignment) => (self.files.data.as_raw_fd(), true),
+            Some(_) => (self.buffered(), false),
         }
     }
 
     /// Whether a transfer may fail for its alignment alone.
     pub(super) fn has_direct(&self) -> bool {
         self.direct.is_some()
+    }
+
+    /// The file through the page cache.
+    pub(super) fn buffered_file(&self) -> &File {
+        &self.files.buffered
     }
 
     /// The descriptor that goes through the page cache.
@@ -101,10 +106,10 @@ mod tests {
         let files = DataFiles { data: file.try_clone().unwrap(), buffered: file };
         let mut files = Files::new(files);
         assert!(!files.has_direct());
-        assert_eq!(files.choose(1, &[buffer(3, 5)], true), files.files.data.as_raw_fd());
+        assert_eq!(files.choose(1, &[buffer(3, 5)], true), (files.files.data.as_raw_fd(), false));
         files.direct = Some(Alignment { memory: 512, file: 4096 });
         let direct = |offset, buffers: &[libc::iovec], allowed| {
-            files.choose(offset, buffers, allowed) == files.files.data.as_raw_fd()
+            files.choose(offset, buffers, allowed) == (files.files.data.as_raw_fd(), true)
         };
         assert!(direct(8192, &[buffer(512, 4096), buffer(4096, 8192)], true));
         assert!(!direct(512, &[buffer(512, 4096)], true), "position");

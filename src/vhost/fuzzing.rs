@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use vhost::vhost_user::message::VhostUserInflight;
@@ -404,6 +405,7 @@ fn options() -> ServeOptions {
         read_only: false,
         serial: "fuzzing".into(),
         aio: AioMode::Sync,
+        poll: Duration::ZERO,
         sandbox: Mode::Off,
     }
 }

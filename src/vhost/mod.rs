@@ -17,6 +17,8 @@
 //! | `handler` | the vhost-user protocol: features, memory, rings started and stopped |
 //! | `memory` | the frontend's memory table |
 //! | `worker` | one queue's thread: its loop and its commands |
+//! | `wake` | how a queue's thread sleeps and is woken |
+//! | `idle` | how long a queue's thread looks for work before it sleeps |
 //! | `execute` | one request's way through the store and back |
 //! | `ring` | the split virtqueue |
 //! | `slots` | the requests in flight of a worker |
@@ -41,6 +43,7 @@ mod files;
 pub mod fuzzing;
 mod handler;
 mod housekeeper;
+mod idle;
 mod inflight;
 mod journal;
 mod limiter;
@@ -50,6 +53,7 @@ mod router;
 mod slots;
 pub mod socket;
 mod transfer;
+mod wake;
 mod worker;
 
 use std::io;

@@ -102,6 +102,11 @@ impl Ring {
         Ok(())
     }
 
+    /// How many descriptors it has.
+    pub(super) fn size(&self) -> u16 {
+        self.queue.size()
+    }
+
     /// The available index of the next chain.
     pub(super) fn next_available(&self) -> u16 {
         self.queue.next_avail()
@@ -189,7 +194,7 @@ impl Ring {
         }
     }
 
-    /// Asks the driver not to kick for what is taken now anyway.
+    /// Asks the driver not to kick, as the ring will be looked at anyway.
     pub(super) fn silence(&mut self, mem: &GuestMemoryMmap) -> Result<(), RingError> {
         Ok(self.queue.disable_notification(mem)?)
     }

@@ -7,13 +7,12 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
-
+use super::wake::Waker;
 use crate::store::Event;
 
 struct Mailbox {
     events: Mutex<Vec<Event>>,
-    wake: Arc<EventFd>,
+    waker: Arc<Waker>,
 }
 
 impl Mailbox {
@@ -30,24 +29,13 @@ pub(super) struct Router {
 
 impl Router {
     pub(super) fn new(queues: u16) -> io::Result<Self> {
-        let mailbox = |_| {
-            let wake = Arc::new(EventFd::new(EFD_NONBLOCK)?);
-            Ok(Mailbox { events: Mutex::new(Vec::new()), wake })
-        };
+        let mailbox = |_| Ok(Mailbox { events: Mutex::new(Vec::new()), waker: Arc::new(Waker::new()?) });
         Ok(Self { mailboxes: (0..queues).map(mailbox).collect::<io::Result<_>>()? })
     }
 
-    /// What the worker of `queue` waits on besides its ring.
-    pub(super) fn waker(&self, queue: u16) -> Option<Arc<EventFd>> {
-        self.mailboxes.get(usize::from(queue)).map(|mailbox| Arc::clone(&mailbox.wake))
-    }
-
-    /// Wakes the worker of `queue`.
-    pub(super) fn wake(&self, queue: u16) {
-        if let Some(mailbox) = self.mailboxes.get(usize::from(queue)) {
-            // The one error is EAGAIN when nobody has read it 2^64 - 2 times; it is readable then.
-            let _ = mailbox.wake.write(1);
-        }
+    /// What wakes the worker of `queue`.
+    pub(super) fn waker(&self, queue: u16) -> Option<&Arc<Waker>> {
+        self.mailboxes.get(usize::from(queue)).map(|mailbox| &mailbox.waker)
     }
 
     /// Delivers events to their workers.
@@ -63,7 +51,7 @@ impl Router {
             let first = waiting.len() == 1;
             drop(waiting);
             if first {
-                self.wake(queue);
+                mailbox.waker.ring();
             }
         }
     }
@@ -97,7 +85,6 @@ mod tests {
         let mut events = Vec::new();
         router.collect(2, &mut events);
         assert_eq!(events, [event(2, 7), event(2, 8)]);
-        assert_eq!(router.waker(2).unwrap().read().unwrap(), 1, "one wake-up for both");
-        assert!(router.waker(0).unwrap().read().is_err());
+        assert!(router.waker(2).unwrap().take() && !router.waker(0).unwrap().take());
     }
 }

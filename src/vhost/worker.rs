@@ -3,14 +3,14 @@
 //! A worker owns its ring, the guest memory, its engine and its requests from the moment it is started until it has
 //! stopped; the handler only sends it commands. Its round:
 //!
-//! 1. wait for the driver's kick, a completion, or a wake-up by another thread;
-//! 2. take completions to the store, then mail and commands, then chains from the ring (a bounded number), each to
+//! 1. take completions to the store, then mail and commands, then chains from the ring (a bounded number), each to
 //!    the store; hand all new I/O to the kernel at once and take what is done already, without waiting;
-//! 3. have the store commit the whole batch, and pass on its events;
-//! 4. give back the answered chains, with one interrupt for all of them.
+//! 2. have the store commit the whole batch, and pass on its events;
+//! 3. give back the answered chains, with one interrupt for all of them;
+//! 4. when there was nothing to do: look again for a bounded time ([`Idle`]), then ask the driver for kicks and wait
+//!    for one, for a completion, or for a wake-up by another thread.
 //!
-//! Nothing here spins: a round without anything left to do ends in a blocking wait. What the guest does wrong stops
-//! at most this queue. The guest memory is replaced only while no request is in flight.
+//! Kicks are asked for only before waiting. What the guest does wrong stops at most this queue. The guest memory is replaced only while no request is in flight.
 
 use std::fs::File;
 use std::io;
@@ -19,23 +19,25 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 
 use vm_memory::GuestMemoryMmap;
-use vmm_sys_util::eventfd::EventFd;
 
 use super::device::Device;
-use super::engine::{Completion, Engine, Wakers};
+use super::engine::{Completion, Engine};
 use super::execute::{Answer, FlushGroup};
+use super::idle::Idle;
 use super::inflight::Inflight;
 use super::journal::LeftBehind;
 use super::limiter::LogLimiter;
 use super::ring::{Ring, RingError, RingSetup};
 use super::slots::Slots;
+use super::wake::{Sleeper, Waker};
 use crate::sandbox::Role;
 use crate::storage::Storage;
 use crate::store::{Batch, Event, Segment};
 use crate::virtio::report;
 
-/// Most chains taken from the ring before completions are looked at again.
-const CHAINS_PER_ROUND: usize = 64;
+/// Most chains taken from the ring before what is done is given back: the driver then fills the ring again while the
+/// worker goes on.
+const CHAINS_PER_ROUND: usize = 16;
 
 /// Why a queue could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +87,7 @@ struct MemoryChange {
 /// A running worker, as the handler has it.
 pub(super) struct WorkerHandle {
     commands: mpsc::Sender<Command>,
-    wake: Arc<EventFd>,
+    waker: Arc<Waker>,
     thread: JoinHandle<u16>,
 }
 
@@ -96,17 +98,17 @@ impl WorkerHandle {
         setup: QueueSetup<S>,
     ) -> Result<Self, WorkerError> {
         let QueueSetup { queue, region, left, ring: ring_setup, mem, kick, call, error } = setup;
-        let wake = device.router.waker(queue).ok_or(WorkerError::NoSuchQueue(queue))?;
+        let waker = Arc::clone(device.router.waker(queue).ok_or(WorkerError::NoSuchQueue(queue))?);
         let mut ring = Ring::new(&ring_setup, &mem, region.map(|region| (region, queue)))?;
         ring.set_call(call);
         ring.error = error;
         let (commands, inbox) = mpsc::channel();
         let (started, has_started) = mpsc::channel();
-        let (device, wakers) = (Arc::clone(device), Wakers { kick, wake: Arc::clone(&wake) });
+        let (device, sleeper) = (Arc::clone(device), Sleeper::new(kick, Arc::clone(&waker)));
         let run = move || {
             let next = ring.next_available();
             // The engine belongs to this thread from the start: an io_uring has one thread that uses it.
-            match Engine::new(device.aio, Arc::clone(&device.files), wakers, ring_setup.size) {
+            match Engine::new(device.aio, Arc::clone(&device.files), ring_setup.size) {
                 Err(error) => {
                     let _ = started.send(Err(error));
                     next
@@ -116,15 +118,14 @@ impl WorkerHandle {
                         log::warn!("the thread of queue {queue} may do all that the process may: {error}");
                     }
                     let _ = started.send(Ok(()));
-                    let slots = Slots::new(ring_setup.size);
-                    Worker::new(engine, device, queue, mem, ring, slots, inbox).run(left)
+                    Worker::new(engine, device, queue, mem, ring, inbox, sleeper).run(left)
                 }
             }
         };
         let thread =
             std::thread::Builder::new().name(format!("queue-{queue}")).spawn(run).map_err(WorkerError::Thread)?;
         has_started.recv().map_err(|_| WorkerError::Died)?.map_err(WorkerError::Engine)?;
-        Ok(Self { commands, wake, thread })
+        Ok(Self { commands, waker, thread })
     }
 
     /// Waits for the requests in flight and ends the worker. Returns the available index of the next chain.
@@ -152,7 +153,7 @@ impl WorkerHandle {
     fn send(&self, command: Command) {
         // Fails when the worker has ended; whoever waits for an answer finds that out.
         let _ = self.commands.send(command);
-        let _ = self.wake.write(1);
+        self.waker.ring();
     }
 }
 
@@ -182,9 +183,8 @@ pub(super) struct Worker<S> {
     pub(super) scratch: Scratch,
     pub(super) limiter: LogLimiter,
     inbox: mpsc::Receiver<Command>,
-    /// There may be chains in the ring.
-    more: bool,
-    woken: bool,
+    sleeper: Sleeper,
+    idle: Idle,
     stopping: bool,
     new_memory: Option<MemoryChange>,
 }
@@ -196,25 +196,25 @@ impl<S: Storage> Worker<S> {
         queue: u16,
         mem: Arc<GuestMemoryMmap>,
         ring: Ring,
-        slots: Slots,
         inbox: mpsc::Receiver<Command>,
+        sleeper: Sleeper,
     ) -> Self {
+        let poll = device.poll;
         Self {
             engine,
             device,
             queue,
             mem,
+            slots: Slots::new(ring.size()),
             ring,
-            slots,
             batch: Batch::default(),
             answers: Vec::new(),
             flushes: FlushGroup::default(),
             scratch: Scratch::default(),
             limiter: LogLimiter::new(),
             inbox,
-            // Chains that came before the kick descriptor may have no kick.
-            more: true,
-            woken: true,
+            sleeper,
+            idle: Idle::new(poll),
             stopping: false,
             new_memory: None,
         }
@@ -231,29 +231,60 @@ impl<S: Storage> Worker<S> {
 
     fn rounds(&mut self) -> io::Result<()> {
         loop {
-            let busy = self.woken || (self.more && self.accepting());
-            self.collect(!busy)?;
-            if std::mem::take(&mut self.woken) {
-                self.read_mail();
-                // Requests that waited go before those that come now.
-                self.settle();
+            if self.round()? {
+                self.idle.worked();
+                continue;
             }
-            if self.more && self.accepting() {
-                let taken = self.take_chains();
-                self.note_ring(taken);
-            }
-            self.collect(false)?;
-            self.settle();
-            self.publish();
             if self.slots.in_use() == 0 && !self.flushes.is_running() {
                 if let Some(change) = self.new_memory.take() {
                     self.move_to(change);
+                    continue;
                 }
                 if self.stopping {
                     return Ok(());
                 }
             }
+            if self.idle.may_poll() {
+                std::hint::spin_loop();
+            } else if !self.listen() && !self.collect()? {
+                let asleep = self.idle.sleeps();
+                self.sleeper.sleep(self.engine.descriptor())?;
+                self.idle.slept(asleep);
+                let silenced = self.ring.silence(&self.mem);
+                self.note_ring(silenced);
+            }
         }
+    }
+
+    /// Does what there is to do, without waiting; false when there was nothing.
+    fn round(&mut self) -> io::Result<bool> {
+        let mut worked = self.collect()?;
+        if self.sleeper.is_woken() {
+            worked = true;
+            self.read_mail();
+        }
+        // Requests that waited go before those that come now.
+        self.settle();
+        if self.accepting() {
+            let taken = self.take_chains();
+            worked |= !matches!(taken, Ok(0));
+            self.note_ring(taken.map(|_| ()));
+        }
+        worked |= self.collect()?;
+        self.settle();
+        self.publish();
+        Ok(worked)
+    }
+
+    /// Asks the driver to kick when it has filled its ring. True when it has done so meanwhile.
+    fn listen(&mut self) -> bool {
+        if !self.accepting() {
+            return false;
+        }
+        let come = self.ring.listen(&self.mem);
+        let more = !matches!(come, Ok(false));
+        self.note_ring(come.map(|_| ()));
+        more
     }
 
     /// Whether chains may be taken from the ring.
@@ -261,19 +292,16 @@ impl<S: Storage> Worker<S> {
         !self.stopping && self.new_memory.is_none() && !self.ring.is_broken()
     }
 
-    /// Starts new I/O and takes what has happened, waiting for something to happen where `block` says so.
-    fn collect(&mut self, block: bool) -> io::Result<()> {
+    /// Starts new I/O and takes what is done; false when that is nothing.
+    fn collect(&mut self) -> io::Result<bool> {
         let mut completions = std::mem::take(&mut self.scratch.completions);
-        let waited = self.engine.wait(block, &mut completions);
-        for completion in completions.drain(..) {
-            match completion {
-                Completion::Kick => self.more = true,
-                Completion::Wake => self.woken = true,
-                Completion::Io { token, result } => self.io_completed(token, result),
-            }
+        let polled = self.engine.poll(&mut completions);
+        let found = !completions.is_empty();
+        for Completion { token, result } in completions.drain(..) {
+            self.io_completed(token, result);
         }
         self.scratch.completions = completions;
-        waited
+        polled.map(|()| found)
     }
 
     fn read_mail(&mut self) {
@@ -288,30 +316,23 @@ impl<S: Storage> Worker<S> {
         }
     }
 
-    /// Takes chains from the ring until it is empty or the round is over.
-    fn take_chains(&mut self) -> Result<(), RingError> {
-        self.ring.silence(&self.mem)?;
-        for _ in 0..CHAINS_PER_ROUND {
+    /// Takes chains from the ring until it is empty or the round is over; returns how many.
+    fn take_chains(&mut self) -> Result<usize, RingError> {
+        for taken in 0..CHAINS_PER_ROUND {
             let (ring, slots, mem) = (&mut self.ring, &mut self.slots, &self.mem);
-            let popped = ring.pop(mem);
-            let Ok(Some(chain)) = popped else {
-                popped?;
-                if ring.listen(mem)? {
-                    continue;
-                }
-                self.more = false;
-                return Ok(());
+            let Some(chain) = ring.pop(mem)? else {
+                return Ok(taken);
             };
             let head = chain.head_index();
             let number = slots.take(head).ok_or(RingError::Head(head))?;
             let Some(slot) = slots.get(number) else {
-                return Ok(());
+                return Ok(taken);
             };
             let parsed = slot.buffers.parse(mem, chain);
             ring.mark(head);
             self.execute(number, parsed);
         }
-        Ok(())
+        Ok(CHAINS_PER_ROUND)
     }
 
     /// Stops taking chains from a ring that breaks the rules.
@@ -328,7 +349,6 @@ impl<S: Storage> Worker<S> {
         let moved = self.ring.relocate(&ring, &mem);
         self.mem = mem;
         self.note_ring(moved);
-        self.more = true;
         let _ = done.send(());
     }
 }

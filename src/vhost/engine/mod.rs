@@ -1,64 +1,45 @@
-//! Engines: who carries data between guest memory and the file, and who a worker waits on.
+//! Engines: who carries data between guest memory and the file.
 //!
-//! Both engines do the same: take transfers, wait for their completions, for a kick of the driver and for the wake-up
-//! by another thread. [`Uring`] has all of it in one ring, so that one system call submits and waits; [`Sync`] does
-//! each transfer at once with a plain system call and waits with poll(2).
+//! Both engines do the same: take transfers and hand out their completions. [`Uring`] does at once what cannot block, as
+//! [`Inline`] finds, and gives the rest to the kernel in batches; [`SyncEngine`] does each transfer at once.
 
+mod inline;
 mod sync;
 mod uring;
 
-use std::fs::File;
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use vmm_sys_util::eventfd::EventFd;
-
 use super::device::AioMode;
 use super::files::Files;
+use inline::Inline;
 use sync::SyncEngine;
 use uring::Uring;
-
-/// What a worker waits on besides its I/O. Neither may block when it is read.
-#[derive(Clone, Debug)]
-pub(super) struct Wakers {
-    /// Written by the driver when it has filled its ring.
-    pub(super) kick: Arc<File>,
-    /// Written by other threads of this process.
-    pub(super) wake: Arc<EventFd>,
-}
 
 /// One file operation: a vectored read or write.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transfer {
-    /// Comes back with the completion; none of the values the engine keeps for itself, see [`TOKEN_LIMIT`].
+    /// Comes back with the completion.
     pub(super) token: u64,
     /// From guest memory to the file.
     pub(super) write: bool,
     pub(super) fd: RawFd,
+    /// Past the page cache.
+    pub(super) direct: bool,
     pub(super) offset: u64,
     pub(super) buffers: *const libc::iovec,
     pub(super) count: usize,
 }
 
-/// Tokens are below this.
-pub(super) const TOKEN_LIMIT: u64 = u64::MAX - 15;
-
-/// Something that a worker waited for.
+/// A transfer or sync that is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Completion {
-    /// The driver has kicked.
-    Kick,
-    /// Another thread has something for the worker.
-    Wake,
-    /// A transfer or sync is done.
-    Io {
-        /// Which one.
-        token: u64,
-        /// Bytes transferred, or a negated error number.
-        result: i32,
-    },
+pub(super) struct Completion {
+    /// Which one.
+    pub(super) token: u64,
+    /// Bytes transferred, or a negated error number.
+    pub(super) result: i32,
 }
 
 /// One of the two engines.
@@ -69,15 +50,15 @@ pub(super) enum Engine {
 
 impl Engine {
     /// Makes an engine for a queue of `depth` requests. To be called on the thread that will use it.
-    pub(super) fn new(mode: AioMode, files: Arc<Files>, wakers: Wakers, depth: u16) -> io::Result<Self> {
+    pub(super) fn new(mode: AioMode, files: Arc<Files>, depth: u16) -> io::Result<Self> {
         if mode != AioMode::Sync {
-            match Uring::new(Arc::clone(&files), wakers.clone(), depth) {
+            match Uring::new(Arc::clone(&files), depth) {
                 Ok(engine) => return Ok(Self::Uring(Box::new(engine))),
                 Err(error) if mode == AioMode::IoUring => return Err(error),
                 Err(error) => note_fallback(&error),
             }
         }
-        Ok(Self::Sync(SyncEngine::new(files, wakers)))
+        Ok(Self::Sync(SyncEngine::new(files)))
     }
 
     /// Takes a transfer.
@@ -103,14 +84,32 @@ impl Engine {
         }
     }
 
-    /// Starts what was taken and appends what is done to `done`. With `block` it returns only when there is
-    /// something, or when a signal came.
-    pub(super) fn wait(&mut self, block: bool, done: &mut Vec<Completion>) -> io::Result<()> {
+    /// Starts what was taken and appends what is done to `done`, without waiting for anything.
+    pub(super) fn poll(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
         match self {
-            Self::Uring(engine) => engine.wait(block, done),
-            Self::Sync(engine) => engine.wait(block, done),
+            Self::Uring(engine) => engine.poll(done),
+            Self::Sync(engine) => {
+                engine.poll(done);
+                Ok(())
+            }
         }
     }
+
+    /// What becomes readable when [`poll`](Self::poll) has something to hand out; `None` while nothing is in flight.
+    pub(super) fn descriptor(&self) -> Option<RawFd> {
+        match self {
+            Self::Uring(engine) => engine.descriptor(),
+            Self::Sync(_) => None,
+        }
+    }
+}
+
+/// As a completion of io_uring has it. One call transfers at most 2 GiB less a page.
+fn result_of(returned: isize) -> i32 {
+    if returned < 0 {
+        return -io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+    }
+    i32::try_from(returned).unwrap_or(i32::MAX)
 }
 
 /// Says once a process that io_uring cannot be used.
@@ -119,13 +118,6 @@ fn note_fallback(error: &io::Error) {
     if !SAID.swap(true, Ordering::Relaxed) {
         log::warn!("io_uring cannot be used ({error}): using plain system calls, which are slower");
     }
-}
-
-/// Empties an eventfd, so that it is readable again only after the next write. False when it has come to its end,
-/// as only something that is no eventfd does.
-fn drain(fd: &File) -> bool {
-    use std::io::Read;
-    !matches!((&mut &*fd).read(&mut [0; 8]), Ok(0))
 }
 
 #[cfg(test)]

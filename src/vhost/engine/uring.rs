@@ -1,23 +1,17 @@
-//! The io_uring engine: transfers, and polls on the two wakers, in one ring.
-//!
-//! Kick and wake are polled in multishot mode: each write to them is a completion, and they need not be read. Where
-//! the kernel has no multishot polls (before 5.13), they are read and polled anew each time.
+//! The io_uring engine.
 //!
 //! The kernel reads the iovecs while it submits, and the memory they name until the completion. The engine is
 //! dropped only after the last completion; see `Drop`.
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{IoUring, opcode, squeue, types};
 
-use super::{Completion, Files, TOKEN_LIMIT, Transfer, Wakers, drain};
-
-const KICK: u64 = TOKEN_LIMIT;
-const WAKE: u64 = TOKEN_LIMIT + 1;
+use super::{Completion, Files, Inline, Transfer};
 
 /// Most entries submitted by one system call; more are submitted in several.
 const MAX_ENTRIES: u32 = 256;
@@ -28,23 +22,23 @@ const MAX_COMPLETIONS: u32 = 4096;
 pub(in crate::vhost) struct Uring {
     ring: IoUring,
     files: Arc<Files>,
-    wakers: Wakers,
+    inline: Inline,
+    /// What was done at once.
+    done: Vec<Completion>,
     /// Transfers and syncs whose completion is still to come from the kernel.
     in_flight: usize,
     /// Entries for which the ring had no room.
     waiting: VecDeque<squeue::Entry>,
-    kick_polled: bool,
-    wake_polled: bool,
-    multishot: bool,
 }
 
 impl Uring {
-    pub(super) fn new(files: Arc<Files>, wakers: Wakers, depth: u16) -> io::Result<Self> {
+    pub(super) fn new(files: Arc<Files>, depth: u16) -> io::Result<Self> {
         let entries = u32::from(depth).next_power_of_two().clamp(8, MAX_ENTRIES);
         let ring = IoUring::builder()
             // One thread uses the ring, and has no need to be interrupted for completions. Since Linux 6.0.
             .setup_single_issuer()
             .setup_coop_taskrun()
+            .setup_taskrun_flag()
             .setup_cqsize(u32::from(depth).next_power_of_two().clamp(2 * entries, MAX_COMPLETIONS))
             .build(entries)
             .or_else(|_| IoUring::new(entries))?;
@@ -53,13 +47,11 @@ impl Uring {
         }
         Ok(Self {
             ring,
+            inline: Inline::new(files.buffered_file()),
             files,
-            wakers,
+            done: Vec::new(),
             in_flight: 0,
             waiting: VecDeque::new(),
-            kick_polled: false,
-            wake_polled: false,
-            multishot: true,
         })
     }
 
@@ -67,7 +59,12 @@ impl Uring {
     ///
     /// As for [`Engine::transfer`](super::Engine::transfer).
     pub(super) unsafe fn transfer(&mut self, transfer: Transfer) {
-        let Transfer { token, write, fd, offset, buffers, count } = transfer;
+        let Transfer { token, write, fd, direct: _, offset, buffers, count } = transfer;
+        // SAFETY: the caller promises that buffers and memory are valid.
+        if let Some(result) = unsafe { self.inline.try_now(&transfer) } {
+            self.done.push(Completion { token, result });
+            return;
+        }
         let fd = types::Fd(fd);
         // No request has more than MAX_DESCRIPTORS buffers, and a transfer at most 1024 of them.
         let count = count as u32;
@@ -87,26 +84,29 @@ impl Uring {
         self.push(entry.user_data(token));
     }
 
-    pub(super) fn wait(&mut self, block: bool, done: &mut Vec<Completion>) -> io::Result<()> {
-        self.poll_wakers();
-        self.fill();
+    pub(super) fn poll(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
+        done.append(&mut self.done);
         loop {
-            let before = done.len();
-            self.reap(done);
-            let found = done.len() > before;
-            if !self.ring.submission().is_empty() || (block && !found) {
-                let want = usize::from(block && !found);
-                if !self.enter(want)? {
-                    // Interrupted: what was to be submitted stays queued.
-                    return Ok(());
-                }
-                self.reap(done);
+            self.fill();
+            if self.is_due() && !self.enter(0)? {
+                // Interrupted: what was to be submitted stays queued.
+                return Ok(());
             }
+            self.reap(done);
             if self.waiting.is_empty() {
                 return Ok(());
             }
-            self.fill();
         }
+    }
+
+    pub(super) fn descriptor(&self) -> Option<RawFd> {
+        (self.in_flight > 0).then(|| self.ring.as_raw_fd())
+    }
+
+    /// Whether the kernel has something to take or to give that it does with a system call only.
+    fn is_due(&mut self) -> bool {
+        let queue = self.ring.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
     }
 
     /// Puts an entry into the ring, or behind those that wait for room.
@@ -149,48 +149,9 @@ impl Uring {
     }
 
     fn reap(&mut self, done: &mut Vec<Completion>) {
-        let mut queue = self.ring.completion();
-        for entry in &mut queue {
-            let result = entry.result();
-            let completion = match entry.user_data() {
-                KICK => {
-                    self.kick_polled = cqueue::more(entry.flags());
-                    if !self.multishot {
-                        drain(&self.wakers.kick);
-                    }
-                    Completion::Kick
-                }
-                WAKE => {
-                    self.wake_polled = cqueue::more(entry.flags());
-                    if !self.multishot {
-                        let _ = self.wakers.wake.read();
-                    }
-                    Completion::Wake
-                }
-                token => {
-                    self.in_flight = self.in_flight.saturating_sub(1);
-                    done.push(Completion::Io { token, result });
-                    continue;
-                }
-            };
-            if result == -libc::EINVAL && self.multishot {
-                self.multishot = false;
-            } else {
-                done.push(completion);
-            }
-        }
-    }
-
-    /// Has the kernel watch the wakers that it does not watch.
-    fn poll_wakers(&mut self) {
-        let poll = |fd, token| {
-            opcode::PollAdd::new(types::Fd(fd), libc::POLLIN as u32).multi(self.multishot).build().user_data(token)
-        };
-        let kick = (!self.kick_polled).then(|| poll(self.wakers.kick.as_raw_fd(), KICK));
-        let wake = (!self.wake_polled).then(|| poll(self.wakers.wake.as_raw_fd(), WAKE));
-        (self.kick_polled, self.wake_polled) = (true, true);
-        for entry in kick.into_iter().chain(wake) {
-            self.push(entry);
+        for entry in self.ring.completion() {
+            self.in_flight = self.in_flight.saturating_sub(1);
+            done.push(Completion { token: entry.user_data(), result: entry.result() });
         }
     }
 }
@@ -201,11 +162,13 @@ impl Drop for Uring {
         let mut done = Vec::new();
         while self.in_flight > 0 {
             done.clear();
-            if let Err(error) = self.wait(true, &mut done) {
+            self.fill();
+            if let Err(error) = self.enter(1) {
                 log::error!("io_uring failed with I/O in flight: {error}");
                 // Going on would free memory that the kernel still writes to.
                 std::process::abort();
             }
+            self.reap(&mut done);
         }
     }
 }
