@@ -231,6 +231,7 @@ impl<S: Storage> Worker<S> {
             fd,
             direct,
             offset,
+            len: buffers.iter().map(|buffer| buffer.iov_len as u64).sum(),
             buffers: buffers.as_ptr(),
             count: buffers.len(),
         };

@@ -29,6 +29,8 @@ pub(super) struct Transfer {
     /// Past the page cache.
     pub(super) direct: bool,
     pub(super) offset: u64,
+    /// Bytes in all buffers.
+    pub(super) len: u64,
     pub(super) buffers: *const libc::iovec,
     pub(super) count: usize,
 }

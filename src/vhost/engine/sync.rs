@@ -18,7 +18,7 @@ impl SyncEngine {
     ///
     /// The iovecs and the memory they name are valid.
     pub(super) unsafe fn transfer(&mut self, transfer: Transfer) {
-        let Transfer { token, write, fd, direct: _, offset, buffers, count } = transfer;
+        let Transfer { token, write, fd, direct: _, offset, buffers, count, len: _ } = transfer;
         let count = libc::c_int::try_from(count).unwrap_or(libc::c_int::MAX);
         let result = match libc::off_t::try_from(offset) {
             Err(_) => -libc::EFBIG,

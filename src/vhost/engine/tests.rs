@@ -40,8 +40,16 @@ fn transfers_come_back_with_their_token_and_length() {
         let (mut first, mut second) = (vec![1; 1000], vec![2; 24]);
         let buffers = [iovec(&mut first), iovec(&mut second)];
         let fd = rig.file.as_raw_fd();
-        let transfer =
-            Transfer { token: 9, write: true, fd, direct: false, offset: 512, buffers: buffers.as_ptr(), count: 2 };
+        let transfer = Transfer {
+            token: 9,
+            write: true,
+            fd,
+            direct: false,
+            offset: 512,
+            len: 1024,
+            buffers: buffers.as_ptr(),
+            count: 2,
+        };
         // SAFETY: buffers and vectors outlive the wait below.
         unsafe { rig.engine.transfer(transfer) };
         rig.engine.sync(10);
@@ -64,8 +72,26 @@ fn a_read_past_the_end_is_short_and_a_bad_descriptor_is_an_error() {
         let (fd, buffers, count) = (rig.file.as_raw_fd(), buffers.as_ptr(), 1);
         // SAFETY: the buffer outlives the waits below.
         unsafe {
-            rig.engine.transfer(Transfer { token: 1, write: false, fd, direct: false, offset: 50, buffers, count });
-            rig.engine.transfer(Transfer { token: 2, write: false, fd: -1, direct: false, offset: 0, buffers, count });
+            rig.engine.transfer(Transfer {
+                token: 1,
+                write: false,
+                fd,
+                direct: false,
+                offset: 50,
+                len: 512,
+                buffers,
+                count,
+            });
+            rig.engine.transfer(Transfer {
+                token: 2,
+                write: false,
+                fd: -1,
+                direct: false,
+                offset: 0,
+                len: 512,
+                buffers,
+                count,
+            });
         }
         let done = finish(&mut rig.engine, 2);
         assert!(done.contains(&Completion { token: 1, result: 50 }), "{done:?}");
@@ -90,6 +116,7 @@ fn more_transfers_than_the_ring_holds_all_complete() {
                     fd,
                     direct: false,
                     offset,
+                    len: 64,
                     buffers: buffer,
                     count: 1,
                 })
@@ -113,6 +140,7 @@ fn an_engine_is_dropped_only_after_its_last_transfer() {
         fd: rig.file.as_raw_fd(),
         direct: false,
         offset: 0,
+        len: 1 << 20,
         buffers: buffers.as_ptr(),
         count: 1,
     };
@@ -120,4 +148,29 @@ fn an_engine_is_dropped_only_after_its_last_transfer() {
     unsafe { rig.engine.transfer(transfer) };
     drop(rig.engine);
     assert_eq!(rig.file.metadata().unwrap().len(), 1 << 20);
+}
+
+#[test]
+fn long_reads_of_a_batch_all_complete_with_their_bytes() {
+    let mut rig = rig(AioMode::IoUring, 8);
+    const LEN: usize = 128 << 10;
+    let contents: Vec<u8> = (0..8 * LEN).map(|at| (at / 512) as u8).collect();
+    rig.file.write_all_at(&contents, 0).unwrap();
+    let mut read = vec![0; 8 * LEN];
+    let buffers: Vec<_> = read.chunks_mut(LEN).map(iovec).collect();
+    let fd = rig.file.as_raw_fd();
+    for round in 1..=8 {
+        for (index, buffer) in buffers.iter().enumerate().take(round) {
+            let (token, offset) = (index as u64, (index * LEN) as u64);
+            let transfer =
+                Transfer { token, write: false, fd, direct: false, offset, len: LEN as u64, buffers: buffer, count: 1 };
+            // SAFETY: the buffers outlive the wait below.
+            unsafe { rig.engine.transfer(transfer) };
+        }
+        let mut done = finish(&mut rig.engine, round);
+        done.sort_by_key(|completion| completion.token);
+        let expected: Vec<_> = (0..round as u64).map(|token| Completion { token, result: LEN as i32 }).collect();
+        assert_eq!(done, expected);
+    }
+    assert!(read == contents);
 }

@@ -16,6 +16,10 @@ use super::{Completion, Files, Inline, Transfer};
 /// Most entries submitted by one system call; more are submitted in several.
 const MAX_ENTRIES: u32 = 256;
 
+/// Reads of this length and more are shared with a thread of the kernel's when there are several: copying one takes
+/// longer than handing it over. (Writes to one file exclude each other.)
+const SHARED_READ: u64 = 64 * 1024;
+
 /// Most completions the ring holds; the kernel keeps more until they are asked for.
 const MAX_COMPLETIONS: u32 = 4096;
 
@@ -29,6 +33,10 @@ pub(in crate::vhost) struct Uring {
     in_flight: usize,
     /// Entries for which the ring had no room.
     waiting: VecDeque<squeue::Entry>,
+    /// A long read that waits for another one to be done beside it, or for the end of the batch.
+    held: Option<Transfer>,
+    /// A read is with a thread of the kernel's and was not seen back.
+    shared: bool,
 }
 
 impl Uring {
@@ -52,6 +60,8 @@ impl Uring {
             done: Vec::new(),
             in_flight: 0,
             waiting: VecDeque::new(),
+            held: None,
+            shared: false,
         })
     }
 
@@ -59,12 +69,34 @@ impl Uring {
     ///
     /// As for [`Engine::transfer`](super::Engine::transfer).
     pub(super) unsafe fn transfer(&mut self, transfer: Transfer) {
-        let Transfer { token, write, fd, direct: _, offset, buffers, count } = transfer;
-        // SAFETY: the caller promises that buffers and memory are valid.
-        if let Some(result) = unsafe { self.inline.try_now(&transfer) } {
-            self.done.push(Completion { token, result });
-            return;
+        if transfer.write || transfer.direct || transfer.len < SHARED_READ {
+            self.at_once(transfer);
+        } else if let Some(before) = self.held.replace(transfer) {
+            self.share(before);
         }
+    }
+
+    /// Does a read, or has a thread of the kernel's do it while this one does the next, if that thread is free.
+    fn share(&mut self, read: Transfer) {
+        if self.shared && self.ring.completion().is_empty() {
+            return self.at_once(read);
+        }
+        self.shared = true;
+        self.submit(read, squeue::Flags::ASYNC);
+        // Where this fails it is submitted with the batch.
+        let _ = self.ring.submit();
+    }
+
+    fn at_once(&mut self, transfer: Transfer) {
+        // SAFETY: the caller of `transfer` promises that buffers and memory are valid.
+        match unsafe { self.inline.try_now(&transfer) } {
+            Some(result) => self.done.push(Completion { token: transfer.token, result }),
+            None => self.submit(transfer, squeue::Flags::empty()),
+        }
+    }
+
+    fn submit(&mut self, transfer: Transfer, flags: squeue::Flags) {
+        let Transfer { token, write, fd, direct: _, offset, buffers, count, len: _ } = transfer;
         let fd = types::Fd(fd);
         // No request has more than MAX_DESCRIPTORS buffers, and a transfer at most 1024 of them.
         let count = count as u32;
@@ -74,7 +106,7 @@ impl Uring {
             opcode::Readv::new(fd, buffers, count).offset(offset).build()
         };
         self.in_flight += 1;
-        self.push(entry.user_data(token));
+        self.push(entry.user_data(token).flags(flags));
     }
 
     pub(super) fn sync(&mut self, token: u64) {
@@ -85,6 +117,9 @@ impl Uring {
     }
 
     pub(super) fn poll(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
+        if let Some(held) = self.held.take() {
+            self.at_once(held);
+        }
         done.append(&mut self.done);
         loop {
             self.fill();
@@ -125,7 +160,7 @@ impl Uring {
         let mut queue = self.ring.submission();
         while let Some(entry) = self.waiting.front() {
             // SAFETY: the caller of `transfer` keeps iovecs and memory valid until the completion; the descriptors
-            // of files and wakers are held by `self`, which outlives every operation. Polls and syncs name no memory.
+            // are held by `self`, which outlives every operation. Syncs name no memory.
             if unsafe { queue.push(entry) }.is_err() {
                 break;
             }
@@ -151,6 +186,7 @@ impl Uring {
     fn reap(&mut self, done: &mut Vec<Completion>) {
         for entry in self.ring.completion() {
             self.in_flight = self.in_flight.saturating_sub(1);
+            self.shared = false;
             done.push(Completion { token: entry.user_data(), result: entry.result() });
         }
     }
