@@ -74,9 +74,9 @@ pub(super) struct Args {
     #[arg(long, value_enum, default_value = "auto")]
     aio: Aio,
     /// How long, in microseconds, a queue's thread looks for further requests before it sleeps, at most: it finds out
-    /// whether that pays. 0: never.
-    #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u16).range(0..=1000))]
-    poll_us: u16,
+    /// whether that pays. 0: never. The default is 50, and 0 with --cache none, where requests wait for the disk anyway.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1000))]
+    poll_us: Option<u16>,
     /// Who may connect to --socket-path: the permission bits of its file, in octal.
     #[arg(long, value_name = "MODE", default_value = "600", value_parser = parse_mode)]
     socket_mode: u32,
@@ -117,7 +117,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             Aio::IoUring => AioMode::IoUring,
             Aio::Sync => AioMode::Sync,
         },
-        poll: Duration::from_micros(args.poll_us.into()),
+        poll: poll(args),
         sandbox: match args.sandbox {
             Confinement::Enforce => sandbox::Mode::Enforce,
             Confinement::Log => sandbox::Mode::Log,
@@ -133,6 +133,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     served?;
     closed?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn poll(args: &Args) -> Duration {
+    let default = match args.cache {
+        Cache::Writeback | Cache::Writethrough => 50,
+        Cache::None => 0,
+    };
+    Duration::from_micros(args.poll_us.unwrap_or(default).into())
 }
 
 fn listen_on(args: &Args) -> ListenOn {

@@ -23,7 +23,7 @@ use vm_memory::GuestMemoryMmap;
 use super::device::Device;
 use super::engine::{Completion, Engine};
 use super::execute::{Answer, FlushGroup};
-use super::idle::Idle;
+use super::idle::{Awaited, Idle};
 use super::inflight::Inflight;
 use super::journal::LeftBehind;
 use super::limiter::LogLimiter;
@@ -244,16 +244,20 @@ impl<S: Storage> Worker<S> {
                     return Ok(());
                 }
             }
-            if self.idle.may_poll() {
+            if self.idle.may_poll(self.awaited()) {
                 std::hint::spin_loop();
             } else if !self.listen() && !self.collect()? {
-                let asleep = self.idle.sleeps();
+                let awaited = self.awaited();
                 self.sleeper.sleep(self.engine.descriptor())?;
-                self.idle.slept(asleep);
+                self.idle.slept(awaited);
                 let silenced = self.ring.silence(&self.mem);
                 self.note_ring(silenced);
             }
         }
+    }
+
+    fn awaited(&self) -> Awaited {
+        if self.engine.descriptor().is_some() { Awaited::Completions } else { Awaited::Requests }
     }
 
     /// Does what there is to do, without waiting; false when there was nothing.
