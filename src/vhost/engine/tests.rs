@@ -4,6 +4,8 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 
+use nix::sys::memfd::{MFdFlags, memfd_create};
+
 use super::*;
 use crate::vhost::files::DataFiles;
 
@@ -13,7 +15,10 @@ struct Rig {
 }
 
 fn rig(mode: AioMode, depth: u16) -> Rig {
-    let file = tempfile::tempfile().unwrap();
+    rig_of(mode, depth, tempfile::tempfile().unwrap())
+}
+
+fn rig_of(mode: AioMode, depth: u16, file: File) -> Rig {
     let data = DataFiles { data: file.try_clone().unwrap(), buffered: file.try_clone().unwrap() };
     Rig { engine: Engine::new(mode, Arc::new(Files::new(data)), depth).unwrap(), file }
 }
@@ -173,4 +178,23 @@ fn long_reads_of_a_batch_all_complete_with_their_bytes() {
         assert_eq!(done, expected);
     }
     assert!(read == contents);
+}
+
+#[test]
+fn what_ends_in_memory_is_done_at_once_and_nothing_is_left_in_flight() {
+    let memory = memfd_create("engine-test", MFdFlags::MFD_CLOEXEC).unwrap();
+    let mut rig = rig_of(AioMode::IoUring, 8, File::from(memory));
+    let (mut written, mut read) = (vec![9; 4096], vec![0; 4096]);
+    let fd = rig.file.as_raw_fd();
+    for (token, write, buffer) in [(1, true, iovec(&mut written)), (2, false, iovec(&mut read))] {
+        let transfer =
+            Transfer { token, write, fd, direct: false, offset: 8192, len: 4096, buffers: &buffer, count: 1 };
+        // SAFETY: the buffers outlive the poll below.
+        unsafe { rig.engine.transfer(transfer) };
+        assert_eq!(rig.engine.descriptor(), None);
+        let mut done = Vec::new();
+        rig.engine.poll(&mut done).unwrap();
+        assert_eq!(done, [Completion { token, result: 4096 }]);
+    }
+    assert_eq!(read, written);
 }
