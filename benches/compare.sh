@@ -16,8 +16,8 @@ die() {
     exit 1
 }
 
-all_contenders=(zbd zbd-nopoll qsd-raw-uring qsd-raw-threads qsd-raw-iothread qsd-qcow2 fio ram)
-contenders=(zbd zbd-nopoll qsd-raw-uring qsd-raw-threads qsd-qcow2 fio ram)
+all_contenders=(zbd zbd-nopoll qsd-raw-uring qsd-raw-threads qsd-raw-iothread qsd-qcow2 fio ram ram-fresh)
+contenders=(zbd zbd-nopoll qsd-raw-uring qsd-raw-threads qsd-qcow2 fio ram ram-fresh)
 
 # NAME JOB BLOCK QD QUEUES ZONES FLUSH-EVERY. QD and ZONES are those of all queues together; a zone has one write in
 # flight, as in Linux. Peers without zones run seqwrite for zonewrite and append.
@@ -133,6 +133,8 @@ file_of() {
 
 make_file() {
     rm -f "$1"
+    # What the file system does about the files of the runs before it does now.
+    sync -f "$work"
     case $1 in
         *.zbd.qcow2) "$zbd" create "$1" "$disk_size" --zone-size "$zone_size" >/dev/null ;;
         *.plain.qcow2) qemu-img create -q -f qcow2 "$1" "$disk_size" ;;
@@ -162,6 +164,7 @@ start() {
                 2>"$work/log" &
             ;;
         ram) "$load" backend --socket "$socket" --size "$ram_size" 2>"$work/log" & ;;
+        ram-fresh) "$load" backend --socket "$socket" --size "$disk_size" --fresh 2>"$work/log" & ;;
     esac
     backend=$!
 }
@@ -204,7 +207,7 @@ measure() {
         *read) file=$work/read.$(file_of "$contender") ;;
         *)
             file=$work/write.$(file_of "$contender")
-            [[ $contender == ram ]] || make_file "$file"
+            [[ $contender == ram* ]] || make_file "$file"
             ;;
     esac
     [[ $contender != fio ]] || run=(run_fio)
@@ -221,7 +224,7 @@ progress() { [[ ! -t 2 ]] || printf '\r\e[K%s' "$*" >&2; }
 # The disks that are read, once, with real data.
 for contender in "${contenders[@]}"; do
     file=$work/read.$(file_of "$contender")
-    [[ $contender != ram && ! -e $file ]] || continue
+    [[ $contender != ram* && ! -e $file ]] || continue
     progress "filling $(file_of "$contender")"
     make_file "$file"
     filler=$contender
@@ -237,6 +240,8 @@ for ((round = 1; round <= rounds; round++)); do
         read -ra job < <(grep "^$name " <<<"$job_table")
         for contender in "${contenders[@]}"; do
             count=$((count + 1))
+            # Reading memory that nobody has written measures nothing.
+            [[ ${job[1]} != *read || $contender != ram-fresh ]] || continue
             progress "$count/$total: round $round, $name, $contender"
             measure "$round" "$contender" "${job[@]}"
         done

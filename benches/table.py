@@ -83,23 +83,30 @@ def print_job(name, of_contender):
     for contender, results in of_contender.items():
         rate = middle(results, "requests_per_s")
         ratio = rate / rate_of_reference if rate_of_reference else None
+        cpu = middle(results, "cpu_us_per_request")
+        cpu_of_reference = reference and middle(reference, "cpu_us_per_request")
+        saved = cpu_of_reference / cpu if cpu_of_reference and cpu else None
+        flushed = [result for result in results if result.get("flushes", {}).get("count")]
+        flush = middle(flushed, "flushes", "p50_us") if flushed else None
         resets = middle(results, "resets", "count")
         print(
             f"  {contender:17}"
             f"{rate / 1000:10.1f}"
             f"{middle(results, 'mib_per_s'):10.0f}"
-            f"{number(middle(results, 'cpu_us_per_request'), '10.2f'):>10}"
+            f"{number(cpu, '10.2f'):>10}"
             f"{middle(results, 'latency', 'p50_us'):10.1f}"
             f"{middle(results, 'latency', 'p99_us'):10.1f}"
             f"{number(ratio, '9.2f'):>9}x"
+            f"{number(saved, '9.2f'):>9}x"
             f"{spread(results):8.0f}%"
             + (f"  {resets:.0f} resets" if resets else "")
+            + (f"  flush p50 {flush:.0f} us" if flush else "")
         )
 
 
 def print_table(all_runs):
     heads = ("k/s", "MiB/s", "CPU us", "p50 us", "p99 us")
-    print(f"{'':19}" + "".join(f"{head:>10}" for head in heads) + f"{'ratio':>10}{'spread':>9}")
+    print(f"{'':19}" + "".join(f"{head:>10}" for head in heads) + f"{'ratio':>10}{'CPU':>10}{'spread':>9}")
     for name in in_order(run["name"] for run in all_runs):
         of_contender = {}
         for run in all_runs:
@@ -108,7 +115,8 @@ def print_table(all_runs):
         print_job(name, of_contender)
     rounds = max(run["round"] for run in all_runs)
     print(f"\nMedians of {rounds} rounds, {all_runs[0]['place']}. CPU us: the backend's processor time for a request;")
-    print(f"ratio: requests/s against {REFERENCE}; spread: of requests/s over the rounds.")
+    print(f"ratio: requests/s against {REFERENCE}; CPU: requests for a second of processor time against it;")
+    print("spread: of requests/s over the rounds.")
 
 
 def main():

@@ -49,6 +49,9 @@ pub(crate) struct Args {
     /// Bytes on the disk, all of which are taken from memory at once
     #[arg(long, value_parser = parse_size)]
     size: u64,
+    /// Take memory when it is first written, as a file in memory does
+    #[arg(long)]
+    fresh: bool,
     /// Microseconds to look for more requests before sleeping
     #[arg(long, default_value_t = 0)]
     poll_us: u64,
@@ -56,7 +59,8 @@ pub(crate) struct Args {
 
 /// Serves one frontend after another, until it is killed.
 pub(crate) fn serve(args: &Args) -> Result<()> {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+    let when = if args.fresh { libc::MAP_NORESERVE } else { libc::MAP_POPULATE };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | when;
     let here = map(args.size, flags, -1, 0).context("the disk's memory")?;
     let mut listener = Listener::new(&args.socket, true).context("the socket")?;
     loop {
