@@ -111,7 +111,7 @@ guest() {
     printf '%s\n' "$*" >"$temp/suite"
     # That of the guest before is not to be taken for this one's.
     : >"$temp/output"
-    for file in manifest operations rounds; do
+    for file in manifest operations rounds speed; do
         [[ ! -e $temp/$file ]] || more+=("$temp/$file")
     done
     "$VUZ_SCRIPTS/run.sh" --socket "$temp/socket" --queues "$QUEUES" --smp "$QUEUES" --mem "${MEMORY:-768M}" --timeout "$PHASE_SECONDS" \
