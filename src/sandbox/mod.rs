@@ -24,9 +24,6 @@ use landlock::{
 /// The newest Landlock that this was written for; of an older kernel's, what there is is used.
 const LANDLOCK: ABI = ABI::V6;
 
-/// There where the kernel has system call filters.
-const SECCOMP: &str = "/proc/sys/kernel/seccomp";
-
 /// How far the process is confined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
@@ -80,8 +77,7 @@ impl Sandbox {
         if mode == Mode::Off {
             return Ok(Self { mode });
         }
-        // Looked for while paths can still be looked at.
-        let filters = Path::new(SECCOMP).exists();
+        let filters = seccomp::exists();
         if mode == Mode::Enforce {
             drop_capabilities()?;
             deny_paths(removable)?;
@@ -198,6 +194,14 @@ mod tests {
             "nothing" => {}
             "open" => assert!(File::open("/dev/null").is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)),
             "run" => drop(Command::new("/bin/true").status()),
+            "fork" => {
+                // SAFETY: never comes to be; a child would only end.
+                unsafe {
+                    if libc::fork() == 0 {
+                        libc::_exit(0)
+                    }
+                }
+            }
             "connect" => drop(std::net::TcpStream::connect("127.0.0.1:9")),
             "ring" => drop(io_uring::IoUring::new(8)),
             "thread" => drop(std::thread::spawn(|| ()).join()),
@@ -219,6 +223,7 @@ mod tests {
             ("main nothing", None),
             ("main open", None),
             ("main run", killed),
+            ("main fork", killed),
             ("main connect", killed),
             ("main code", killed),
             ("main ring", None),
