@@ -12,6 +12,7 @@
 //! | [`qcow2`] | the image format: header, extensions, refcounts, mapping, allocation, check |
 //! | [`storage`] | the file below, behind a trait |
 //! | [`sandbox`] | what the process may still do once it serves |
+//! | [`service`] | the service manager: readiness, status, signs of life |
 //! | [`units`] | sectors, bytes, file offsets and zone numbers as types |
 
 pub mod cli;
@@ -20,6 +21,7 @@ pub mod cli;
 pub mod fuzzing;
 pub mod qcow2;
 pub mod sandbox;
+pub mod service;
 pub mod storage;
 pub mod store;
 pub mod units;

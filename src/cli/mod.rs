@@ -8,6 +8,7 @@ mod check;
 mod create;
 mod image;
 mod info;
+mod logging;
 mod report;
 mod serve;
 mod size;
@@ -77,7 +78,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         None => Err(anyhow::anyhow!("no command given: expected create, serve, info, report or check; see --help")),
     };
     done.unwrap_or_else(|error| {
-        eprintln!("vhost-user-zbd: {error:#}");
+        logging::failure(format_args!("{error:#}"));
         ExitCode::FAILURE
     })
 }
@@ -102,7 +103,7 @@ fn refuse_usage(error: &clap::Error) -> ExitCode {
     let text = error.to_string();
     let message = text.split("\n\nUsage:").next().unwrap_or_default();
     let message: Vec<&str> = message.split_whitespace().collect();
-    eprintln!("vhost-user-zbd: {}", message.join(" ").trim_start_matches("error: "));
+    logging::failure(message.join(" ").trim_start_matches("error: "));
     ExitCode::FAILURE
 }
 

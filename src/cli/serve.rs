@@ -13,8 +13,9 @@ use anyhow::{Context, Result, anyhow};
 use clap::ValueEnum;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::image;
+use super::{image, logging};
 use crate::sandbox;
+use crate::service::ServiceManager;
 use crate::storage::file::FileStorage;
 use crate::storage::lock::{self, Purpose};
 use crate::store::{self, ZonedStore};
@@ -97,10 +98,12 @@ enum Confinement {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info")).init();
+    logging::start();
     let path = args.file.as_ref().or(args.blk_file.as_ref()).ok_or_else(|| anyhow!("no image given"))?;
     let name = || path.display().to_string();
     let stop = stop_on_signals().context("signals cannot be handled")?;
+    let manager = ServiceManager::from_environment();
+    manager.status(&format!("opening {}", name()));
     let options = ServeOptions {
         block_size: args.block_size,
         num_queues: args.num_queues,
@@ -128,7 +131,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     for clamp in store.clamps() {
         log::warn!("{}: {} {} cannot be reached: {} is in force", name(), clamp.field, clamp.from, clamp.to);
     }
-    let served = vhost::serve(Arc::clone(&store), files, listen_on(args), options, &stop);
+    let served = vhost::serve(Arc::clone(&store), files, listen_on(args), options, &stop, &manager);
     let closed = store.close().with_context(|| format!("{}: the image could not be closed well", name()));
     served?;
     closed?;

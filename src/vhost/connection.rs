@@ -12,16 +12,14 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use vhost::vhost_user::{BackendReqHandler, Error as WireError};
-use vmm_sys_util::eventfd::EventFd;
-
-use super::ServeError;
 use super::device::{Device, ServeOptions};
 use super::handler::{Handler, ProtocolError};
 use super::limiter::LogLimiter;
-use super::socket::{Listening, Ready, message_complete, wait_readable};
+use super::socket::{Listening, Ready, message_complete, wait_readable, wait_supervised};
+use super::{CLOSING, ServeError, Supervised};
 use crate::storage::Storage;
 use crate::virtio::config::ConfigSpace;
+use vhost::vhost_user::{BackendReqHandler, Error as WireError};
 
 /// How long a frontend may take to send the rest of a message.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,25 +27,32 @@ const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is looked for meanwhile.
 const MESSAGE_POLL: Duration = Duration::from_millis(5);
 
-/// Serves frontends until `stop` is readable.
+/// What is said of the daemon while there is no frontend.
+pub(super) fn waiting(listening: &Listening) -> String {
+    format!("waiting for a frontend on {listening}")
+}
+
+/// Serves frontends until it is to stop.
 pub(super) fn accept_loop<S: Storage + 'static>(
     listening: &Listening,
     device: &Arc<Device<S>>,
     config: &ConfigSpace,
     options: &ServeOptions,
-    stop: &EventFd,
+    by: Supervised<'_>,
 ) -> Result<(), ServeError> {
     let handler = || Handler::new(Arc::clone(device), config.clone(), options);
     loop {
-        match listening.accept(stop)? {
+        match listening.accept(by)? {
             None => return Ok(()),
             Some(stream) => {
                 log::debug!("a frontend is connected");
-                let stopped = converse(stream, handler(), stop)?;
+                by.manager.status("serving a frontend");
+                let stopped = converse(stream, handler(), by)?;
                 log::debug!("the frontend is gone");
                 if stopped || listening.is_single() {
                     return Ok(());
                 }
+                by.manager.status(&waiting(listening));
             }
         }
     }
@@ -64,14 +69,14 @@ enum End {
 pub(super) fn converse<S: Storage + 'static>(
     stream: UnixStream,
     handler: Handler<S>,
-    stop: &EventFd,
+    by: Supervised<'_>,
 ) -> Result<bool, ServeError> {
     let watched = stream.try_clone().map_err(ServeError::system("duplicate a socket"))?;
     let handler = Arc::new(Mutex::new(handler));
     let mut endpoint = BackendReqHandler::from_stream(stream, Arc::clone(&handler));
     let mut limiter = LogLimiter::new();
     let end = loop {
-        if let Some(end) = next_message(&watched, stop)? {
+        if let Some(end) = next_message(&watched, by)? {
             break end;
         }
         let result = endpoint.handle_request();
@@ -85,8 +90,13 @@ pub(super) fn converse<S: Storage + 'static>(
     {
         log::warn!("the connection to the frontend is closed: {reason}");
     }
+    let stopped = matches!(end, End::Stopped);
+    if stopped {
+        // Requests in flight may take their time; nobody is to wait for a sign of life meanwhile.
+        by.manager.stopping(CLOSING);
+    }
     lock(&handler).stop_all();
-    Ok(matches!(end, End::Stopped))
+    Ok(stopped)
 }
 
 fn lock<T>(handler: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -94,9 +104,9 @@ fn lock<T>(handler: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Waits until a whole message is there; gives the reason where none will come.
-fn next_message(stream: &UnixStream, stop: &EventFd) -> Result<Option<End>, ServeError> {
+fn next_message(stream: &UnixStream, by: Supervised<'_>) -> Result<Option<End>, ServeError> {
     let failed = ServeError::system("wait for a message");
-    match wait_readable(Some(stream.as_raw_fd()), stop, None).map_err(failed)? {
+    match wait_supervised(Some(stream.as_raw_fd()), by).map_err(failed)? {
         Ready::Stop => return Ok(Some(End::Stopped)),
         Ready::Descriptor | Ready::Timeout => {}
     }
@@ -110,8 +120,9 @@ fn next_message(stream: &UnixStream, stop: &EventFd) -> Result<Option<End>, Serv
                 return Ok(Some(End::Broken("the rest of a message did not come".into())));
             }
             Ok(Some(false)) => {
+                by.manager.alive();
                 let failed = ServeError::system("wait for a message");
-                if let Ready::Stop = wait_readable(None, stop, Some(MESSAGE_POLL)).map_err(failed)? {
+                if let Ready::Stop = wait_readable(None, by.stop, Some(MESSAGE_POLL)).map_err(failed)? {
                     return Ok(Some(End::Stopped));
                 }
             }

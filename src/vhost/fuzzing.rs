@@ -15,6 +15,7 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
+use super::Supervised;
 use super::connection::converse;
 use super::device::{self, AioMode, CacheMode, Device, ServeOptions};
 use super::files::DataFiles;
@@ -26,6 +27,7 @@ use super::ring::{Ring, RingError, RingSetup};
 use crate::fuzzing::Input;
 use crate::qcow2::{self, ByteOrder, CreateOptions};
 use crate::sandbox::{Mode, Sandbox};
+use crate::service::ServiceManager;
 use crate::storage::memory::MemoryStorage;
 use crate::store::{OpenOptions, ZonedStore};
 use crate::units::{Bytes, Sector, ZoneIndex};
@@ -443,7 +445,8 @@ pub fn messages(bytes: &[u8]) {
     let sandbox = Sandbox::enter(options.sandbox, None).unwrap();
     let device = Arc::new(Device::new(Arc::clone(&store), files, &options, config.max_append(), sandbox).unwrap());
     let housekeeper = Housekeeper::start(Arc::clone(&device)).unwrap();
-    let stopped = converse(served, Handler::new(device, config, &options), &stop).unwrap();
+    let by = Supervised { stop: &stop, manager: &ServiceManager::default() };
+    let stopped = converse(served, Handler::new(device, config, &options), by).unwrap();
     housekeeper.stop();
     assert!(!stopped, "nobody has stopped it");
     store.close().unwrap();

@@ -66,6 +66,7 @@ pub use files::DataFiles;
 pub use socket::{ListenOn, SocketAccess, SocketError};
 
 use crate::sandbox::{Sandbox, SandboxError};
+use crate::service::ServiceManager;
 use crate::storage::Storage;
 use crate::store::ZonedStore;
 use crate::virtio::config::ConfigError;
@@ -101,6 +102,16 @@ impl ServeError {
     }
 }
 
+/// What the main thread does while it ends.
+const CLOSING: &str = "closing the image";
+
+/// Who the main thread looks to while it waits: whoever may stop it, and whoever wants to know that it lives.
+#[derive(Clone, Copy)]
+struct Supervised<'a> {
+    stop: &'a EventFd,
+    manager: &'a ServiceManager,
+}
+
 /// Serves the store to one frontend after another until `stop` becomes readable (it is never read). A socket that
 /// came already connected is served once. When this returns nothing is in flight any more; the caller closes the
 /// store.
@@ -110,6 +121,7 @@ pub fn serve<S: Storage + 'static>(
     listen: ListenOn,
     options: ServeOptions,
     stop: &EventFd,
+    manager: &ServiceManager,
 ) -> Result<(), ServeError> {
     let config = device::config_space(store.geometry(), &options)?;
     let listening = socket::Listening::open(listen)?;
@@ -117,7 +129,9 @@ pub fn serve<S: Storage + 'static>(
     let device = Arc::new(device::Device::new(store, files, &options, config.max_append(), sandbox)?);
     let housekeeper = housekeeper::Housekeeper::start(Arc::clone(&device))?;
     log::info!("serving on {listening}");
-    let result = connection::accept_loop(&listening, &device, &config, &options, stop);
+    manager.ready(&connection::waiting(&listening));
+    let result = connection::accept_loop(&listening, &device, &config, &options, Supervised { stop, manager });
+    manager.stopping(CLOSING);
     housekeeper.stop();
     result
 }

@@ -19,7 +19,7 @@ use nix::sys::socket::{self, AddressFamily, Backlog, SockFlag, SockType, UnixAdd
 use nix::sys::stat::{Mode, fchmod};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::ServeError;
+use super::{ServeError, Supervised};
 
 /// The first descriptor that systemd hands over.
 const SYSTEMD_FIRST_FD: RawFd = 3;
@@ -98,7 +98,7 @@ fn inherited(number: RawFd) -> Result<OwnedFd, SocketError> {
     if !open || taken.contains(&number) {
         return Err(SocketError::NoDescriptor(number));
     }
-    // Anything else may be a descriptor that this program has opened itself; a UNIX socket it has not.
+    // Anything else may be a descriptor that this program has opened itself; a UNIX stream socket it has not.
     if !is_unix_stream(number) {
         return Err(SocketError::WrongDescriptor(number));
     }
@@ -169,16 +169,21 @@ impl Listening {
         if !is_unix_stream(number) {
             return Err(SocketError::WrongDescriptor(number));
         }
-        let socket = if socket_option(number, libc::SO_ACCEPTCONN) == Some(1) {
+        if socket_option(number, libc::SO_ACCEPTCONN) == Some(1) {
             let listener = UnixListener::from(fd);
             listener.set_nonblocking(true).map_err(wrong)?;
-            Socket::Listener(listener)
+            let bound = listener.local_addr().map_err(wrong)?;
+            let name = bound.as_pathname().map_or(format!("descriptor {number}"), |path| path.display().to_string());
+            Ok(Self { socket: Socket::Listener(listener), own: None, name })
         } else {
             let stream = UnixStream::from(fd);
             stream.peer_addr().and_then(|_| stream.set_nonblocking(false)).map_err(wrong)?;
-            Socket::Connected(Mutex::new(Some(stream)))
-        };
-        Ok(Self { socket, own: None, name: format!("descriptor {number}") })
+            Ok(Self {
+                socket: Socket::Connected(Mutex::new(Some(stream))),
+                own: None,
+                name: format!("descriptor {number}"),
+            })
+        }
     }
 
     /// The folder of the socket that is removed at the end.
@@ -193,14 +198,14 @@ impl Listening {
     }
 
     /// The next frontend; none when it is time to stop.
-    pub(super) fn accept(&self, stop: &EventFd) -> Result<Option<UnixStream>, ServeError> {
+    pub(super) fn accept(&self, by: Supervised<'_>) -> Result<Option<UnixStream>, ServeError> {
         let listener = match &self.socket {
             Socket::Connected(stream) => return Ok(stream.lock().unwrap_or_else(PoisonError::into_inner).take()),
             Socket::Listener(listener) => listener,
         };
         loop {
             let failed = ServeError::system("wait for a frontend");
-            if let Ready::Stop = wait_readable(Some(listener.as_raw_fd()), stop, None).map_err(failed)? {
+            if let Ready::Stop = wait_supervised(Some(listener.as_raw_fd()), by).map_err(failed)? {
                 return Ok(None);
             }
             match listener.accept() {
@@ -212,7 +217,7 @@ impl Listening {
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                         log::warn!("cannot accept a frontend: {error}");
                         let failed = ServeError::system("wait for a frontend");
-                        wait_readable(None, stop, Some(Duration::from_secs(1))).map_err(failed)?;
+                        wait_readable(None, by.stop, Some(Duration::from_secs(1))).map_err(failed)?;
                     }
                     _ => return Err(ServeError::system("accept a frontend")(error)),
                 },
@@ -314,6 +319,17 @@ pub(super) fn wait_readable(fd: Option<RawFd>, stop: &EventFd, timeout: Option<D
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {
             return Err(error);
+        }
+    }
+}
+
+/// Waits without an end, but for signs of life.
+pub(super) fn wait_supervised(fd: Option<RawFd>, by: Supervised<'_>) -> io::Result<Ready> {
+    loop {
+        by.manager.alive();
+        match wait_readable(fd, by.stop, by.manager.due())? {
+            Ready::Timeout => {}
+            ready => return Ok(ready),
         }
     }
 }

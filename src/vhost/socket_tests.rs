@@ -18,13 +18,18 @@ fn stop() -> EventFd {
     EventFd::new(EFD_NONBLOCK).unwrap()
 }
 
+/// Supervised by no manager.
+fn nobody(stop: &EventFd) -> Supervised<'_> {
+    Supervised { stop, manager: Box::leak(Box::default()) }
+}
+
 #[test]
 fn a_socket_is_made_and_removed_at_the_end() {
     let directory = tempfile::tempdir().unwrap();
     let listening = open(&at(&directory)).unwrap();
     assert_eq!(listening.to_string(), at(&directory).display().to_string());
     let _frontend = UnixStream::connect(at(&directory)).unwrap();
-    assert!(listening.accept(&stop()).unwrap().is_some());
+    assert!(listening.accept(nobody(&stop())).unwrap().is_some());
     drop(listening);
     assert!(!at(&directory).exists());
 }
@@ -36,7 +41,7 @@ fn a_socket_left_behind_is_replaced() {
     assert!(at(&directory).exists());
     let listening = open(&at(&directory)).unwrap();
     let _frontend = UnixStream::connect(at(&directory)).unwrap();
-    assert!(listening.accept(&stop()).unwrap().is_some());
+    assert!(listening.accept(nobody(&stop())).unwrap().is_some());
 }
 
 #[test]
@@ -88,8 +93,8 @@ fn a_descriptor_may_be_listening_or_connected_and_nothing_else() {
     let (near, _far) = UnixStream::pair().unwrap();
     let connected = descriptor(near.into()).unwrap();
     assert!(connected.is_single());
-    assert!(connected.accept(&stop()).unwrap().is_some());
-    assert!(connected.accept(&stop()).unwrap().is_none());
+    assert!(connected.accept(nobody(&stop())).unwrap().is_some());
+    assert!(connected.accept(nobody(&stop())).unwrap().is_none());
     let file = fs::File::open("/dev/null").unwrap();
     assert!(matches!(descriptor(file.into()), Err(SocketError::WrongDescriptor(_))));
     let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -109,8 +114,8 @@ fn waiting_ends_when_it_is_time_to_stop() {
     let stop = stop();
     stop.write(1).unwrap();
     let _frontend = UnixStream::connect(at(&directory)).unwrap();
-    assert!(listening.accept(&stop).unwrap().is_none(), "even with a frontend waiting");
-    assert!(listening.accept(&stop).unwrap().is_none(), "and for everybody who asks");
+    assert!(listening.accept(nobody(&stop)).unwrap().is_none(), "even with a frontend waiting");
+    assert!(listening.accept(nobody(&stop)).unwrap().is_none(), "and for everybody who asks");
 }
 
 #[test]

@@ -11,5 +11,6 @@ mod load;
 mod lock;
 mod restart;
 mod sandbox;
+mod service;
 mod sockets;
 mod space;
