@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Passes all tests: format, lints, unit and integration tests, a minute of each fuzz target, the service files, and the
-# tests in a Linux guest.
+# Passes all tests: format, lints, unit and integration tests, a minute of each fuzz target, the service files under a real
+# systemd, and the tests in a Linux guest.
 # Installs what it needs (apt, as root; otherwise it says what to install). Usage: tests/all.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -28,6 +28,7 @@ tests/fuzz.sh 60
 
 step "service files"
 tests/systemd.sh
+tests/service.sh
 
 step "in the guest"
 tests/guest/all.sh

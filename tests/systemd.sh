@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.."
 units=$(mktemp -d)
 trap 'rm -rf "$units"' EXIT
 binary=$PWD/target/release/vhost-user-zbd
-for unit in systemd/*; do
+for unit in systemd/*@.*; do
     sed "s|/usr/bin/vhost-user-zbd|$binary|" "$unit" >"$units/$(basename "$unit")"
 done
 for unit in "$units"/*@.*; do
