@@ -15,10 +15,18 @@ cargo fmt --all --check
 cargo clippy --locked --all-targets -- -D warnings
 (cd qemu-scripts && shellcheck ./*.sh)
 (cd tests/guest && shellcheck ./*.sh)
-shellcheck tests/*.sh benches/*.sh .ci/run
+shellcheck packaging/*.sh packaging/debian/p* tests/*.sh benches/*.sh .ci/run
 
 step "unit and integration tests"
 cargo test --locked
+
+step "manual pages and completions"
+cargo run --locked --quiet --example pages -- target/pages
+for page in target/pages/*.1; do
+    said=$(groff -man -Tutf8 -ww -z "$page" 2>&1)
+    [[ -z $said ]] || { echo "FAIL $page: $said"; exit 1; }
+done
+bash -n target/pages/vhost-user-zbd.bash
 
 step "release build"
 cargo build --locked --release

@@ -17,13 +17,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::units::Bytes;
 
 /// A zoned disk for any virtual machine, kept in one qcow2 image.
 #[derive(Debug, Parser)]
-#[command(name = "vhost-user-zbd", version, arg_required_else_help = true)]
+#[command(name = "vhost-user-zbd", version, long_version = LONG_VERSION, arg_required_else_help = true)]
 struct Cli {
     /// Print what this backend can do as one JSON object, and exit.
     #[arg(long)]
@@ -54,6 +54,22 @@ struct ImageArgs {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// What `--version` says: what this binary can work with. `-V` is the number alone.
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\nimages:  qcow2 version 3 with the zoned extension, pointer tables of either byte order",
+    "\ndisks:   virtio-blk with VIRTIO_BLK_F_ZONED, host-managed, 512 or 4096 byte blocks, read-only, up to 64 queues",
+    "\nsockets: a path, a descriptor, systemd; vhost-user with in-flight tracking, so that frontends can connect again",
+    "\nI/O:     io_uring, or plain system calls",
+    "\nsandbox: Landlock, seccomp, no capabilities",
+    "\nservice: sd_notify with status and watchdog, journal priorities",
+);
+
+/// The definition of the command line, for manual pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// What QEMU's schema of backend programs wants to know.

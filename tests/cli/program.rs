@@ -15,7 +15,13 @@ fn print_capabilities_is_exactly_what_qemu_s_schema_asks_for() {
 
 #[test]
 fn help_and_version_succeed() {
-    assert!(ok(&["--version"]).starts_with("vhost-user-zbd "));
+    let number = ok(&["-V"]);
+    assert_eq!(number, format!("vhost-user-zbd {}\n", env!("CARGO_PKG_VERSION")));
+    let version = ok(&["--version"]);
+    assert!(version.starts_with(number.as_str()), "{version}");
+    for feature in ["VIRTIO_BLK_F_ZONED", "io_uring", "seccomp", "sd_notify"] {
+        assert!(version.contains(feature), "--version does not name {feature}: {version}");
+    }
     for command in ["create", "serve", "info", "report", "check"] {
         assert!(ok(&["--help"]).contains(command), "--help does not name {command}");
         assert!(!ok(&[command, "--help"]).is_empty());
