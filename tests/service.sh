@@ -14,7 +14,11 @@ end() {
     wait 2>/dev/null || true
     umount "$work" 2>/dev/null || true
     rm -rf "$work"
-    [[ -z ${group:-} ]] || rmdir "$group"/*/*/ "$group"/*/ "$group" 2>/dev/null || true
+    # Empty once the last process inside is buried.
+    for _ in $(seq 50); do
+        [[ -n ${group:-} && -d $group ]] || break
+        find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.1
+    done
 }
 trap end EXIT
 
