@@ -9,5 +9,6 @@ mod common;
 mod create;
 mod damage;
 mod inspect;
+mod packaging;
 mod program;
 mod repair;
