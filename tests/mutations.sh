@@ -46,10 +46,8 @@ plant answer-before-pointer src/store/write.rs \
     'landed.map(|end| self.table.store(index, end))' \
     'landed.map(|end| if end.0 % 3 == 0 { Ok(()) } else { self.table.store(index, end) })'
 plant punch-before-reset-is-durable src/store/keeper.rs \
-    'if self.storage.flush().is_ok() {
-                keeper.durable = zones;' \
-    'if true {
-                keeper.durable = zones;'
+    'if self.table.flush().is_ok() {' \
+    'if true {'
 plant write-before-hole-is-durable src/store/keeper.rs \
     'let holes_durable = self.storage.flush().is_ok();' \
     'let holes_durable = true;'

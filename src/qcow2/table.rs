@@ -352,6 +352,11 @@ impl<S: Storage> PointerTable<S> {
         }
     }
 
+    /// Makes all pointers durable that were stored before this call. Waits for nothing else of the file.
+    pub fn flush(&self) -> io::Result<()> {
+        self.storage.flush_words(self.offset, Bytes(u64::from(self.geometry.nr_zones()) * ENTRY))
+    }
+
     /// Stores a zone's write pointer. Not durable before the next flush of the storage; never torn, as an entry lies
     /// inside one sector.
     pub fn store(&self, zone: ZoneIndex, pointer: Bytes) -> io::Result<()> {

@@ -33,6 +33,7 @@ const COMMON: &[i64] = &[
     libc::SYS_lseek,
     libc::SYS_madvise,
     libc::SYS_mremap,
+    libc::SYS_msync,
     libc::SYS_munmap,
     libc::SYS_pwrite64,
     libc::SYS_read,

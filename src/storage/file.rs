@@ -55,6 +55,20 @@ impl Words {
         Ok(Self { start, map })
     }
 
+    /// Makes the words durable. On the file systems that are mapped, msync is an fsync of that range of the file: it writes
+    /// these pages alone, and commits the metadata that is needed to find them.
+    fn sync(&self) -> io::Result<()> {
+        // SAFETY: the range is a mapping of this process, which lives as long as self; msync changes nothing in it.
+        let result = unsafe { libc::msync(self.map.as_ptr().cast(), self.map.size(), libc::MS_SYNC) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Whether it has all words of a range.
+    fn holds(&self, offset: u64, len: u64) -> bool {
+        let end = self.start + self.map.size() as u64;
+        self.start <= offset && offset.checked_add(len).is_some_and(|range_end| range_end <= end)
+    }
+
     /// Stores a word that lies inside; false for another one.
     fn store(&self, offset: u64, word: [u8; 8]) -> bool {
         let inside = offset.checked_sub(self.start).and_then(|inside| usize::try_from(inside).ok());
@@ -138,6 +152,13 @@ impl Storage for FileStorage {
         match self.words.get() {
             Some(words) if words.store(offset.0, word) => Ok(()),
             _ => self.write_at(offset, &word),
+        }
+    }
+
+    fn flush_words(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
+        match self.words.get() {
+            Some(words) if words.holds(offset.0, len.0) => words.sync(),
+            _ => self.flush(),
         }
     }
 

@@ -4,8 +4,8 @@
 //! the `vhost` layer, straight between guest memory and the same file.
 //!
 //! Ordering: an operation that returned is visible to every later read and survives the death of the process (it is
-//! in the kernel's page cache). Only [`Storage::flush`] makes it survive a loss of power; operations between two
-//! flushes may become durable in any order, in part, torn at 512 bytes.
+//! in the kernel's page cache). Only [`Storage::flush`] makes it survive a loss of power (and [`Storage::flush_words`]
+//! a few words of it); operations between two flushes may become durable in any order, in part, torn at 512 bytes.
 
 pub mod file;
 pub mod lock;
@@ -40,6 +40,13 @@ pub trait Storage: Send + Sync {
         self.write_at(offset, &word)
     }
 
+    /// Makes the words of a range durable that were written before this call, and whatever else that takes. What the
+    /// rest of the file holds need not become durable, so that this does not wait for it.
+    fn flush_words(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
+        let _ = (offset, len);
+        self.flush()
+    }
+
     /// Says that words of this range will be written often. The range is inside the file and stays there.
     fn expect_words(&self, offset: FileOffset, len: Bytes) {
         let _ = (offset, len);
@@ -72,6 +79,9 @@ impl<S: Storage + ?Sized> Storage for std::sync::Arc<S> {
     }
     fn write_word(&self, offset: FileOffset, word: [u8; 8]) -> io::Result<()> {
         (**self).write_word(offset, word)
+    }
+    fn flush_words(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
+        (**self).flush_words(offset, len)
     }
     fn expect_words(&self, offset: FileOffset, len: Bytes) {
         (**self).expect_words(offset, len);

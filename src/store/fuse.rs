@@ -26,6 +26,21 @@ impl<S> Fuse<S> {
         self.blown.load(Ordering::Acquire)
     }
 
+    fn guarded(&self, flush: impl FnOnce() -> io::Result<()>) -> io::Result<()>
+    where
+        S: Storage,
+    {
+        if self.is_blown() {
+            return Err(io::Error::other("an earlier flush of the image has failed"));
+        }
+        flush().inspect_err(|_| self.blow())?;
+        // Another thread's flush may have failed while this one was under way.
+        if self.is_blown() {
+            return Err(io::Error::other("a concurrent flush of the image has failed"));
+        }
+        Ok(())
+    }
+
     /// A flush has failed, here or in an engine that flushed the same file.
     pub(super) fn blow(&self) {
         if !self.blown.swap(true, Ordering::AcqRel) {
@@ -44,15 +59,11 @@ impl<S: Storage> Storage for Fuse<S> {
     }
 
     fn flush(&self) -> io::Result<()> {
-        if self.is_blown() {
-            return Err(io::Error::other("an earlier flush of the image has failed"));
-        }
-        self.below.flush().inspect_err(|_| self.blow())?;
-        // Another thread's flush may have failed while this one was under way.
-        if self.is_blown() {
-            return Err(io::Error::other("a concurrent flush of the image has failed"));
-        }
-        Ok(())
+        self.guarded(|| self.below.flush())
+    }
+
+    fn flush_words(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
+        self.guarded(|| self.below.flush_words(offset, len))
     }
 
     fn punch(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {

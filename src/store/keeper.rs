@@ -3,13 +3,15 @@
 //! Requests that need it are parked and retried. All reading and changing of the image's mapping happens here, so
 //! the image has one owner and the worker threads never wait for its tables.
 //!
-//! Clearing a reset zone takes two flushes, shared by all zones that wait: one makes the reset pointer durable, then
-//! the space is punched, one makes the hole durable. Loading and mapping are served between the steps.
+//! Clearing a reset zone takes two flushes, shared by many zones: one of the pointers alone makes the reset durable, then
+//! the space is punched, one of the file makes the hole durable. Zones that a request waits for come first, and take
+//! along the zones behind them, which are likely to be written next. Loading and mapping are served between the steps.
 
 use std::io;
 
 use super::fuse::Fuse;
 use super::map::{MAX_EXTENTS, ZoneMap};
+use super::set::ZoneSet;
 use super::slot::{Stale, lock};
 use super::{Batch, Event, Refusal, Tag, ZonedStore, sequential};
 use crate::qcow2::{Extent, Image, MapError};
@@ -24,6 +26,10 @@ const MAX_RUN: u64 = 16 << 20;
 const WINDOW_CLUSTERS: u64 = 64 * 1024;
 /// How many zones are punched before other work gets its turn.
 const PUNCH_ROUND: usize = 256;
+/// How many punched zones share the flush that makes their holes durable, at most.
+const PUNCHED: usize = 16 * 1024;
+/// How many steps the clearing goes on for when the store is closed: 64 Ki zones.
+const STEPS_AT_CLOSE: usize = 256;
 /// Bytes of maps kept in memory.
 const MAX_MAPS: usize = 48 << 20;
 
@@ -37,6 +43,8 @@ pub(super) enum Job {
     /// Clear an empty zone that may hold bytes of an earlier generation; `reset` tells one that was reset by this
     /// process, so that its pointer may not be durable.
     Clear { zone: ZoneIndex, reset: bool },
+    /// A request waits for a zone that is being cleared.
+    Hurry { zone: ZoneIndex },
     /// Clear the unwritten part of a zone that is to be full.
     Finish { zone: ZoneIndex, waiter: Tag },
 }
@@ -48,18 +56,32 @@ pub(super) struct Keeper<S> {
     maps: usize,
     hand: u32,
     /// Zones to be cleared whose reset pointer may not be durable yet.
-    reset: Vec<ZoneIndex>,
+    reset: ZoneSet,
     /// Zones to be cleared whose pointer is durable.
-    durable: Vec<ZoneIndex>,
+    durable: ZoneSet,
     /// Zones whose space was punched; the holes may not be durable yet.
-    punched: Vec<ZoneIndex>,
+    punched: ZoneSet,
+    /// Zones that requests wait for, each in one of the sets above until it is cleared.
+    wanted: Vec<ZoneIndex>,
+    /// Where the punching goes on.
+    next: ZoneIndex,
     /// Space was taken from the reservation since it was last topped up.
     drawn: bool,
 }
 
 impl<S: Storage> Keeper<S> {
     pub(super) fn new(image: Image<Fuse<S>>) -> Self {
-        Self { image, maps: 0, hand: 0, reset: Vec::new(), durable: Vec::new(), punched: Vec::new(), drawn: false }
+        Self {
+            image,
+            maps: 0,
+            hand: 0,
+            reset: ZoneSet::default(),
+            durable: ZoneSet::default(),
+            punched: ZoneSet::default(),
+            wanted: Vec::new(),
+            next: ZoneIndex(0),
+            drawn: false,
+        }
     }
 
     /// Returns the unused reservation to the image and makes all durable.
@@ -94,6 +116,7 @@ impl<S: Storage> ZonedStore<S> {
                     }
                 }
                 Job::Clear { zone, reset } => self.clear(keeper, zone, reset, batch),
+                Job::Hurry { zone } => keeper.wanted.push(zone),
                 Job::Finish { zone, waiter } => self.clear_tail(keeper, zone, waiter, batch),
             }
         }
@@ -180,14 +203,14 @@ impl<S: Storage> ZonedStore<S> {
     /// that was finished and reset may not be mapped either, but has a pointer that its next write must not meet.
     fn clear(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, reset: bool, batch: &mut Batch) {
         if reset {
-            keeper.reset.push(zone);
+            keeper.reset.insert(zone);
             return;
         }
         let (start, end) = (self.geometry.start(zone), self.geometry.writable_end(zone));
         let mut first = Vec::new();
         match keeper.image.extents(start, Bytes(end.0 - start.0), &mut first, 1) {
             Ok(_) if first.is_empty() => self.cleared(zone, true, batch),
-            Ok(_) => keeper.reset.push(zone),
+            Ok(_) => keeper.reset.insert(zone),
             Err(error) => {
                 log::error!("zone {zone} cannot be cleared: {error}");
                 self.cleared(zone, false, batch);
@@ -197,41 +220,60 @@ impl<S: Storage> ZonedStore<S> {
 
     /// Takes the next step of the zones being cleared.
     fn clear_further(&self, keeper: &mut Keeper<S>, batch: &mut Batch) -> bool {
-        if !keeper.durable.is_empty() {
-            let from = keeper.durable.len().saturating_sub(PUNCH_ROUND);
-            let round = keeper.durable.split_off(from);
+        let Keeper { reset, durable, punched, wanted, next, .. } = &mut *keeper;
+        wanted.retain(|zone| reset.contains(*zone) || durable.contains(*zone) || punched.contains(*zone));
+        if wanted.iter().any(|zone| reset.contains(*zone)) {
+            self.make_pointers_durable(keeper, batch);
+        } else if let Some(first) = wanted.iter().copied().find(|zone| durable.contains(*zone)) {
+            let mut round: Vec<ZoneIndex> = wanted.iter().copied().take(PUNCH_ROUND).collect();
+            round.retain(|zone| durable.remove(*zone));
+            round.extend(durable.take(first, PUNCH_ROUND - round.len()));
             self.punch_zones(keeper, round, batch);
-        } else if !keeper.punched.is_empty() {
+        } else if !wanted.is_empty() || punched.len() >= PUNCHED || (durable.is_empty() && !punched.is_empty()) {
             let holes_durable = self.storage.flush().is_ok();
-            for zone in std::mem::take(&mut keeper.punched) {
+            for zone in keeper.punched.take_all() {
                 self.cleared(zone, holes_durable, batch);
             }
-        } else if !keeper.reset.is_empty() {
-            let zones = std::mem::take(&mut keeper.reset);
-            if self.storage.flush().is_ok() {
-                keeper.durable = zones;
-            } else {
-                zones.into_iter().for_each(|zone| self.cleared(zone, false, batch));
-            }
+        } else if !durable.is_empty() {
+            let round = durable.take(*next, PUNCH_ROUND);
+            *next = round.last().map_or(ZoneIndex(0), |last| ZoneIndex(last.0.saturating_add(1)));
+            self.punch_zones(keeper, round, batch);
+        } else if !reset.is_empty() {
+            self.make_pointers_durable(keeper, batch);
         } else {
             return false;
         }
         true
     }
 
+    fn make_pointers_durable(&self, keeper: &mut Keeper<S>, batch: &mut Batch) {
+        let zones = keeper.reset.take_all();
+        if self.table.flush().is_ok() {
+            zones.into_iter().for_each(|zone| keeper.durable.insert(zone));
+        } else {
+            zones.into_iter().for_each(|zone| self.cleared(zone, false, batch));
+        }
+    }
+
     fn punch_zones(&self, keeper: &mut Keeper<S>, mut zones: Vec<ZoneIndex>, batch: &mut Batch) {
         zones.sort_unstable();
         let mut holes: Vec<(FileOffset, Bytes)> = Vec::new();
         let mut found = Vec::with_capacity(zones.len());
-        for zone in zones {
-            match keeper.extents(self.geometry.start(zone), self.geometry.writable_end(zone)) {
-                Ok(extents) => {
-                    extents.iter().for_each(|extent| push_hole(&mut holes, extent));
-                    found.push(zone);
-                }
-                Err(error) => {
-                    log::error!("zone {zone} cannot be cleared: {error}");
-                    self.cleared(zone, false, batch);
+        let zone_clusters = self.geometry.zone_size().0.div_ceil(keeper.image.header().cluster_size().0);
+        let most = usize::try_from(WINDOW_CLUSTERS / zone_clusters).map_or(1, |most| most.max(1));
+        // Zones that follow one another are looked up at once. What they could have mapped between them is nobody's.
+        for run in zones.chunk_by(|zone, next| zone.0 + 1 == next.0).flat_map(|run| run.chunks(most)) {
+            if self.find_holes(keeper, run, &mut holes).is_ok() {
+                found.extend_from_slice(run);
+                continue;
+            }
+            for zone in run {
+                match self.find_holes(keeper, std::slice::from_ref(zone), &mut holes) {
+                    Ok(()) => found.push(*zone),
+                    Err(error) => {
+                        log::error!("zone {zone} cannot be cleared: {error}");
+                        self.cleared(*zone, false, batch);
+                    }
                 }
             }
         }
@@ -240,13 +282,45 @@ impl<S: Storage> ZonedStore<S> {
             found.into_iter().for_each(|zone| self.cleared(zone, false, batch));
             return;
         }
-        keeper.punched.append(&mut found);
+        found.into_iter().for_each(|zone| keeper.punched.insert(zone));
+    }
+
+    /// Where some zones that follow one another lie in the file.
+    fn find_holes(
+        &self,
+        keeper: &mut Keeper<S>,
+        run: &[ZoneIndex],
+        holes: &mut Vec<(FileOffset, Bytes)>,
+    ) -> Result<(), MapError> {
+        if let (Some(first), Some(last)) = (run.first(), run.last()) {
+            let extents = keeper.extents(self.geometry.start(*first), self.geometry.writable_end(*last))?;
+            extents.iter().for_each(|extent| push_hole(holes, extent));
+        }
+        Ok(())
+    }
+
+    /// Finishes what is pending before the store is closed. Zones of which many wait to be cleared are left as they are:
+    /// they are empty and mapped, so that whoever opens the image next takes them for stale, too.
+    pub(super) fn wind_down(&self, batch: &mut Batch) {
+        for _ in 0..STEPS_AT_CLOSE {
+            if !self.housekeep(batch) {
+                return;
+            }
+        }
+        let keeper = lock(&self.keeper);
+        let left = keeper.reset.len() + keeper.durable.len();
+        if left != 0 {
+            log::info!("{left} reset zones keep their space in the file until they are written again");
+        }
     }
 
     /// The clearing of a zone is over: those that wait for it go on, or fail.
     fn cleared(&self, zone: ZoneIndex, well: bool, batch: &mut Batch) {
         let mut inner = self.slots.inner(zone);
         inner.stale = if well { Stale::No } else { Stale::Maybe };
+        if inner.is_quiet() {
+            return;
+        }
         if well {
             inner.lane().wake(&mut batch.events);
         } else if inner.lane().fail_waiters(&mut batch.events) {

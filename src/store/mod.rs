@@ -7,6 +7,7 @@
 //! | `read` | where a read's bytes come from; zone reports |
 //! | `manage` | open, close, finish, reset |
 //! | `keeper` | the blocking metadata work: mapping new space, clearing reset zones |
+//! | `set` | the zones that wait for a step of their clearing |
 //! | `slot` | one zone: model, writes in flight, waiters |
 //! | `map` | where a zone lies in the file |
 //! | `fuse` | a failed flush stays failed |
@@ -39,6 +40,7 @@ mod manage;
 mod map;
 mod read;
 pub mod request;
+mod set;
 mod slot;
 mod write;
 
@@ -265,14 +267,14 @@ impl<S: Storage> ZonedStore<S> {
         }
     }
 
-    /// Finishes what is pending, gives back the space reserved in advance and makes all durable. No request may be
-    /// in flight.
+    /// Finishes what is pending, clears reset zones for a bounded number of steps, gives back the space reserved in
+    /// advance and makes all durable. No request may be in flight.
     pub fn close(&self) -> io::Result<()> {
         if self.read_only {
             return Ok(());
         }
         let mut batch = Batch::default();
-        while self.housekeep(&mut batch) {}
+        self.wind_down(&mut batch);
         self.commit(&mut batch);
         self.storage.flush()?;
         lock(&self.keeper).release()

@@ -108,6 +108,11 @@ impl Inner {
         self.lane.get_or_insert_default()
     }
 
+    /// Whether there is no traffic, and was none lately.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.lane.is_none()
+    }
+
     /// Whether new writes have to wait.
     pub(super) fn gated(&self) -> bool {
         self.lane.as_ref().is_some_and(|lane| lane.exclusive.is_some() || lane.failed_at.is_some())

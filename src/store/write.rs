@@ -141,6 +141,7 @@ impl<S: Storage> ZonedStore<S> {
             }
             Stale::Clearing => {}
         }
+        self.ask(Job::Hurry { zone });
         inner.lane().wait(tag);
         true
     }

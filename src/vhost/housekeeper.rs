@@ -29,6 +29,10 @@ impl Bell {
         self.orders.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_stopping(&self) -> bool {
+        self.orders().stop
+    }
+
     fn ring(&self) {
         self.orders().work = true;
         self.changed.notify_one();
@@ -66,14 +70,15 @@ impl Housekeeper {
                 }
                 let mut batch = Batch::default();
                 while listener.wait() {
-                    keep(&device, &mut batch);
+                    keep(&device, &listener, &mut batch);
                 }
             })
             .map_err(ServeError::system("start the housekeeper thread"))?;
         Ok(Self { bell, thread })
     }
 
-    /// Ends the thread after the work it has been rung for. Workers must be gone: their requests may wait for it.
+    /// Ends the thread after the step it is at; closing the store does what must not be left. Workers must be gone: their
+    /// requests may wait for it.
     pub(super) fn stop(self) {
         self.bell.orders().stop = true;
         self.bell.changed.notify_one();
@@ -83,12 +88,12 @@ impl Housekeeper {
     }
 }
 
-fn keep<S: Storage>(device: &Device<S>, batch: &mut Batch) {
+fn keep<S: Storage>(device: &Device<S>, bell: &Bell, batch: &mut Batch) {
     loop {
         let worked = device.store.housekeep(batch);
         device.store.commit(batch);
         device.router.deliver(batch.events.drain(..));
-        if !worked {
+        if !worked || bell.is_stopping() {
             return;
         }
     }

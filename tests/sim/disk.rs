@@ -26,6 +26,8 @@ struct Contents {
 enum Event {
     Change(Change),
     Flush,
+    /// Of these sectors alone.
+    FlushSectors(u64, u64),
 }
 
 /// One sector of one change, or a change of the length: what a power loss keeps or loses.
@@ -90,6 +92,14 @@ impl SimDisk {
             match event {
                 Event::Change(change) => pending.push((*number, change.clone())),
                 Event::Flush => pending.drain(..).for_each(|(_, change)| durable.apply(&change)),
+                Event::FlushSectors(first, end) => {
+                    let inside =
+                        |change: &Change| matches!(change, Change::Sector(at, _) if (*first..*end).contains(at));
+                    let (flushed, rest) = pending.into_iter().partition(|(_, change)| inside(change));
+                    pending = rest;
+                    let flushed: Vec<(u64, Change)> = flushed;
+                    flushed.iter().for_each(|(_, change)| durable.apply(change));
+                }
             }
         }
         Crash { durable, pending }
@@ -243,6 +253,13 @@ impl Storage for SimDisk {
                 state.write(number, from, &vec![0; (to - from) as usize]);
             }
         }
+        Ok(())
+    }
+
+    fn flush_words(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
+        let mut state = self.state();
+        let number = state.begin()?;
+        state.log.push((number, Event::FlushSectors(offset.0 / SECTOR, (offset.0 + len.0).div_ceil(SECTOR))));
         Ok(())
     }
 
