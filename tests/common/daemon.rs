@@ -184,6 +184,21 @@ impl Daemon {
         number.parse().expect("a number")
     }
 
+    /// The process's memory that is its own: what the host would have back if it ended.
+    pub fn private_kib(&self) -> u64 {
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).expect("the process's memory");
+        let private = rollup.lines().filter(|line| line.starts_with("Private_"));
+        private.filter_map(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok()).sum()
+    }
+
+    /// Processor time of all its threads so far, in ticks of the clock.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the process's times");
+        // The name in front may hold anything, and ends at the last parenthesis.
+        let fields = stat.rsplit(')').next().expect("the fields behind the name");
+        fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum()
+    }
+
     /// How many descriptors the process has open.
     pub fn open_files(&self) -> usize {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("the process's descriptors").count()
