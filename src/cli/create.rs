@@ -2,18 +2,19 @@
 
 use std::fs::{self, OpenOptions};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 
+use super::preset::{self, FileSystem, Preset};
 use super::{parse_size, size};
 use crate::qcow2::{self, ByteOrder, CreateOptions};
 use crate::storage::file::FileStorage;
 use crate::units::{Bytes, SECTOR_SIZE};
 use crate::virtio::config;
-use crate::zone::GeometryRequest;
+use crate::zone::{Clamp, Geometry, GeometryRequest};
 
 const DEFAULT_CLUSTER_SIZE: Bytes = Bytes(64 << 10);
 /// The unit in which a default append limit is chosen.
@@ -28,17 +29,27 @@ enum Endian {
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The image file to make; it must not exist.
-    file: PathBuf,
-    /// The size of the disk; suffixes K, M, G, T. Also as `-o size=`.
+    #[arg(required_unless_present = "list_presets")]
+    file: Option<PathBuf>,
+    /// The size of the disk; suffixes K, M, G, T. Also as `-o size=`. A preset has one.
     #[arg(value_parser = parse_size)]
     size: Option<Bytes>,
     /// The image format, as qemu-img takes it; only qcow2.
     #[arg(short = 'f', long, value_parser = ["qcow2"])]
     format: Option<String>,
-    /// Options by the names of qemu-img, separated by commas: size, cluster_size, zone.mode, zone.size,
+    /// Options by the names of qemu-img, separated by commas: size, preset, cluster_size, zone.mode, zone.size,
     /// zone.capacity, zone.conventional_zones, zone.max_open_zones, zone.max_active_zones, zone.max_append_bytes.
     #[arg(short = 'o', value_name = "NAME=VALUE", value_delimiter = ',')]
     options: Vec<String>,
+    /// Take a geometry that has a name; all other options go before what it says.
+    #[arg(long, value_name = "NAME", value_parser = preset::named)]
+    preset: Option<&'static Preset>,
+    /// List the presets, and exit.
+    #[arg(long)]
+    list_presets: bool,
+    /// Warn where these will refuse the disk, and say why.
+    #[arg(long = "for", value_enum, value_name = "FILE SYSTEM", value_delimiter = ',')]
+    meant_for: Vec<FileSystem>,
     /// Bytes from one zone to the next: a power of two.
     #[arg(long, value_parser = parse_size)]
     zone_size: Option<Bytes>,
@@ -66,8 +77,9 @@ pub(super) struct Args {
 }
 
 /// Everything that was asked for, from all forms of options.
-#[derive(Default)]
-struct Wanted {
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    preset: Option<&'static Preset>,
     size: Option<Bytes>,
     cluster_size: Option<Bytes>,
     zone_size: Option<Bytes>,
@@ -79,34 +91,85 @@ struct Wanted {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let name = args.file.display();
+    let path = match &args.file {
+        Some(path) if !args.list_presets => path,
+        _ => {
+            preset::print_list();
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    let name = path.display();
     let wanted = gather(args).with_context(|| name.to_string())?;
-    let options = complete(&wanted, args).with_context(|| name.to_string())?;
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(&args.file);
+    let order = match args.table_endian {
+        Endian::Big => ByteOrder::Big,
+        Endian::Little => ByteOrder::Little,
+    };
+    let options = wanted.complete(order).with_context(|| name.to_string())?;
+    for warning in make(path, &options)?.into_iter().chain(objections(&options, &args.meant_for)) {
+        eprintln!("vhost-user-zbd: {name}: warning: {warning}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Makes an image where there is none. Returns what is worth a warning.
+fn make(path: &Path, options: &CreateOptions) -> Result<Vec<String>> {
+    let name = path.display();
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
     let file = file.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => anyhow!("{name}: the file exists: remove it first, or choose another name"),
         _ => anyhow!("{name}: the image cannot be made: {error}"),
     })?;
-    match qcow2::create(&FileStorage::new(file), &options) {
+    match qcow2::create(&FileStorage::new(file), options) {
         Ok(clamps) => {
-            for clamp in clamps {
-                eprintln!(
-                    "vhost-user-zbd: {name}: warning: {} {} cannot be reached: {} will be in force",
-                    clamp.field, clamp.from, clamp.to
-                );
-            }
-            Ok(ExitCode::SUCCESS)
+            let lowered = |clamp: Clamp| {
+                format!("{} {} cannot be reached: {} will be in force", clamp.field, clamp.from, clamp.to)
+            };
+            Ok(clamps.into_iter().map(lowered).collect())
         }
         Err(error) => {
             // What was begun is worth nothing; the first error is the one to tell.
-            let _ = fs::remove_file(&args.file);
+            let _ = fs::remove_file(path);
             Err(anyhow!(error).context(name.to_string()))
         }
     }
 }
 
+/// Makes an image under a name of its own first, so that whoever looks finds a whole one or none, whenever this is
+/// killed; one that has come to be there meanwhile stays.
+pub(super) fn make_whole(path: &Path, options: &CreateOptions) -> Result<Vec<String>> {
+    let mut unfinished = path.as_os_str().to_owned();
+    unfinished.push(format!(".{}.new", std::process::id()));
+    let unfinished = PathBuf::from(unfinished);
+    let warnings = make(&unfinished, options)?;
+    let linked = fs::hard_link(&unfinished, path);
+    // Of no use now, whether it has got its name or not.
+    let _ = fs::remove_file(&unfinished);
+    match linked {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(anyhow!("{}: the image cannot be made: {error}", path.display()))
+        }
+        _ => Ok(warnings),
+    }
+}
+
+/// Why Linux, and what the disk is meant for, will refuse it.
+fn objections(options: &CreateOptions, meant_for: &[FileSystem]) -> Vec<String> {
+    // The image has been made from this.
+    let Ok((geometry, _)) = Geometry::new(&options.geometry) else { return Vec::new() };
+    let mut objections = Vec::new();
+    if geometry.max_append().0 < PAGE {
+        objections.push(format!(
+            "max_append_bytes {} is less than a block of 4096 bytes, which Linux refuses: serve it with --block-size 512",
+            geometry.max_append()
+        ));
+    }
+    objections.extend(meant_for.iter().flat_map(|file_system| file_system.objections(&geometry)));
+    objections
+}
+
 fn gather(args: &Args) -> Result<Wanted> {
     let mut wanted = Wanted {
+        preset: args.preset,
         size: args.size,
         cluster_size: args.cluster_size,
         zone_size: args.zone_size,
@@ -116,25 +179,85 @@ fn gather(args: &Args) -> Result<Wanted> {
         max_open_zones: args.max_open_zones,
         max_active_zones: args.max_active_zones,
     };
-    for option in &args.options {
+    args.options.iter().try_for_each(|option| wanted.take(option))?;
+    Ok(wanted)
+}
+
+impl Wanted {
+    /// What is meant by `SIZE,NAME=VALUE,...`, each but the first by the names of `-o`.
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let mut wanted = Self::default();
+        for option in text.split(',') {
+            if option.contains('=') {
+                wanted.take(option)?;
+            } else {
+                put(&mut wanted.size, "size", option, size::parse)?;
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// One NAME=VALUE.
+    fn take(&mut self, option: &str) -> Result<()> {
         let Some((key, value)) = option.split_once('=') else {
             bail!("-o {option}: expected NAME=VALUE");
         };
         match key.replace('-', "_").as_str() {
-            "size" => put(&mut wanted.size, key, value, size::parse)?,
-            "cluster_size" => put(&mut wanted.cluster_size, key, value, size::parse)?,
-            "zone.size" => put(&mut wanted.zone_size, key, value, size::parse)?,
-            "zone.capacity" => put(&mut wanted.zone_capacity, key, value, size::parse)?,
-            "zone.max_append_bytes" => put(&mut wanted.max_append_bytes, key, value, size::parse)?,
-            "zone.conventional_zones" => put(&mut wanted.conventional_zones, key, value, count)?,
-            "zone.max_open_zones" => put(&mut wanted.max_open_zones, key, value, count)?,
-            "zone.max_active_zones" => put(&mut wanted.max_active_zones, key, value, count)?,
-            "zone.mode" if value == "host-managed" => {}
+            "preset" => put(&mut self.preset, key, value, preset::named),
+            "size" => put(&mut self.size, key, value, size::parse),
+            "cluster_size" => put(&mut self.cluster_size, key, value, size::parse),
+            "zone.size" => put(&mut self.zone_size, key, value, size::parse),
+            "zone.capacity" => put(&mut self.zone_capacity, key, value, size::parse),
+            "zone.max_append_bytes" => put(&mut self.max_append_bytes, key, value, size::parse),
+            "zone.conventional_zones" => put(&mut self.conventional_zones, key, value, count),
+            "zone.max_open_zones" => put(&mut self.max_open_zones, key, value, count),
+            "zone.max_active_zones" => put(&mut self.max_active_zones, key, value, count),
+            "zone.mode" if value == "host-managed" => Ok(()),
             "zone.mode" => bail!("-o {key}={value}: expected host-managed"),
-            _ => bail!("-o {key}: unknown option: expected size, cluster_size or one of the zone.* options of --help"),
+            _ => bail!(
+                "-o {key}: unknown option: expected size, preset, cluster_size or one of the zone.* options of --help"
+            ),
         }
     }
-    Ok(wanted)
+
+    /// With what was not said.
+    pub(super) fn complete(&self, table_order: ByteOrder) -> Result<CreateOptions> {
+        let preset = self.preset;
+        let size = self.size.or(preset.map(|preset| preset.size));
+        let size = size.ok_or_else(|| anyhow!("no size given: expected FILE SIZE, -o size=SIZE or a preset"))?;
+        let zone_size = self.zone_size.or(preset.map(|preset| preset.zone_size));
+        let zone_size =
+            zone_size.ok_or_else(|| anyhow!("no zone size given: expected --zone-size, -o zone.size= or a preset"))?;
+        // A preset's capacity goes with its own zones.
+        let of_preset = preset.filter(|_| self.zone_size.is_none()).map(|preset| preset.zone_capacity);
+        let zone_capacity = self.zone_capacity.or(of_preset).unwrap_or(zone_size);
+        let conventional = preset.map(|preset| preset.conventional_zones(size, zone_size));
+        let conventional_zones = self.conventional_zones.or(conventional).unwrap_or(0);
+        // A limit that a smaller disk than the preset's cannot reach is none, and nobody asked for it.
+        let zones = size.0.checked_div(zone_size.0).unwrap_or(0).saturating_sub(conventional_zones.into());
+        let reached = |limit: u32| if u64::from(limit) < zones { limit } else { 0 };
+        let max_active_zones =
+            self.max_active_zones.or(preset.map(|preset| reached(preset.max_active_zones))).unwrap_or(0);
+        let max_open_zones = match (self.max_open_zones, self.max_active_zones, preset) {
+            (Some(open), ..) => open,
+            (None, None, Some(preset)) => reached(preset.max_open_zones),
+            (None, ..) => max_active_zones,
+        };
+        let max_append_bytes = self.max_append_bytes.unwrap_or_else(|| default_append(zone_capacity));
+        Ok(CreateOptions {
+            geometry: GeometryRequest {
+                size,
+                zone_size,
+                zone_capacity,
+                conventional_zones,
+                max_open_zones,
+                max_active_zones,
+                max_append_bytes,
+            },
+            cluster_size: self.cluster_size.unwrap_or(DEFAULT_CLUSTER_SIZE),
+            table_order,
+        })
+    }
 }
 
 fn put<T>(place: &mut Option<T>, key: &str, value: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<()> {
@@ -147,30 +270,6 @@ fn put<T>(place: &mut Option<T>, key: &str, value: &str, parse: impl Fn(&str) ->
 
 fn count(text: &str) -> Result<u32, String> {
     text.parse().map_err(|_| format!("'{text}' is not a count: expected a whole number below 4294967296"))
-}
-
-fn complete(wanted: &Wanted, args: &Args) -> Result<CreateOptions> {
-    let size = wanted.size.ok_or_else(|| anyhow!("no size given: expected FILE SIZE, or -o size=SIZE"))?;
-    let zone_size = wanted.zone_size;
-    let zone_size = zone_size.ok_or_else(|| anyhow!("no zone size given: expected --zone-size or -o zone.size="))?;
-    let zone_capacity = wanted.zone_capacity.unwrap_or(zone_size);
-    let max_active_zones = wanted.max_active_zones.unwrap_or(0);
-    Ok(CreateOptions {
-        geometry: GeometryRequest {
-            size,
-            zone_size,
-            zone_capacity,
-            conventional_zones: wanted.conventional_zones.unwrap_or(0),
-            max_open_zones: wanted.max_open_zones.unwrap_or(max_active_zones),
-            max_active_zones,
-            max_append_bytes: wanted.max_append_bytes.unwrap_or_else(|| default_append(zone_capacity)),
-        },
-        cluster_size: wanted.cluster_size.unwrap_or(DEFAULT_CLUSTER_SIZE),
-        table_order: match args.table_endian {
-            Endian::Big => ByteOrder::Big,
-            Endian::Little => ByteOrder::Little,
-        },
-    })
 }
 
 /// What the default queue can carry, or what the format's rule leaves of a small zone.

@@ -9,6 +9,7 @@ mod create;
 mod image;
 mod info;
 mod logging;
+mod preset;
 mod report;
 mod serve;
 mod size;

@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +14,9 @@ use anyhow::{Context, Result, anyhow};
 use clap::ValueEnum;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use super::create::{self, Wanted};
 use super::{image, logging};
+use crate::qcow2::ByteOrder;
 use crate::sandbox;
 use crate::service::ServiceManager;
 use crate::storage::file::FileStorage;
@@ -65,6 +68,10 @@ pub(super) struct Args {
     /// is stable when it is answered.
     #[arg(long, value_enum, default_value = "writeback")]
     cache: Cache,
+    /// Make the image first where there is none: a size, and options by the names that "create -o" takes, "preset" among
+    /// them.
+    #[arg(long, value_name = "SIZE,NAME=VALUE,...", conflicts_with = "read_only")]
+    create: Option<String>,
     /// Serve a read-only disk; the image is never written.
     #[arg(long)]
     read_only: bool,
@@ -127,6 +134,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             Confinement::Off => sandbox::Mode::Off,
         },
     };
+    create_absent(path, args)?;
     let (store, files) = open(path, args).with_context(name)?;
     for clamp in store.clamps() {
         log::warn!("{}: {} {} cannot be reached: {} is in force", name(), clamp.field, clamp.from, clamp.to);
@@ -144,6 +152,21 @@ fn poll(args: &Args) -> Duration {
         Cache::None => 0,
     };
     Duration::from_micros(args.poll_us.unwrap_or(default).into())
+}
+
+/// Makes the image that `--create` describes. A wrong description is refused also where there is an image.
+fn create_absent(path: &Path, args: &Args) -> Result<()> {
+    let Some(description) = &args.create else { return Ok(()) };
+    let wanted = || Wanted::parse(description)?.complete(ByteOrder::Big);
+    let options = wanted().with_context(|| format!("--create {description}"))?;
+    // Whatever else is in the way, opening it tells.
+    if std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        for warning in create::make_whole(path, &options)? {
+            log::warn!("{}: {warning}", path.display());
+        }
+        log::info!("{}: made, as there was no image", path.display());
+    }
+    Ok(())
 }
 
 fn listen_on(args: &Args) -> ListenOn {

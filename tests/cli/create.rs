@@ -259,3 +259,41 @@ fn a_large_image_is_made_small() {
     image.assert_clean();
     assert!(Path::new(&image.name()).exists());
 }
+
+#[test]
+fn each_preset_that_is_listed_makes_a_disk_without_a_further_word() {
+    let listed = ok(&["create", "--list-presets"]);
+    let names: Vec<&str> =
+        listed.lines().filter(|line| !line.starts_with(' ')).filter_map(|l| l.split(' ').next()).collect();
+    assert!(["zns", "smr", "btrfs-small", "short-last", "tight"].iter().all(|name| names.contains(name)), "{listed}");
+    for name in names {
+        let image = Image::create_with(&["--preset", name]);
+        image.assert_clean();
+    }
+    let image = Image::create_with(&["4G", "-o", "preset=smr,zone.conventional_zones=3"]);
+    assert_info(&image, &[("virtual_size", 4096 * MIB), ("zone_size", 256 * MIB), ("conventional_zones", 3)]);
+    fails(&["create", &Image::absent().name(), "--preset", "frobnicate"], &["'frobnicate'", "zns", "smr"]);
+    fails(&["create", "--preset", "zns"], &["FILE"]);
+}
+
+#[test]
+fn what_will_refuse_the_disk_is_a_warning_with_the_reason() {
+    let warned = |args: &[&str]| {
+        let image = Image::absent();
+        let run = crate::common::cli::run(&[&["create", &image.name()], args].concat());
+        assert!(run.status.success() && run.stdout.is_empty(), "{run:?}");
+        run.stderr
+    };
+    let small = ["64M", "--zone-size", "1M"];
+    assert_eq!(warned(&small), "", "nobody has said what it is for");
+    let both = warned(&[&small[..], &["--for", "btrfs,xfs"]].concat());
+    assert_eq!(both.lines().count(), 2, "{both}");
+    assert!(
+        both.contains("warning: btrfs takes zones of 4 MiB") && both.contains("warning: XFS wants 300 MiB"),
+        "{both}"
+    );
+    assert_eq!(warned(&["--preset", "xfs", "--for", "xfs", "--for", "f2fs"]), "");
+    let append = warned(&[&small[..], &["--max-append-bytes", "2048"]].concat());
+    assert!(append.contains("max_append_bytes 2048") && append.contains("--block-size 512"), "{append}");
+    fails(&["create", "x", "64M", "--zone-size", "1M", "--for", "ext4"], &["ext4", "btrfs"]);
+}

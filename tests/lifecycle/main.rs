@@ -5,6 +5,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod absent;
 mod crash;
 mod inflight;
 mod load;
