@@ -188,9 +188,10 @@ fn open(path: &Path, args: &Args) -> Result<(Arc<ZonedStore<FileStorage>>, DataF
     let files = DataFiles { data: data_file(&file, args)?, buffered: reopen(&file, args, 0)? };
     lock::hold(&files.data, purpose)?;
     lock::hold(&files.buffered, purpose)?;
+    let storage = FileStorage::new(file).allocating(matches!(args.cache, Cache::None) && !args.read_only);
     let options =
         store::OpenOptions { read_only: args.read_only, write_granularity: Bytes(u64::from(args.block_size)) };
-    let store = ZonedStore::open(Arc::new(FileStorage::new(file)), options)?;
+    let store = ZonedStore::open(Arc::new(storage), options)?;
     Ok((Arc::new(store), files))
 }
 

@@ -29,6 +29,7 @@ const PAGE: u64 = 4096;
 pub struct FileStorage {
     file: File,
     words: OnceLock<Words>,
+    allocates: bool,
 }
 
 /// A part of the file in memory.
@@ -84,7 +85,13 @@ impl FileStorage {
     pub fn new(file: File) -> Self {
         // Advice only: where it is not taken, reading costs more and is no less right.
         let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM);
-        Self { file, words: OnceLock::new() }
+        Self { file, words: OnceLock::new(), allocates: false }
+    }
+
+    /// Has blocks allocated a run at a time, ahead of the writes. It pays for writes past the page cache, each of which
+    /// would else wait for blocks of its own; the page cache collects them.
+    pub fn allocating(self, allocates: bool) -> Self {
+        Self { allocates, ..self }
     }
 
     fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -170,7 +177,49 @@ impl Storage for FileStorage {
         }
     }
 
+    fn allocates(&self) -> bool {
+        self.allocates
+    }
+
+    fn allocate(&self, offset: FileOffset, len: Bytes) {
+        let allocated = to_off(offset.0)
+            .and_then(|offset| Ok(fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, to_off(len.0)?)?));
+        if let Err(error) = allocated {
+            log::debug!("{len} bytes at {offset} are allocated as they are written: {error}");
+        }
+    }
+
     fn len(&self) -> io::Result<Bytes> {
         Ok(Bytes(self.file.metadata()?.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    use super::*;
+
+    #[test]
+    fn a_word_is_seen_by_every_reader_whether_it_went_through_the_mapping_or_not() {
+        let memory = File::from(memfd_create("file-test", MFdFlags::MFD_CLOEXEC).unwrap());
+        for (file, mapped) in [(memory, true), (tempfile::tempfile().unwrap(), false)] {
+            let storage = FileStorage::new(file);
+            storage.set_len(Bytes(3 * PAGE)).unwrap();
+            if mapped {
+                storage.expect_words(FileOffset(PAGE + 512), Bytes(1024));
+                assert!(storage.words.get().is_some());
+            }
+            for offset in [0, PAGE, PAGE + 512, PAGE + 1528, 2 * PAGE] {
+                let word = (offset + 1).to_be_bytes();
+                storage.write_word(FileOffset(offset), word).unwrap();
+                let mut read = [0; 8];
+                storage.read_at(FileOffset(offset), &mut read).unwrap();
+                assert_eq!(read, word, "at {offset}, mapped: {mapped}");
+            }
+            assert_eq!(storage.len().unwrap(), Bytes(3 * PAGE));
+        }
     }
 }

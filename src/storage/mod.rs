@@ -52,6 +52,17 @@ pub trait Storage: Send + Sync {
         let _ = (offset, len);
     }
 
+    /// Whether [`allocate`](Self::allocate) does anything.
+    fn allocates(&self) -> bool {
+        false
+    }
+
+    /// Has the file system find blocks for a range inside the file that will be written soon: an advice. What the range
+    /// reads as stays as it is.
+    fn allocate(&self, offset: FileOffset, len: Bytes) {
+        let _ = (offset, len);
+    }
+
     /// Whether the file has no bytes.
     fn is_empty(&self) -> io::Result<bool> {
         Ok(self.len()? == Bytes(0))
@@ -85,5 +96,11 @@ impl<S: Storage + ?Sized> Storage for std::sync::Arc<S> {
     }
     fn expect_words(&self, offset: FileOffset, len: Bytes) {
         (**self).expect_words(offset, len);
+    }
+    fn allocates(&self) -> bool {
+        (**self).allocates()
+    }
+    fn allocate(&self, offset: FileOffset, len: Bytes) {
+        (**self).allocate(offset, len);
     }
 }

@@ -85,4 +85,12 @@ impl<S: Storage> Storage for Fuse<S> {
     fn expect_words(&self, offset: FileOffset, len: Bytes) {
         self.below.expect_words(offset, len);
     }
+
+    fn allocates(&self) -> bool {
+        self.below.allocates()
+    }
+
+    fn allocate(&self, offset: FileOffset, len: Bytes) {
+        self.below.allocate(offset, len);
+    }
 }

@@ -167,8 +167,9 @@ impl<S: Storage> ZonedStore<S> {
         };
         keeper.drawn = true;
         keeper.image.map(Bytes(low), Bytes(high - low))?;
-        let map = ZoneMap::new(Bytes(low), Bytes(high), keeper.extents(Bytes(low), Bytes(high))?);
-        self.install(keeper, zone, map);
+        let extents = keeper.extents(Bytes(low), Bytes(high))?;
+        extents.iter().for_each(|extent| self.storage.allocate(extent.file, extent.len));
+        self.install(keeper, zone, ZoneMap::new(Bytes(low), Bytes(high), extents));
         Ok(())
     }
 
@@ -282,7 +283,19 @@ impl<S: Storage> ZonedStore<S> {
             found.into_iter().for_each(|zone| self.cleared(zone, false, batch));
             return;
         }
-        found.into_iter().for_each(|zone| keeper.punched.insert(zone));
+        for zone in found {
+            self.forget(keeper, zone);
+            keeper.punched.insert(zone);
+        }
+    }
+
+    /// The blocks of a punched zone are gone: has its next writes ask for them again, a run at a time.
+    fn forget(&self, keeper: &mut Keeper<S>, zone: ZoneIndex) {
+        if self.storage.allocates()
+            && let Some(map) = self.slots.inner(zone).map.take()
+        {
+            keeper.maps = keeper.maps.saturating_sub(map.weight());
+        }
     }
 
     /// Where some zones that follow one another lie in the file.

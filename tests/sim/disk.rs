@@ -263,6 +263,11 @@ impl Storage for SimDisk {
         Ok(())
     }
 
+    /// So that what the store does around an allocation is simulated. There is nothing to keep or to lose of one.
+    fn allocates(&self) -> bool {
+        true
+    }
+
     fn set_len(&self, len: Bytes) -> io::Result<()> {
         let mut state = self.state();
         let number = state.begin()?;
