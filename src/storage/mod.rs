@@ -52,7 +52,7 @@ pub trait Storage: Send + Sync {
         let _ = (offset, len);
     }
 
-    /// Whether [`allocate`](Self::allocate) does anything.
+    /// Whether [`allocate`](Self::allocate) is wanted.
     fn allocates(&self) -> bool {
         false
     }

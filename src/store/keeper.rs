@@ -168,7 +168,9 @@ impl<S: Storage> ZonedStore<S> {
         keeper.drawn = true;
         keeper.image.map(Bytes(low), Bytes(high - low))?;
         let extents = keeper.extents(Bytes(low), Bytes(high))?;
-        extents.iter().for_each(|extent| self.storage.allocate(extent.file, extent.len));
+        if self.storage.allocates() {
+            extents.iter().for_each(|extent| self.storage.allocate(extent.file, extent.len));
+        }
         self.install(keeper, zone, ZoneMap::new(Bytes(low), Bytes(high), extents));
         Ok(())
     }

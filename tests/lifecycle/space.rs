@@ -80,6 +80,27 @@ fn writing_and_resetting_for_long_does_not_let_the_file_grow() {
 }
 
 #[test]
+fn blocks_are_taken_ahead_of_the_writes_past_the_page_cache_and_only_there() {
+    for (cache, ahead) in [("writeback", false), ("none", true)] {
+        let mut disk = Setup::new(GEO).args(&["--cache", cache]).start();
+        // What the first write brings besides: an L2 table, refcounts.
+        assert_ok(disk.write(disk.geo().start(4), &pattern(4, 0, 4096)));
+        assert_ok(disk.flush());
+        let before = disk.image.host_bytes();
+        for generation in 0..2 {
+            assert_ok(disk.write(disk.geo().start(3), &pattern(3, 0, 4096)));
+            assert_ok(disk.flush());
+            let taken = disk.image.host_bytes() - before;
+            let expected = if ahead { MIB..=2 * MIB } else { 4096..=128 * KIB };
+            assert!(expected.contains(&taken), "--cache {cache}, generation {generation}: {taken} bytes for 4096");
+            assert_ok(disk.reset(3));
+            eventually("the blocks to be back", || (disk.image.host_bytes() <= before).then_some(()));
+        }
+        disk.finish_clean();
+    }
+}
+
+#[test]
 fn a_finish_of_a_barely_written_zone_takes_no_space_for_its_rest() {
     let mut disk = Setup::new(GEO).start();
     disk.fill(3, 65536);
