@@ -33,6 +33,7 @@ wait "$run_pid" || code=$?
 run_pid=
 expect speed/guest-ends-well test "$code" -eq 0
 expect speed/all-measured grep -qx 'ok speed' "$temp/output"
+grep '^# ' "$temp/output" || true
 stop speed "$files/zoned.qcow2"
 
 # The median of a job on one of the disks.
