@@ -129,7 +129,7 @@ fn assert_reports_all(done: &Done, state: State) {
     assert!((MILLION.first_seq()..MILLION.zones()).all(right));
 }
 
-/// In the short form one zone in eight is written.
+/// In the short form one zone in 64 is written: file systems that discard what is freed make each cost time twice.
 #[test]
 fn a_disk_of_16_tebibytes_with_every_zone_partly_written_is_served_in_less_than_200_mebibytes() {
     let begun = Instant::now();
@@ -139,7 +139,7 @@ fn a_disk_of_16_tebibytes_with_every_zone_partly_written_is_served_in_less_than_
     let mut disk = Setup::new(GEO).start_on(image);
     println!("served in {:?}", begun.elapsed());
     let begun = Instant::now();
-    let step = if long() { 1 } else { 8 };
+    let step = if long() { 1 } else { 64 };
     write_everywhere(&mut disk, step);
     println!("one zone in {step} written in {:?}, resident {} KiB", begun.elapsed(), disk.daemon.status_kib("VmRSS"));
     assert!(disk.daemon.status_kib("VmHWM") < 200 * 1024);
