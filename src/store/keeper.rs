@@ -28,8 +28,9 @@ const WINDOW_CLUSTERS: u64 = 64 * 1024;
 const PUNCH_ROUND: usize = 256;
 /// How many punched zones share the flush that makes their holes durable, at most.
 const PUNCHED: usize = 16 * 1024;
-/// How many steps the clearing goes on for when the store is closed: 64 Ki zones.
-const STEPS_AT_CLOSE: usize = 256;
+/// How many steps the clearing goes on for when the store is closed: 4 Ki zones. A host that discards what is freed at
+/// once can take milliseconds for each.
+const STEPS_AT_CLOSE: usize = 16;
 /// Bytes of maps kept in memory.
 const MAX_MAPS: usize = 48 << 20;
 
