@@ -13,7 +13,7 @@ wanted=" $* "
 # The tree as it is, but for what the mutation before has changed.
 renew() {
     mkdir -p "$copy"
-    for part in src tests fuzz Cargo.toml Cargo.lock; do
+    for part in src tests benches examples fuzz Cargo.toml Cargo.lock; do
         rm -rf "${copy:?}/$part"
         cp -r "$part" "$copy/$part"
     done
