@@ -26,10 +26,7 @@ impl<S> Fuse<S> {
         self.blown.load(Ordering::Acquire)
     }
 
-    fn guarded(&self, flush: impl FnOnce() -> io::Result<()>) -> io::Result<()>
-    where
-        S: Storage,
-    {
+    fn guarded(&self, flush: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         if self.is_blown() {
             return Err(io::Error::other("an earlier flush of the image has failed"));
         }

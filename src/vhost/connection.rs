@@ -12,6 +12,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use vhost::vhost_user::{BackendReqHandler, Error as WireError};
+
 use super::device::{Device, ServeOptions};
 use super::handler::{Handler, ProtocolError};
 use super::limiter::LogLimiter;
@@ -19,7 +21,6 @@ use super::socket::{Listening, Ready, message_complete, wait_readable, wait_supe
 use super::{CLOSING, ServeError, Supervised};
 use crate::storage::Storage;
 use crate::virtio::config::ConfigSpace;
-use vhost::vhost_user::{BackendReqHandler, Error as WireError};
 
 /// How long a frontend may take to send the rest of a message.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
