@@ -5,6 +5,7 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`cli`] | the commands: create, serve, info, report, check |
+//! | [`observe`] | what is told about an image and a running device |
 //! | [`vhost`] | sockets, connections, guest memory, rings, workers, data I/O |
 //! | [`virtio`] | a descriptor chain becomes a request, a result becomes a status byte; features and configuration space |
 //! | [`store`] | the device's meaning: zones and image together, in the order that keeps them safe |
@@ -19,6 +20,7 @@ pub mod cli;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod observe;
 pub mod qcow2;
 pub mod sandbox;
 pub mod service;

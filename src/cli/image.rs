@@ -1,6 +1,7 @@
 //! Opening image files for the commands.
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -9,6 +10,9 @@ use anyhow::{Context, Result, bail};
 use crate::qcow2::{Access, Image};
 use crate::storage::file::FileStorage;
 use crate::storage::lock::{self, Purpose};
+use crate::store::ZoneInfo;
+use crate::units::{Bytes, ZoneIndex};
+use crate::zone::{Geometry, Zone};
 
 /// An image opened for looking at it.
 pub(super) struct Opened {
@@ -36,6 +40,14 @@ pub(super) fn look(path: &Path) -> Result<Opened> {
         );
     }
     Ok(opened)
+}
+
+/// The zones in `range` as the image's write pointers, one a zone, describe them.
+pub(super) fn zones(geometry: &Geometry, pointers: &[Bytes], range: Range<u32>) -> impl Iterator<Item = ZoneInfo> {
+    range.map(ZoneIndex).filter_map(|index| {
+        let zone = Zone::from_pointer(geometry, index, *pointers.get(index.index())?);
+        Some(ZoneInfo::of(geometry, index, &zone))
+    })
 }
 
 /// Opens an image that nobody else may be writing to.

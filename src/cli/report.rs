@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::json;
 
 use super::{image, parse_size};
-use crate::units::{Bytes, ZoneIndex};
-use crate::zone::{Geometry, State, Zone, ZoneKind};
+use crate::store::ZoneInfo;
+use crate::units::Bytes;
+use crate::zone::{State, ZoneKind};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -35,13 +36,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let pointers = opened.image.write_pointers().with_context(|| args.file.display().to_string())?;
     let left = geometry.nr_zones() - first.0;
     let last = first.0 + args.count.unwrap_or(left).min(left);
-    let zones = (first.0..last).map(ZoneIndex).filter_map(|index| {
-        let pointer = pointers.get(index.index())?;
-        Some((index, Zone::from_pointer(&geometry, index, *pointer)))
-    });
+    let zones = image::zones(&geometry, &pointers, first.0..last);
     let mut out = BufWriter::new(io::stdout().lock());
-    let printed =
-        if args.json { print_json(&mut out, &geometry, zones) } else { print_text(&mut out, &geometry, zones) };
+    let printed = if args.json { print_json(&mut out, zones) } else { print_text(&mut out, zones) };
     match printed.and_then(|()| out.flush()) {
         // `report | head` is no error.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
@@ -49,27 +46,22 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
 }
 
-fn print_text(
-    out: &mut impl Write,
-    geometry: &Geometry,
-    zones: impl Iterator<Item = (ZoneIndex, Zone)>,
-) -> io::Result<()> {
-    for (index, zone) in zones {
-        let start = geometry.start(index);
-        let pointer = Bytes(zone.write_pointer().0 - start.0);
-        let (kind, kind_name) = match geometry.kind(index) {
+fn print_text(out: &mut impl Write, zones: impl Iterator<Item = ZoneInfo>) -> io::Result<()> {
+    for zone in zones {
+        let pointer = Bytes(zone.write_pointer.0 - zone.start.0);
+        let (kind, kind_name) = match zone.kind {
             ZoneKind::Conventional => (1, "CONVENTIONAL"),
             ZoneKind::SequentialWriteRequired => (2, "SEQ_WRITE_REQUIRED"),
         };
         writeln!(
             out,
             "  start: 0x{:09x}, len 0x{:06x}, cap 0x{:06x}, wptr 0x{:06x} reset:0 non-seq:0, zcond:{:2}({}) [type: {kind}({kind_name})]",
-            start.to_sector().0,
-            geometry.len(index).to_sector().0,
-            geometry.capacity(index).to_sector().0,
+            zone.start.to_sector().0,
+            zone.len.to_sector().0,
+            zone.capacity.to_sector().0,
             pointer.to_sector().0,
-            zone.state() as u8,
-            condition(zone.state()),
+            zone.state as u8,
+            condition(zone.state),
         )?;
     }
     Ok(())
@@ -90,39 +82,22 @@ fn condition(state: State) -> &'static str {
 }
 
 /// One zone a line, so that a large report needs no memory here and is still pleasant to read.
-fn print_json(
-    out: &mut impl Write,
-    geometry: &Geometry,
-    zones: impl Iterator<Item = (ZoneIndex, Zone)>,
-) -> io::Result<()> {
+fn print_json(out: &mut impl Write, zones: impl Iterator<Item = ZoneInfo>) -> io::Result<()> {
     write!(out, "{{\"zones\":[")?;
-    for (number, (index, zone)) in zones.enumerate() {
+    for (number, zone) in zones.enumerate() {
         let line = json!({
-            "index": index.0,
-            "type": match geometry.kind(index) {
+            "index": zone.index.0,
+            "type": match zone.kind {
                 ZoneKind::Conventional => "conventional",
                 ZoneKind::SequentialWriteRequired => "seq-write-required",
             },
-            "state": state_name(zone.state()),
-            "start": geometry.start(index).0,
-            "length": geometry.len(index).0,
-            "capacity": geometry.capacity(index).0,
-            "write_pointer": zone.write_pointer().0,
+            "state": zone.state.name(),
+            "start": zone.start.0,
+            "length": zone.len.0,
+            "capacity": zone.capacity.0,
+            "write_pointer": zone.write_pointer.0,
         });
         write!(out, "{}\n  {line}", if number == 0 { "" } else { "," })?;
     }
     writeln!(out, "\n]}}")
-}
-
-fn state_name(state: State) -> &'static str {
-    match state {
-        State::NotWp => "not-wp",
-        State::Empty => "empty",
-        State::ImplicitOpen => "implicit-open",
-        State::ExplicitOpen => "explicit-open",
-        State::Closed => "closed",
-        State::ReadOnly => "read-only",
-        State::Full => "full",
-        State::Offline => "offline",
-    }
 }

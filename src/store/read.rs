@@ -68,18 +68,7 @@ impl<S: Storage> ZonedStore<S> {
         let first = start.to_bytes().and_then(|start| self.geometry.zone_at(start));
         let first = first.ok_or(ZoneRefusal::InvalidCommand)?;
         let left = (first.0..self.geometry.nr_zones()).map(ZoneIndex);
-        out.extend(left.take(max).map(|index| {
-            let zone = self.slots.inner(index).zone;
-            ZoneInfo {
-                index,
-                kind: self.geometry.kind(index),
-                state: zone.state(),
-                start: self.geometry.start(index),
-                len: self.geometry.len(index),
-                capacity: self.geometry.capacity(index),
-                write_pointer: zone.write_pointer(),
-            }
-        }));
+        out.extend(left.take(max).map(|index| ZoneInfo::of(&self.geometry, index, &self.slots.inner(index).zone)));
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 //! outcome is known. The store does no data I/O itself: it hands out [`Segment`]s of the file and is told the result.
 
 use crate::units::{Bytes, FileOffset, Sector, ZoneIndex};
-use crate::zone::{State, ZoneKind};
+use crate::zone::{Geometry, State, Zone, ZoneKind};
 
 /// Names one request in flight: the queue it came from and the slot its worker keeps it in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -206,6 +206,21 @@ pub struct ZoneInfo {
     pub capacity: Bytes,
     /// Where the next write goes; the end of what can be written for a full zone; the start for a conventional one.
     pub write_pointer: Bytes,
+}
+
+impl ZoneInfo {
+    /// What a report says of `zone`, which is number `index` of this geometry.
+    pub fn of(geometry: &Geometry, index: ZoneIndex, zone: &Zone) -> Self {
+        Self {
+            index,
+            kind: geometry.kind(index),
+            state: zone.state(),
+            start: geometry.start(index),
+            len: geometry.len(index),
+            capacity: geometry.capacity(index),
+            write_pointer: zone.write_pointer(),
+        }
+    }
 }
 
 /// Why a request was refused. The virtio layer gives each its status byte.

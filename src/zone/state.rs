@@ -33,6 +33,32 @@ pub enum State {
 }
 
 impl State {
+    /// Every state, by its number.
+    pub const ALL: [State; 8] = [
+        State::NotWp,
+        State::Empty,
+        State::ImplicitOpen,
+        State::ExplicitOpen,
+        State::Closed,
+        State::ReadOnly,
+        State::Full,
+        State::Offline,
+    ];
+
+    /// Its name in reports and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            State::NotWp => "not-wp",
+            State::Empty => "empty",
+            State::ImplicitOpen => "implicit-open",
+            State::ExplicitOpen => "explicit-open",
+            State::Closed => "closed",
+            State::ReadOnly => "read-only",
+            State::Full => "full",
+            State::Offline => "offline",
+        }
+    }
+
     /// Whether a zone in this state uses one of the open resources.
     pub fn is_open(self) -> bool {
         matches!(self, State::ImplicitOpen | State::ExplicitOpen)
