@@ -5,8 +5,9 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`cli`] | the commands: create, serve, info, report, check |
-//! | [`observe`] | what is told about an image and a running device |
 //! | [`vhost`] | sockets, connections, guest memory, rings, workers, data I/O |
+//! | [`control`] | the control socket: asking and telling a running daemon |
+//! | [`observe`] | what is told about an image and a running device: zones summed up, counts, refusals in words, traces |
 //! | [`virtio`] | a descriptor chain becomes a request, a result becomes a status byte; features and configuration space |
 //! | [`store`] | the device's meaning: zones and image together, in the order that keeps them safe |
 //! | [`zone`] | the pure state machine: geometry, states, write pointers, resources |
@@ -14,12 +15,15 @@
 //! | [`storage`] | the file below, behind a trait |
 //! | [`sandbox`] | what the process may still do once it serves |
 //! | [`service`] | the service manager: readiness, status, signs of life |
+//! | [`logging`] | where messages go, and how many |
 //! | [`units`] | sectors, bytes, file offsets and zone numbers as types |
 
 pub mod cli;
+pub mod control;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod logging;
 pub mod observe;
 pub mod qcow2;
 pub mod sandbox;

@@ -6,13 +6,14 @@
 
 mod check;
 mod create;
+mod ctl;
 mod image;
 mod info;
-mod logging;
 mod preset;
 mod report;
 mod serve;
 mod size;
+mod trace;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -20,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::logging;
 use crate::units::Bytes;
 
 /// A zoned disk for any virtual machine, kept in one qcow2 image.
@@ -43,6 +45,10 @@ enum Command {
     Info(ImageArgs),
     /// List the zones of an image, as blkzone report prints them.
     Report(report::Args),
+    /// Ask a running daemon, or tell it, through its control socket.
+    Ctl(ctl::Args),
+    /// Print the requests of a trace that "serve --trace" has made.
+    Trace(trace::Args),
     /// Check an image: exit status 0 clean, 2 errors, 3 leaks only, 1 could not check.
     Check(check::Args),
 }
@@ -91,8 +97,10 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Info(args)) => info::run(&args.file, args.json),
         Some(Command::Report(args)) => report::run(&args),
+        Some(Command::Ctl(args)) => ctl::run(&args),
+        Some(Command::Trace(args)) => trace::run(&args),
         Some(Command::Check(args)) => check::run(&args),
-        None => Err(anyhow::anyhow!("no command given: expected create, serve, info, report or check; see --help")),
+        None => Err(anyhow::anyhow!("no command given: see --help")),
     };
     done.unwrap_or_else(|error| {
         logging::failure(format_args!("{error:#}"));

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
 
 use super::{image, parse_size};
+use crate::control::ZoneRow;
+use crate::control::client::Client;
 use crate::store::ZoneInfo;
 use crate::units::Bytes;
 use crate::zone::{State, ZoneKind};
@@ -44,6 +45,23 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
         printed => printed.map(|()| ExitCode::SUCCESS).context("the report cannot be written"),
     }
+}
+
+/// Prints the zones of a running daemon, each as it was when it was asked for.
+pub(super) fn print_served(
+    client: &mut Client,
+    first: u32,
+    count: u32,
+    as_json: bool,
+    out: &mut impl Write,
+) -> Result<io::Result<()>> {
+    let mut zones = Vec::new();
+    client.report(first, count, |part| {
+        zones.extend(part.zones.iter().filter_map(ZoneRow::to_info));
+        true
+    })?;
+    let zones = zones.into_iter();
+    Ok(if as_json { print_json(out, zones) } else { print_text(out, zones) })
 }
 
 fn print_text(out: &mut impl Write, zones: impl Iterator<Item = ZoneInfo>) -> io::Result<()> {
@@ -85,18 +103,7 @@ fn condition(state: State) -> &'static str {
 fn print_json(out: &mut impl Write, zones: impl Iterator<Item = ZoneInfo>) -> io::Result<()> {
     write!(out, "{{\"zones\":[")?;
     for (number, zone) in zones.enumerate() {
-        let line = json!({
-            "index": zone.index.0,
-            "type": match zone.kind {
-                ZoneKind::Conventional => "conventional",
-                ZoneKind::SequentialWriteRequired => "seq-write-required",
-            },
-            "state": zone.state.name(),
-            "start": zone.start.0,
-            "length": zone.len.0,
-            "capacity": zone.capacity.0,
-            "write_pointer": zone.write_pointer.0,
-        });
+        let line = serde_json::to_string(&ZoneRow::from(&zone))?;
         write!(out, "{}\n  {line}", if number == 0 { "" } else { "," })?;
     }
     writeln!(out, "\n]}}")

@@ -15,7 +15,8 @@ use clap::ValueEnum;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::create::{self, Wanted};
-use super::{image, logging};
+use super::{image, trace};
+use crate::logging;
 use crate::qcow2::ByteOrder;
 use crate::sandbox;
 use crate::service::ServiceManager;
@@ -23,7 +24,7 @@ use crate::storage::file::FileStorage;
 use crate::storage::lock::{self, Purpose};
 use crate::store::{self, ZonedStore};
 use crate::units::Bytes;
-use crate::vhost::{self, AioMode, CacheMode, DataFiles, ListenOn, ServeOptions, SocketAccess};
+use crate::vhost::{self, AioMode, CacheMode, DataFiles, ListenOn, Onlookers, ServeOptions, SocketAccess, Supervised};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Cache {
@@ -91,6 +92,13 @@ pub(super) struct Args {
     /// Give the file of --socket-path to this group, by name or number.
     #[arg(long, value_name = "GROUP", value_parser = parse_group)]
     socket_group: Option<u32>,
+    /// Answer questions on this unix socket, which is its owner's alone: see "ctl", "top", "map" and "report". Scrapers get
+    /// /metrics there.
+    #[arg(long, value_name = "PATH")]
+    control_path: Option<PathBuf>,
+    /// Note each request and its result in this file, for "trace"; goes on with one that is there.
+    #[arg(long, value_name = "FILE")]
+    trace: Option<PathBuf>,
     /// enforce: once it serves, the process can open no file and make few system calls, and a wrong one ends it; log:
     /// the kernel logs wrong ones; off: no restrictions.
     #[arg(long, value_enum, default_value = "enforce")]
@@ -139,7 +147,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     for clamp in store.clamps() {
         log::warn!("{}: {} {} cannot be reached: {} is in force", name(), clamp.field, clamp.from, clamp.to);
     }
-    let served = vhost::serve(Arc::clone(&store), files, listen_on(args), options, &stop, &manager);
+    let onlookers = Onlookers {
+        image: name(),
+        trace: args.trace.as_ref().map(|path| trace::open(path, store.geometry())).transpose()?,
+        control_path: args.control_path.clone(),
+    };
+    let by = Supervised { stop: &stop, manager: &manager };
+    let served = vhost::serve(Arc::clone(&store), files, listen_on(args), options, onlookers, by);
     let closed = store.close().with_context(|| format!("{}: the image could not be closed well", name()));
     served?;
     closed?;

@@ -1,7 +1,27 @@
-//! What is told about an image and a running device.
+//! What is told about an image and a running device. Pure: no thread, clock, file or socket.
 //!
 //! | module | subject |
 //! | --- | --- |
-//! | [`summary`] | the zones of a disk in as many cells as there is room for |
+//! | [`summary`] | the zones of a disk, summed up in a bounded number of cells |
+//! | [`kind`] | the kinds of request that are counted apart |
+//! | [`stats`] | what a queue has done |
+//! | [`histogram`] | how long requests take |
+//! | [`hot`] | the zones written most |
+//! | [`refused`] | a refused request in words |
+//! | [`info`] | what is served, and how |
+//! | [`metrics`] | all of it as text for a scraper |
+//! | [`trace`] | one request as a record of a trace |
 
+pub mod histogram;
+pub mod hot;
+pub mod info;
+pub mod kind;
+pub mod metrics;
+pub mod refused;
+pub mod stats;
 pub mod summary;
+pub mod trace;
+
+pub use histogram::percentile;
+pub use kind::{Kind, Subject};
+pub use refused::{Refused, Rule};

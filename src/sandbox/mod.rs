@@ -5,7 +5,7 @@
 //! frontend is read:
 //!
 //! * capabilities are dropped, and no program run from here could get any (no new privileges);
-//! * Landlock: no path can be opened, but for the removal of files in the folder of a socket of our own, which is
+//! * Landlock: no path can be opened, but for the removal of files in the folders of the sockets of our own, which are
 //!   removed at the end; no TCP; no signals or abstract sockets beyond this process where the kernel knows that;
 //! * seccomp: a list of system calls, see [`seccomp`]; threads for queues and for housekeeping narrow it further.
 //!
@@ -44,6 +44,8 @@ pub enum Role {
     Queue,
     /// Metadata of the image.
     Housekeeper,
+    /// Clients of the control socket.
+    Control,
 }
 
 /// Why the process cannot be confined, though the kernel knows how.
@@ -72,8 +74,8 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// Confines the process, which has one thread. `removable`: a folder whose files may be removed.
-    pub fn enter(mode: Mode, removable: Option<&Path>) -> Result<Self, SandboxError> {
+    /// Confines the process, which has one thread. `removable`: folders whose files may be removed.
+    pub fn enter(mode: Mode, removable: &[&Path]) -> Result<Self, SandboxError> {
         if mode == Mode::Off {
             return Ok(Self { mode });
         }
@@ -111,7 +113,7 @@ fn drop_capabilities() -> Result<(), SandboxError> {
 }
 
 /// From here on no path can be opened. Sets "no new privileges" too.
-fn deny_paths(removable: Option<&Path>) -> Result<(), SandboxError> {
+fn deny_paths(removable: &[&Path]) -> Result<(), SandboxError> {
     let failed = SandboxError::of::<landlock::RulesetError>("Landlock");
     let restrict = || -> Result<_, landlock::RulesetError> {
         let mut rules = Ruleset::default()
@@ -120,7 +122,7 @@ fn deny_paths(removable: Option<&Path>) -> Result<(), SandboxError> {
             .handle_access(AccessNet::from_all(LANDLOCK))?
             .scope(Scope::from_all(LANDLOCK))?
             .create()?;
-        if let Some(folder) = removable.and_then(|folder| PathFd::new(folder).ok()) {
+        for folder in removable.iter().filter_map(|folder| PathFd::new(folder).ok()) {
             rules = rules.add_rule(PathBeneath::new(folder, AccessFs::RemoveFile))?;
         }
         rules.restrict_self()
@@ -153,7 +155,7 @@ mod tests {
         // Of this thread only: the other tests go on.
         let results = std::thread::scope(|scope| {
             let confined = || {
-                deny_paths(Some(own.path())).unwrap();
+                deny_paths(&[own.path()]).unwrap();
                 let opened = File::open(&files[0]).err().map(|error| error.kind());
                 let made = File::create(own.path().join("new")).err().map(|error| error.kind());
                 let read = already_open.metadata().is_ok();
@@ -181,6 +183,7 @@ mod tests {
         let role = match action.split_once(' ').unwrap().0 {
             "queue" => Role::Queue,
             "housekeeper" => Role::Housekeeper,
+            "control" => Role::Control,
             _ => Role::Main,
         };
         // The main thread of a test program is not this one and has no filter; this thread is what counts.
@@ -234,6 +237,9 @@ mod tests {
             ("queue code", killed),
             ("housekeeper ring", killed),
             ("housekeeper connect", killed),
+            ("control connect", killed),
+            ("control thread", killed),
+            ("control nothing", None),
         ] {
             assert_eq!(ends_by(action), end, "{action}");
         }

@@ -60,6 +60,10 @@ const QUEUE: &[i64] = &[
     libc::SYS_pwritev2,
 ];
 
+/// Clients of the control socket; it flushes the image too.
+const CONTROL: &[i64] =
+    &[libc::SYS_accept4, libc::SYS_poll, libc::SYS_ppoll, libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_fsync];
+
 /// Frontends, and making threads and their engines; a new thread has these until it has confined itself.
 const MAIN: &[i64] = &[
     libc::SYS_accept4,
@@ -91,6 +95,7 @@ fn allowed(role: Role) -> Vec<&'static [i64]> {
         Role::Main => vec![COMMON, IMAGE, QUEUE, MAIN],
         Role::Queue => vec![COMMON, QUEUE],
         Role::Housekeeper => vec![COMMON, IMAGE],
+        Role::Control => vec![COMMON, CONTROL],
     }
 }
 
@@ -140,8 +145,10 @@ pub(super) fn apply(role: Role, log: bool) -> Result<(), SandboxError> {
         for number in [libc::SYS_mmap, libc::SYS_mprotect] {
             rules.insert(number, vec![never_executable()?]);
         }
-        if role == Role::Main {
+        if matches!(role, Role::Main | Role::Control) {
             rules.insert(libc::SYS_ioctl, socket_ioctls()?);
+        }
+        if role == Role::Main {
             rules.insert(libc::SYS_clone, vec![threads_only()?]);
         }
         if !log {

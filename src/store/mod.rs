@@ -267,6 +267,17 @@ impl<S: Storage> ZonedStore<S> {
         }
     }
 
+    /// Makes all that was acknowledged durable, as a flush of the guest's does. Blocking.
+    pub fn make_durable(&self) -> Result<(), Refusal> {
+        if self.read_only {
+            return Ok(());
+        }
+        self.storage.flush().map_err(|error| {
+            log::error!("the image file could not be made durable: {error}");
+            Refusal::Io
+        })
+    }
+
     /// Finishes what is pending, clears reset zones for a bounded number of steps, gives back the space reserved in
     /// advance and makes all durable. No request may be in flight.
     pub fn close(&self) -> io::Result<()> {

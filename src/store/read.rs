@@ -2,7 +2,8 @@
 
 use super::keeper::Job;
 use super::map::push_zeros;
-use super::{Refusal, Segment, Step, Tag, Ticket, Work, ZoneInfo, ZonedStore, sequential};
+use super::slot::lock;
+use super::{Refusal, Segment, Step, Tag, Ticket, Usage, Work, ZoneInfo, ZoneNow, ZonedStore, sequential};
 use crate::storage::Storage;
 use crate::units::{Bytes, Sector, ZoneIndex};
 use crate::zone::{Refusal as ZoneRefusal, State};
@@ -70,5 +71,23 @@ impl<S: Storage> ZonedStore<S> {
         let left = (first.0..self.geometry.nr_zones()).map(ZoneIndex);
         out.extend(left.take(max).map(|index| ZoneInfo::of(&self.geometry, index, &self.slots.inner(index).zone)));
         Ok(())
+    }
+
+    /// The zone that holds a sector, if one does.
+    pub fn zone_now(&self, at: Sector) -> Option<ZoneNow> {
+        let index = self.geometry.zone_at(at.to_bytes()?)?;
+        let zone = self.slots.inner(index).zone;
+        Some(ZoneNow { info: ZoneInfo::of(&self.geometry, index, &zone), next_write: zone.reserved() })
+    }
+
+    /// The zones in use now.
+    pub fn usage(&self) -> Usage {
+        let resources = lock(&self.resources);
+        Usage {
+            open: resources.open_zones(),
+            max_open: self.geometry.max_open_zones(),
+            active: resources.active_zones(),
+            max_active: self.geometry.max_active_zones(),
+        }
     }
 }

@@ -221,6 +221,33 @@ impl ZoneInfo {
             write_pointer: zone.write_pointer(),
         }
     }
+
+    /// Where the next zone begins.
+    pub fn end(&self) -> Bytes {
+        Bytes(self.start.0 + self.len.0)
+    }
+}
+
+/// A zone at this moment, writes in flight included.
+#[derive(Clone, Debug)]
+pub struct ZoneNow {
+    /// As a report shows it.
+    pub info: ZoneInfo,
+    /// Where the next write has to begin: behind those in flight.
+    pub next_write: Bytes,
+}
+
+/// The zones that use resources, and how many may; 0 is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Zones that are open.
+    pub open: u32,
+    /// Zones that may be open.
+    pub max_open: u32,
+    /// Zones that are active.
+    pub active: u32,
+    /// Zones that may be active.
+    pub max_active: u32,
 }
 
 /// Why a request was refused. The virtio layer gives each its status byte.

@@ -48,7 +48,9 @@ pub(super) fn accept_loop<S: Storage + 'static>(
             Some(stream) => {
                 log::debug!("a frontend is connected");
                 by.manager.status("serving a frontend");
+                device.watch.frontend_is(true);
                 let stopped = converse(stream, handler(), by)?;
+                device.watch.frontend_is(false);
                 log::debug!("the frontend is gone");
                 if stopped || listening.is_single() {
                     return Ok(());

@@ -1,5 +1,6 @@
 //! What all threads of a device share, and the options it is served with.
 
+use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use super::ServeError;
 use super::files::{DataFiles, Files};
 use super::journal::Journals;
 use super::router::Router;
+use super::watch::Watch;
 use crate::sandbox::{self, Sandbox};
 use crate::storage::Storage;
 use crate::store::ZonedStore;
@@ -75,6 +77,9 @@ pub(super) struct Device<S> {
     pub(super) journals: Arc<Journals>,
     pub(super) serial: [u8; VIRTIO_BLK_ID_BYTES as usize],
     pub(super) max_append: Bytes,
+    /// The unit of writes.
+    pub(super) block: Bytes,
+    pub(super) watch: Watch,
     pub(super) aio: AioMode,
     pub(super) poll: Duration,
     pub(super) sandbox: Sandbox,
@@ -89,6 +94,7 @@ impl<S: Storage> Device<S> {
         files: DataFiles,
         options: &ServeOptions,
         max_append: Bytes,
+        trace: Option<File>,
         sandbox: Sandbox,
     ) -> Result<Self, ServeError> {
         let mut serial = [0; VIRTIO_BLK_ID_BYTES as usize];
@@ -104,6 +110,8 @@ impl<S: Storage> Device<S> {
             journals,
             serial,
             max_append,
+            block: Bytes(options.block_size.into()),
+            watch: Watch::new(MAX_QUEUES, trace),
             aio: options.aio,
             poll: options.poll,
             sandbox,

@@ -4,6 +4,8 @@
 //! under write-through an answer that reports a change, waits for an fdatasync that began after it; one serves all that
 //! wait when it begins.
 
+use std::time::Instant;
+
 use vm_memory::GuestMemoryMmap;
 
 use super::engine::Transfer;
@@ -28,8 +30,8 @@ static ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
 /// An answer that is not in the used ring yet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Answer {
-    slot: u16,
-    status: Status,
+    pub(super) slot: u16,
+    pub(super) status: Status,
     /// Bytes written into the chain, the status included.
     written: u32,
 }
@@ -57,12 +59,15 @@ fn token(slot: u16, piece: u32) -> u64 {
 impl<S: Storage> Worker<S> {
     /// Starts the request that was parsed into a slot.
     pub(super) fn execute(&mut self, slot: u16, parsed: Result<Request, RequestError>) {
+        if let (Ok(request), Some(slot)) = (&parsed, self.slots.get(slot)) {
+            slot.request = Some(*request);
+        }
         let checked = match parsed {
             // Which request it is comes before what is wrong with it.
             Err(RequestError::Malformed(Malformed::NoAppendSector)) if !self.device.zoned() => {
                 Err(RequestError::ZoneRequestNotNegotiated)
             }
-            parsed => parsed.and_then(|request| self.check(slot, request)),
+            parsed => parsed.and_then(|request| self.check(request)),
         };
         match checked.and_then(|request| self.start(slot, request)) {
             Ok(()) => {}
@@ -72,13 +77,14 @@ impl<S: Storage> Worker<S> {
 
     /// Goes on with the requests that the last process left behind, before any that came later.
     pub(super) fn take_left_behind(&mut self, mut left: LeftBehind<S>) {
-        let mut parsed = Vec::new();
+        let (mut parsed, now) = (Vec::new(), Instant::now());
         let (slots, mem) = (&mut self.slots, &self.mem);
         let walked = self.ring.for_left_behind(mem, |chain| {
             let head = chain.head_index();
             if let Some(number) = slots.take(head)
                 && let Some(slot) = slots.get(number)
             {
+                slot.seen.began = Some(now);
                 parsed.push((head, number, slot.buffers.parse(mem, chain)));
             }
         });
@@ -114,7 +120,7 @@ impl<S: Storage> Worker<S> {
     }
 
     /// The rules that are not the store's.
-    fn check(&mut self, slot: u16, request: Request) -> Result<Request, RequestError> {
+    fn check(&self, request: Request) -> Result<Request, RequestError> {
         if !self.device.zoned() {
             return Err(match request.is_zone_request() {
                 true => RequestError::ZoneRequestNotNegotiated,
@@ -128,9 +134,6 @@ impl<S: Storage> Worker<S> {
                 true => Refusal::ReadOnly.into(),
                 false => RequestError::AppendTooLong(len),
             });
-        }
-        if let Some(slot) = self.slots.get(slot) {
-            slot.request = Some(request);
         }
         Ok(request)
     }
@@ -349,6 +352,7 @@ impl<S: Storage> Worker<S> {
         };
         let mut written = 1;
         if let Reply::Appended(sector) = reply {
+            slot.seen.position = Some(sector);
             written += slot.buffers.write(&self.mem, Bytes(0), &sector.0.to_le_bytes()).unwrap_or(0) as u64;
         }
         if let Request::In { len, .. } = request {
@@ -362,9 +366,16 @@ impl<S: Storage> Worker<S> {
     }
 
     fn refuse(&mut self, slot: u16, error: RequestError) {
+        let request = self.slots.get(slot).and_then(|slot| slot.request);
+        let refused = self.device.watch_refusal(self.queue, request, error);
+        if let Some(slot) = self.slots.get(slot) {
+            slot.seen.position = refused.expected();
+            let zone = refused.zone.as_ref().map(|now| (now.info.state, now.info.write_pointer.to_sector()));
+            slot.seen.refused = Some((refused.rule(), zone));
+        }
         let level = error.log_level();
         if log::log_enabled!(level) && self.limiter.allow() {
-            log::log!(level, "queue {}: {error}", self.queue);
+            log::log!(level, "queue {}: {refused}", self.queue);
         }
         self.answer_now(slot, error.status(), 1);
     }
@@ -401,6 +412,7 @@ impl<S: Storage> Worker<S> {
     /// Gives all answered chains back to the driver.
     pub(super) fn publish(&mut self) {
         let mut answers = std::mem::take(&mut self.answers);
+        self.device.watch_answers(self.queue, &answers, &mut self.slots, &mut self.scratch.records);
         for Answer { slot: number, status, written } in answers.drain(..) {
             let Some(slot) = self.slots.get(number) else { continue };
             let written = if slot.buffers.put_status(&self.mem, status) { written } else { 0 };

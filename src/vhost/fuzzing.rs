@@ -442,8 +442,9 @@ pub fn messages(bytes: &[u8]) {
     let files = DataFiles { data: file.try_clone().unwrap(), buffered: file };
     let (store, stop, options) = (store(), EventFd::new(EFD_NONBLOCK).unwrap(), options());
     let config = device::config_space(store.geometry(), &options).unwrap();
-    let sandbox = Sandbox::enter(options.sandbox, None).unwrap();
-    let device = Arc::new(Device::new(Arc::clone(&store), files, &options, config.max_append(), sandbox).unwrap());
+    let sandbox = Sandbox::enter(options.sandbox, &[]).unwrap();
+    let device =
+        Arc::new(Device::new(Arc::clone(&store), files, &options, config.max_append(), None, sandbox).unwrap());
     let housekeeper = Housekeeper::start(Arc::clone(&device)).unwrap();
     let by = Supervised { stop: &stop, manager: &ServiceManager::default() };
     let stopped = converse(served, Handler::new(device, config, &options), by).unwrap();

@@ -28,6 +28,8 @@
 //! | `engine` | io_uring, or plain system calls where that is not allowed |
 //! | `files` | the image file twice: direct and through the page cache |
 //! | `router` | events for requests of other workers |
+//! | `told` | what clients of the control socket are told of a device |
+//! | `watch` | what is noted of the requests answered |
 //! | `housekeeper` | the store's thread for blocking work |
 //!
 //! A queue belongs to its worker while it runs and to the handler while it is stopped; nothing is shared but the
@@ -52,11 +54,15 @@ mod ring;
 mod router;
 mod slots;
 pub mod socket;
+mod told;
 mod transfer;
 mod wake;
+mod watch;
 mod worker;
 
+use std::fs::File;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
@@ -65,7 +71,8 @@ pub use device::{AioMode, CacheMode, ServeOptions};
 pub use files::DataFiles;
 pub use socket::{ListenOn, SocketAccess, SocketError};
 
-use crate::sandbox::{Sandbox, SandboxError};
+use crate::control::server::Server;
+use crate::sandbox::{Role, Sandbox, SandboxError};
 use crate::service::ServiceManager;
 use crate::storage::Storage;
 use crate::store::ZonedStore;
@@ -106,13 +113,26 @@ impl ServeError {
 const CLOSING: &str = "closing the image";
 
 /// Who the main thread looks to while it waits: whoever may stop it, and whoever wants to know that it lives.
-#[derive(Clone, Copy)]
-struct Supervised<'a> {
-    stop: &'a EventFd,
-    manager: &'a ServiceManager,
+#[derive(Clone, Copy, Debug)]
+pub struct Supervised<'a> {
+    /// Becomes readable when it is time to stop; never read.
+    pub stop: &'a EventFd,
+    /// Whoever has started the process.
+    pub manager: &'a ServiceManager,
 }
 
-/// Serves the store to one frontend after another until `stop` becomes readable (it is never read). A socket that
+/// Who may look on while a disk is served.
+#[derive(Debug, Default)]
+pub struct Onlookers {
+    /// What the image is called.
+    pub image: String,
+    /// Where each request is noted; begins with its header, and is written at its end.
+    pub trace: Option<File>,
+    /// Where the control socket is made.
+    pub control_path: Option<PathBuf>,
+}
+
+/// Serves the store to one frontend after another until it is to stop. A socket that
 /// came already connected is served once. When this returns nothing is in flight any more; the caller closes the
 /// store.
 pub fn serve<S: Storage + 'static>(
@@ -120,18 +140,48 @@ pub fn serve<S: Storage + 'static>(
     files: DataFiles,
     listen: ListenOn,
     options: ServeOptions,
-    stop: &EventFd,
-    manager: &ServiceManager,
+    onlookers: Onlookers,
+    by: Supervised<'_>,
 ) -> Result<(), ServeError> {
     let config = device::config_space(store.geometry(), &options)?;
     let listening = socket::Listening::open(listen)?;
-    let sandbox = Sandbox::enter(options.sandbox, listening.own_folder())?;
-    let device = Arc::new(device::Device::new(store, files, &options, config.max_append(), sandbox)?);
+    // Made by nobody but its owner, and for nobody else.
+    let access = SocketAccess { mode: 0o600, group: None };
+    let Onlookers { image, trace, control_path } = onlookers;
+    let control = control_path.map(|path| socket::Listening::open(ListenOn::Path { path, access })).transpose()?;
+    let folders: Vec<_> = [Some(&listening), control.as_ref()].into_iter().flatten().collect();
+    let folders: Vec<_> = folders.into_iter().filter_map(socket::Listening::own_folder).collect();
+    let sandbox = Sandbox::enter(options.sandbox, &folders)?;
+    let device = Arc::new(device::Device::new(store, files, &options, config.max_append(), trace, sandbox)?);
     let housekeeper = housekeeper::Housekeeper::start(Arc::clone(&device))?;
     log::info!("serving on {listening}");
-    manager.ready(&connection::waiting(&listening));
-    let result = connection::accept_loop(&listening, &device, &config, &options, Supervised { stop, manager });
-    manager.stopping(CLOSING);
+    let told = || told::Told::new(Arc::clone(&device), by.stop, image, &options);
+    let control = control.as_ref().map(|listening| answer_clients(listening, told(), sandbox)).transpose()?;
+    by.manager.ready(&connection::waiting(&listening));
+    let result = connection::accept_loop(&listening, &device, &config, &options, by);
+    by.manager.stopping(CLOSING);
+    if let Some(control) = control {
+        control.stop();
+    }
     housekeeper.stop();
     result
+}
+
+/// Starts the thread of the control socket.
+fn answer_clients<S: Storage + 'static>(
+    listening: &socket::Listening,
+    told: io::Result<told::Told<S>>,
+    sandbox: Sandbox,
+) -> Result<Server, ServeError> {
+    let start = || {
+        let listener = listening.listener().ok_or(io::ErrorKind::InvalidInput)?.try_clone()?;
+        Server::start(listener, Arc::new(told?), move || {
+            if let Err(error) = sandbox.confine(Role::Control) {
+                log::warn!("the thread of the control socket may do all that the process may: {error}");
+            }
+        })
+    };
+    let server = start().map_err(ServeError::system("start the thread of the control socket"))?;
+    log::info!("answering on {listening}");
+    Ok(server)
 }

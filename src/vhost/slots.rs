@@ -6,6 +6,7 @@
 //! needed and kept, so that a request allocates nothing in the long run.
 
 use super::transfer::DataIo;
+use super::watch::Seen;
 use crate::store::Ticket;
 use crate::virtio::request::{Buffers, Request};
 
@@ -23,6 +24,7 @@ pub(super) struct Slot {
     /// Present while the request's I/O runs.
     pub(super) in_io: Option<Ticket>,
     pub(super) io: DataIo,
+    pub(super) seen: Seen,
 }
 
 /// The slot of the request whose chain begins with this descriptor.
@@ -71,6 +73,7 @@ impl Slots {
             slot.request = None;
             slot.parked = None;
             slot.in_io = None;
+            slot.seen = Seen::default();
             if std::mem::take(&mut slot.taken) {
                 self.in_use -= 1;
             }

@@ -65,7 +65,7 @@ pub enum SocketError {
     #[error("{}: the socket is in use by a running process", .0.display())]
     InUse(PathBuf),
     /// Something else is in the way.
-    #[error("{}: exists and is not a socket; remove it or choose another --socket-path", .0.display())]
+    #[error("{}: exists and is not a socket; remove it or choose another path", .0.display())]
     NotASocket(PathBuf),
     /// The socket cannot be made.
     #[error("{}: cannot listen: {source}", .path.display())]
@@ -183,6 +183,14 @@ impl Listening {
                 own: None,
                 name: format!("descriptor {number}"),
             })
+        }
+    }
+
+    /// What connections are accepted from; none where there is only one.
+    pub(super) fn listener(&self) -> Option<&UnixListener> {
+        match &self.socket {
+            Socket::Listener(listener) => Some(listener),
+            Socket::Connected(_) => None,
         }
     }
 

@@ -17,6 +17,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use vm_memory::GuestMemoryMmap;
 
@@ -30,6 +31,7 @@ use super::limiter::LogLimiter;
 use super::ring::{Ring, RingError, RingSetup};
 use super::slots::Slots;
 use super::wake::{Sleeper, Waker};
+use crate::observe::trace::Record;
 use crate::sandbox::Role;
 use crate::storage::Storage;
 use crate::store::{Batch, Event, Segment};
@@ -165,6 +167,7 @@ pub(super) struct Scratch {
     pub(super) report: report::Scratch,
     pub(super) events: Vec<Event>,
     pub(super) foreign: Vec<Event>,
+    pub(super) records: Vec<Record>,
     completions: Vec<Completion>,
 }
 
@@ -322,6 +325,7 @@ impl<S: Storage> Worker<S> {
 
     /// Takes chains from the ring until it is empty or the round is over; returns how many.
     fn take_chains(&mut self) -> Result<usize, RingError> {
+        let mut now = None;
         for taken in 0..CHAINS_PER_ROUND {
             let (ring, slots, mem) = (&mut self.ring, &mut self.slots, &self.mem);
             let Some(chain) = ring.pop(mem)? else {
@@ -332,6 +336,7 @@ impl<S: Storage> Worker<S> {
             let Some(slot) = slots.get(number) else {
                 return Ok(taken);
             };
+            slot.seen.began = Some(*now.get_or_insert_with(Instant::now));
             let parsed = slot.buffers.parse(mem, chain);
             ring.mark(head);
             self.execute(number, parsed);

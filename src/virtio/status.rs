@@ -31,18 +31,33 @@ pub enum Status {
 }
 
 impl Status {
+    /// All there are.
+    pub const ALL: [Self; 7] = [
+        Self::Ok,
+        Self::IoErr,
+        Self::Unsupported,
+        Self::ZoneInvalidCommand,
+        Self::ZoneUnalignedWrite,
+        Self::ZoneOpenResource,
+        Self::ZoneActiveResource,
+    ];
+
+    /// Its name in the specification, without the prefix.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::IoErr => "IOERR",
+            Self::Unsupported => "UNSUPP",
+            Self::ZoneInvalidCommand => "ZONE_INVALID_CMD",
+            Self::ZoneUnalignedWrite => "ZONE_UNALIGNED_WP",
+            Self::ZoneOpenResource => "ZONE_OPEN_RESOURCE",
+            Self::ZoneActiveResource => "ZONE_ACTIVE_RESOURCE",
+        }
+    }
+
     /// The status that a byte stands for.
     pub fn from_byte(byte: u8) -> Option<Self> {
-        let all = [
-            Self::Ok,
-            Self::IoErr,
-            Self::Unsupported,
-            Self::ZoneInvalidCommand,
-            Self::ZoneUnalignedWrite,
-            Self::ZoneOpenResource,
-            Self::ZoneActiveResource,
-        ];
-        all.into_iter().find(|status| *status as u8 == byte)
+        Self::ALL.into_iter().find(|status| *status as u8 == byte)
     }
 }
 

@@ -19,6 +19,16 @@ pub enum ZoneKind {
     SequentialWriteRequired,
 }
 
+impl ZoneKind {
+    /// Its name, for people and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Conventional => "conventional",
+            Self::SequentialWriteRequired => "seq-write-required",
+        }
+    }
+}
+
 /// What a device is asked to look like; field names and units are those of the zoned extension.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GeometryRequest {

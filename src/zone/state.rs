@@ -45,6 +45,11 @@ impl State {
         State::Offline,
     ];
 
+    /// The state of a number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| *state as u8 == number)
+    }
+
     /// Its name in reports and JSON.
     pub fn name(self) -> &'static str {
         match self {

@@ -6,6 +6,7 @@
 mod common;
 
 mod absent;
+mod control;
 mod crash;
 mod inflight;
 mod load;

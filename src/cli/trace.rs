@@ -1,0 +1,172 @@
+//! `trace`: the requests that `serve --trace` has noted, for people or as JSON lines.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, anyhow};
+use serde_json::json;
+use zerocopy::{FromBytes, IntoBytes};
+
+use crate::observe::trace::{HEADER_BYTES, Header, RECORD_BYTES, Record, Traced};
+use crate::observe::{Kind, Rule};
+use crate::virtio::status::Status;
+use crate::zone::Geometry;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The file of "serve --trace".
+    file: PathBuf,
+    /// Print a JSON object a request.
+    #[arg(long)]
+    json: bool,
+    /// Only requests that were refused or failed.
+    #[arg(long)]
+    refused: bool,
+    /// Only requests that begin in this zone.
+    #[arg(long, value_name = "N")]
+    zone: Option<u32>,
+    /// Only requests of this queue.
+    #[arg(long, value_name = "N")]
+    queue: Option<u16>,
+    /// Only requests of these kinds: read, write, append, flush, report, open, close, finish, reset, reset-all, get-id or
+    /// other.
+    #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = parse_kind)]
+    kind: Vec<Kind>,
+    /// Only requests that broke this rule, by the name that is printed.
+    #[arg(long, value_name = "RULE", value_parser = parse_rule)]
+    rule: Option<Rule>,
+}
+
+/// Opens a trace to go on with, or makes it. What is cut off at its end is removed.
+pub(super) fn open(path: &Path, geometry: &Geometry) -> Result<File> {
+    let go_on = || -> Result<File> {
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let found = file.metadata()?;
+        if !found.file_type().is_file() {
+            return Err(anyhow!("not a regular file"));
+        }
+        if found.len() == 0 {
+            (&file).write_all(Header::new(geometry).as_bytes())?;
+            return Ok(file);
+        }
+        read_header(&mut &file)?.check_same(geometry)?;
+        let records = (found.len() - HEADER_BYTES as u64) / RECORD_BYTES as u64;
+        file.set_len(HEADER_BYTES as u64 + records * RECORD_BYTES as u64)?;
+        Ok(file)
+    };
+    go_on().with_context(|| format!("--trace {}", path.display()))
+}
+
+fn read_header(file: &mut impl Read) -> Result<Header> {
+    let mut header = [0; HEADER_BYTES];
+    match file.read_exact(&mut header) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Header::parse(&[])?),
+        read => Ok(read.map(|()| Header::parse(&header))??),
+    }
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let name = || args.file.display().to_string();
+    let file = File::open(&args.file).context("the trace cannot be opened").with_context(name)?;
+    let mut file = BufReader::new(file);
+    read_header(&mut file).with_context(name)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut first = None;
+    let printed = loop {
+        let mut record = [0; RECORD_BYTES];
+        match file.read_exact(&mut record) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break out.flush(),
+            Err(error) => return Err(error).with_context(name),
+        }
+        let traced = Record::read_from_bytes(&record).ok().and_then(|record| record.decode());
+        let traced = traced.ok_or_else(|| anyhow!("a record that makes no sense")).with_context(name)?;
+        let began = *first.get_or_insert(traced.time_ns);
+        if !args.wants(&traced) {
+            continue;
+        }
+        let line = if args.json { as_json(&traced) } else { as_text(&traced, began) };
+        if let Err(error) = writeln!(out, "{line}") {
+            break Err(error);
+        }
+    };
+    match printed {
+        // `trace | head` is no error.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
+        printed => printed.map(|()| ExitCode::SUCCESS).context("the requests cannot be written"),
+    }
+}
+
+impl Args {
+    fn wants(&self, traced: &Traced) -> bool {
+        (!self.refused || traced.status != Status::Ok)
+            && self.zone.is_none_or(|zone| traced.zone.is_some_and(|found| found.0 == zone))
+            && self.queue.is_none_or(|queue| traced.queue == queue)
+            && (self.kind.is_empty() || self.kind.contains(&traced.kind))
+            && self.rule.is_none_or(|rule| traced.refused.is_some_and(|(broken, _)| broken == rule))
+    }
+}
+
+/// Seconds since the first request, what was asked for, how it ended and how long that took. Sectors are of 512 bytes.
+fn as_text(traced: &Traced, began: u64) -> String {
+    let seconds = traced.time_ns.saturating_sub(began) as f64 / 1e9;
+    let mut line = format!("{seconds:13.6} q{} {:<9}", traced.queue, traced.kind.name());
+    if let Some(zone) = traced.zone {
+        line += &format!(" zone {zone}");
+    }
+    if let Some(sector) = traced.sector {
+        line += &format!(" sector {}", sector.0);
+    }
+    if traced.len.0 != 0 {
+        line += &format!(" +{}", traced.len.to_sector().0);
+    }
+    line += &format!(" {} {} us", traced.status.name(), traced.duration_ns / 1000);
+    if let Some((rule, zone)) = traced.refused {
+        line += &format!(": {}", rule.name());
+        if let Some((state, pointer)) = zone {
+            line += &format!(", zone {}, write pointer {}", state.name(), pointer.0);
+        }
+    }
+    match (traced.position, traced.status) {
+        (Some(sector), Status::Ok) => line + &format!(" at {}", sector.0),
+        (Some(sector), _) => line + &format!(", expected {}", sector.0),
+        (None, _) => line,
+    }
+}
+
+fn as_json(traced: &Traced) -> String {
+    let ok = traced.status == Status::Ok;
+    let position = traced.position.map(|sector| sector.0);
+    let (rule, zone) = traced.refused.unzip();
+    let (state, pointer) = zone.flatten().unzip();
+    let all = json!({
+        "time_ns": traced.time_ns,
+        "duration_ns": traced.duration_ns,
+        "queue": traced.queue,
+        "kind": traced.kind.name(),
+        "zone": traced.zone.map(|zone| zone.0),
+        "sector": traced.sector.map(|sector| sector.0),
+        "sectors": traced.len.to_sector().0,
+        "status": traced.status.name(),
+        "appended_at": position.filter(|_| ok),
+        "rule": rule.map(Rule::name),
+        "zone_state": state.map(|state| state.name()),
+        "write_pointer": pointer.map(|pointer| pointer.0),
+        "expected": position.filter(|_| !ok),
+    });
+    all.to_string()
+}
+
+fn parse_kind(text: &str) -> Result<Kind, String> {
+    let names = || Kind::ALL.map(Kind::name).join(", ");
+    let known = Kind::ALL.into_iter().find(|kind| kind.name() == text);
+    known.ok_or_else(|| format!("'{text}' is no kind of request: expected one of {}", names()))
+}
+
+fn parse_rule(text: &str) -> Result<Rule, String> {
+    let names = || Rule::ALL.map(Rule::name).join(", ");
+    let known = Rule::ALL.into_iter().find(|rule| rule.name() == text);
+    known.ok_or_else(|| format!("'{text}' is no rule: expected one of {}", names()))
+}

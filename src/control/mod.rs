@@ -1,0 +1,134 @@
+//! The control socket: asking a running daemon, and telling it.
+//!
+//! A client sends lines, each one JSON object with a command, and gets a line of JSON for each, in order:
+//! `{"result": ...}` or `{"error": "..."}`. A client that begins with `GET /metrics` is a scraper: it gets one answer of
+//! HTTP and the connection ends. Nothing a client sends changes a zone.
+//!
+//! | module | subject |
+//! | --- | --- |
+//! | [`server`] | the daemon's side: one thread for all clients |
+//! | [`client`] | the side of whoever asks |
+
+pub mod client;
+pub mod server;
+
+use serde::{Deserialize, Serialize};
+
+use crate::store::ZoneInfo;
+use crate::units::{Bytes, ZoneIndex};
+use crate::zone::{State, ZoneKind};
+
+/// Zones in one answer to `report`, at most; a client asks again for those behind.
+pub const MAX_REPORTED: u32 = 4096;
+
+/// Cells in one answer to `map`, at most.
+pub const MAX_CELLS: u32 = 65536;
+
+/// What a client may ask for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "cmd", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Command {
+    /// What is served, and how.
+    Info {},
+    /// Zones, each as it is at that moment, from `first` on: at most `count` and at most [`MAX_REPORTED`].
+    Report {
+        /// The first zone.
+        #[serde(default)]
+        first: u32,
+        /// How many.
+        #[serde(default = "all")]
+        count: u32,
+    },
+    /// What was done since the start: [`Stats`](crate::observe::stats::Stats).
+    Stats {},
+    /// All zones in at most `cells` cells: [`Summary`](crate::observe::summary::Summary).
+    Map {
+        /// How many, from 1 to [`MAX_CELLS`].
+        cells: u32,
+    },
+    /// Makes all that was acknowledged stable.
+    Flush {},
+    /// Stops as on SIGTERM.
+    Quit {},
+    /// Says how much is logged, or sets it.
+    LogLevel {
+        /// error, warn, info, debug or trace.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        level: Option<String>,
+    },
+    /// The text that a scraper gets.
+    Metrics {},
+}
+
+fn all() -> u32 {
+    u32::MAX
+}
+
+/// The answer to a command.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// It was done.
+    Result(serde_json::Value),
+    /// It was not: why.
+    Error(String),
+}
+
+/// One zone in a report.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ZoneRow {
+    /// Its number.
+    pub index: u32,
+    /// conventional or seq-write-required.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Its state.
+    pub state: String,
+    /// Its first byte on the disk.
+    pub start: u64,
+    /// Bytes to the next zone.
+    pub length: u64,
+    /// Bytes that can be written.
+    pub capacity: u64,
+    /// Where the next write goes, in bytes of the disk.
+    pub write_pointer: u64,
+}
+
+impl From<&ZoneInfo> for ZoneRow {
+    fn from(zone: &ZoneInfo) -> Self {
+        Self {
+            index: zone.index.0,
+            kind: zone.kind.name().to_owned(),
+            state: zone.state.name().to_owned(),
+            start: zone.start.0,
+            length: zone.len.0,
+            capacity: zone.capacity.0,
+            write_pointer: zone.write_pointer.0,
+        }
+    }
+}
+
+impl ZoneRow {
+    /// The zone that the row is of; none where a name in it is not known.
+    pub fn to_info(&self) -> Option<ZoneInfo> {
+        let kinds = [ZoneKind::Conventional, ZoneKind::SequentialWriteRequired];
+        Some(ZoneInfo {
+            index: ZoneIndex(self.index),
+            kind: kinds.into_iter().find(|kind| kind.name() == self.kind)?,
+            state: State::ALL.into_iter().find(|state| state.name() == self.state)?,
+            start: Bytes(self.start),
+            len: Bytes(self.length),
+            capacity: Bytes(self.capacity),
+            write_pointer: Bytes(self.write_pointer),
+        })
+    }
+}
+
+/// The answer to `report`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Zones {
+    /// The zones asked for, or the first of them.
+    pub zones: Vec<ZoneRow>,
+    /// The first zone that is left of those asked for.
+    pub next: Option<u32>,
+}

@@ -1,0 +1,230 @@
+//! The daemon's side of the control socket: one thread, any number of questions, a bounded number of clients.
+//!
+//! No client can hold up another, the guest, or the daemon's end: sockets are non-blocking, a client's next line is
+//! looked at only when it has taken the answer to the last one, and lines, answers and clients are bounded.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use super::{Answer, Command};
+
+/// Clients at a time; others wait to be accepted.
+const MAX_CLIENTS: usize = 16;
+
+/// The longest line, or head of a scraper's question.
+const MAX_LINE: usize = 4096;
+
+/// Who knows the answers.
+pub trait Subject: Send + Sync {
+    /// Does what is asked. `Err` is one line of what is wrong.
+    fn answer(&self, command: Command) -> Result<serde_json::Value, String>;
+
+    /// The text for a scraper, in Prometheus' format.
+    fn metrics(&self) -> String;
+}
+
+/// The running server.
+pub struct Server {
+    stop: Arc<EventFd>,
+    thread: JoinHandle<()>,
+}
+
+impl Server {
+    /// Starts the thread, which calls `confine` first. The listener is made non-blocking.
+    pub fn start(
+        listener: UnixListener,
+        subject: Arc<dyn Subject>,
+        confine: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let stop = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        let stopped = Arc::clone(&stop);
+        let run = move || {
+            confine();
+            if let Err(error) = serve(&listener, subject.as_ref(), &stopped) {
+                log::error!("the control socket is lost: {error}");
+            }
+        };
+        let thread = std::thread::Builder::new().name("control".into()).spawn(run)?;
+        Ok(Self { stop, thread })
+    }
+
+    /// Ends the thread; whoever is connected is cut off.
+    pub fn stop(self) {
+        // A full counter needs no further count.
+        let _ = self.stop.write(1);
+        if self.thread.join().is_err() {
+            log::error!("the control thread has panicked");
+        }
+    }
+}
+
+fn serve(listener: &UnixListener, subject: &dyn Subject, stop: &EventFd) -> io::Result<()> {
+    let mut clients: Vec<Client> = Vec::new();
+    loop {
+        let room = clients.len() < MAX_CLIENTS;
+        let mut fds = vec![watch(stop.as_raw_fd(), libc::POLLIN)];
+        fds.push(watch(if room { listener.as_raw_fd() } else { -1 }, libc::POLLIN));
+        fds.extend(clients.iter().map(|client| watch(client.stream.as_raw_fd(), client.awaits())));
+        poll(&mut fds)?;
+        let ready = |at: usize| fds.get(at).is_some_and(|fd| fd.revents != 0);
+        if ready(0) {
+            return Ok(());
+        }
+        let mut at = 1;
+        clients.retain_mut(|client| {
+            at += 1;
+            !ready(at) || client.go_on(subject)
+        });
+        if ready(1) {
+            match listener.accept() {
+                Ok((stream, _)) => clients.extend(Client::new(stream).ok()),
+                Err(error) => match error.raw_os_error() {
+                    // Gone again, or others have used up what a connection takes: the next turn will tell.
+                    Some(libc::EAGAIN | libc::EINTR | libc::ECONNABORTED) => {}
+                    Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+                        std::thread::sleep(std::time::Duration::from_millis(100));
+                    }
+                    _ => return Err(error),
+                },
+            }
+        }
+    }
+}
+
+fn watch(fd: RawFd, events: i16) -> libc::pollfd {
+    libc::pollfd { fd, events, revents: 0 }
+}
+
+fn poll(fds: &mut [libc::pollfd]) -> io::Result<()> {
+    loop {
+        // SAFETY: a slice of valid pollfds.
+        let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) };
+        match io::Error::last_os_error() {
+            _ if ready >= 0 => return Ok(()),
+            error if error.kind() == ErrorKind::Interrupted => {}
+            error => return Err(error),
+        }
+    }
+}
+
+struct Client {
+    stream: UnixStream,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// How much of the output was taken.
+    taken: usize,
+    /// Nothing more is read: the connection ends with the output.
+    last: bool,
+}
+
+impl Client {
+    fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_nonblocking(true)?;
+        Ok(Self { stream, input: Vec::new(), output: Vec::new(), taken: 0, last: false })
+    }
+
+    fn awaits(&self) -> i16 {
+        if self.output.is_empty() { libc::POLLIN } else { libc::POLLOUT }
+    }
+
+    /// Reads, answers and writes as far as it goes without waiting; false when the connection is over.
+    fn go_on(&mut self, subject: &dyn Subject) -> bool {
+        loop {
+            let moved = match self.output.is_empty() {
+                false => self.write(),
+                true if self.last => return false,
+                true if self.answer(subject) => Ok(true),
+                true => self.read(),
+            };
+            match moved {
+                Ok(true) => {}
+                Ok(false) => return false,
+                Err(error) => match error.kind() {
+                    ErrorKind::WouldBlock => return true,
+                    ErrorKind::Interrupted => {}
+                    _ => return false,
+                },
+            }
+        }
+    }
+
+    fn write(&mut self) -> io::Result<bool> {
+        self.taken += self.stream.write(self.output.get(self.taken..).unwrap_or_default())?;
+        if self.taken >= self.output.len() {
+            self.output = Vec::new();
+            self.taken = 0;
+        }
+        Ok(true)
+    }
+
+    fn read(&mut self) -> io::Result<bool> {
+        let mut chunk = [0; MAX_LINE];
+        let got = self.stream.read(&mut chunk)?;
+        self.input.extend_from_slice(chunk.get(..got).unwrap_or_default());
+        Ok(got != 0)
+    }
+
+    /// Answers the first whole question of the input, if there is one.
+    fn answer(&mut self, subject: &dyn Subject) -> bool {
+        if self.input.starts_with(b"GET ") {
+            return self.answer_scraper(subject);
+        }
+        let Some(end) = self.input.iter().position(|byte| *byte == b'\n') else {
+            if self.input.len() < MAX_LINE {
+                return false;
+            }
+            self.put(&Answer::Error(format!("a line of more than {MAX_LINE} bytes: expected a command as JSON")));
+            self.last = true;
+            return true;
+        };
+        let line: Vec<u8> = self.input.drain(..=end).collect();
+        if !line.trim_ascii().is_empty() {
+            self.put(&respond(&line, subject));
+        }
+        true
+    }
+
+    fn put(&mut self, answer: &Answer) {
+        self.output = serde_json::to_vec(answer).unwrap_or_default();
+        self.output.push(b'\n');
+    }
+
+    fn answer_scraper(&mut self, subject: &dyn Subject) -> bool {
+        let whole = self.input.windows(4).any(|bytes| bytes == b"\r\n\r\n");
+        if !whole && self.input.len() < MAX_LINE {
+            return false;
+        }
+        let path = self.input.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
+        let (status, text) = match path {
+            b"/metrics" if whole => ("200 OK", subject.metrics()),
+            _ if whole => ("404 Not Found", "expected /metrics\n".to_owned()),
+            _ => ("431 Request Header Fields Too Large", String::new()),
+        };
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\n\
+             Connection: close\r\n\r\n",
+            text.len()
+        );
+        self.output = [head.into_bytes(), text.into_bytes()].concat();
+        self.last = true;
+        true
+    }
+}
+
+fn respond(line: &[u8], subject: &dyn Subject) -> Answer {
+    match serde_json::from_slice(line) {
+        Ok(command) => subject.answer(command).map_or_else(Answer::Error, Answer::Result),
+        Err(error) => Answer::Error(format!("not a command: {error}")),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#[path = "server_tests.rs"]
+mod tests;

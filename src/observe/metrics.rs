@@ -1,0 +1,157 @@
+//! What is known of a device in Prometheus' text format, version 0.0.4.
+//!
+//! The number of series is bounded whatever the disk: a few a kind of request and a state, and the zones written most.
+
+use std::fmt::{self, Write};
+
+use super::histogram::Latency;
+use super::info::Info;
+use super::stats::Stats;
+use super::summary::Tally;
+use crate::zone::State;
+
+/// The bounds of the latency histogram, in nanoseconds.
+const BOUNDS_NS: [u64; 10] =
+    [10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10_000_000, 100_000_000, 1_000_000_000, 10_000_000_000];
+
+/// The whole text.
+pub fn render(info: &Info, stats: &Stats, zones: &Tally) -> String {
+    let mut text = Text { out: String::new() };
+    // Writing to a string does not fail.
+    let _ = text.all(info, stats, zones);
+    text.out
+}
+
+struct Text {
+    out: String,
+}
+
+impl Text {
+    fn head(&mut self, name: &str, kind: &str, help: &str) -> fmt::Result {
+        writeln!(self.out, "# HELP vhost_user_zbd_{name} {help}\n# TYPE vhost_user_zbd_{name} {kind}")
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+        self.head(name, "gauge", help)?;
+        writeln!(self.out, "vhost_user_zbd_{name} {value}")
+    }
+
+    fn labelled(
+        &mut self,
+        (name, kind, help): (&str, &str, &str),
+        label: &str,
+        values: impl Iterator<Item = (String, u64)>,
+    ) -> fmt::Result {
+        self.head(name, kind, help)?;
+        for (of, value) in values {
+            writeln!(self.out, "vhost_user_zbd_{name}{{{label}=\"{}\"}} {value}", escape(&of))?;
+        }
+        Ok(())
+    }
+
+    fn all(&mut self, info: &Info, stats: &Stats, zones: &Tally) -> fmt::Result {
+        self.head("info", "gauge", "What is served.")?;
+        let (image, version) = (escape(&info.image), escape(&info.version));
+        writeln!(self.out, "vhost_user_zbd_info{{image=\"{image}\",version=\"{version}\"}} 1")?;
+        self.gauge("frontend_connected", "A frontend is connected.", stats.frontend.into())?;
+        self.head("uptime_seconds", "gauge", "Since the daemon began to serve.")?;
+        writeln!(self.out, "vhost_user_zbd_uptime_seconds {}", seconds(stats.uptime_ms.saturating_mul(1_000_000)))?;
+        self.requests(stats)?;
+        self.zones(info, stats, zones)
+    }
+
+    fn requests(&mut self, stats: &Stats) -> fmt::Result {
+        let by_kind = |of: fn(&super::stats::Operation) -> u64| {
+            let pairs: Vec<_> = stats.operations.iter().map(|(kind, counted)| (kind.clone(), of(counted))).collect();
+            pairs.into_iter()
+        };
+        let counter = "counter";
+        self.labelled(("requests_total", counter, "Requests answered."), "op", by_kind(|op| op.count))?;
+        self.labelled(("errors_total", counter, "Requests refused or failed."), "op", by_kind(|op| op.errors))?;
+        self.labelled(("bytes_total", counter, "Bytes of data moved."), "op", by_kind(|op| op.bytes))?;
+        let statuses = stats.statuses.iter().map(|(status, count)| (status.clone(), *count));
+        self.labelled(("responses_total", counter, "Answers by status."), "status", statuses)?;
+        let help = "From a request's arrival in the ring to its answer.";
+        self.head("request_seconds", "histogram", help)?;
+        stats.operations.iter().try_for_each(|(kind, counted)| self.histogram(kind, &counted.latency))
+    }
+
+    fn histogram(&mut self, kind: &str, latency: &Latency) -> fmt::Result {
+        let name = "vhost_user_zbd_request_seconds";
+        for bound in BOUNDS_NS {
+            let below = latency.buckets.iter().filter(|(longest, _)| *longest <= bound).map(|(_, count)| count);
+            let (bound, count) = (seconds(bound), below.sum::<u64>());
+            writeln!(self.out, "{name}_bucket{{op=\"{kind}\",le=\"{bound}\"}} {count}")?;
+        }
+        let count: u64 = latency.buckets.iter().map(|(_, count)| count).sum();
+        writeln!(self.out, "{name}_bucket{{op=\"{kind}\",le=\"+Inf\"}} {count}")?;
+        writeln!(self.out, "{name}_sum{{op=\"{kind}\"}} {}", seconds(latency.total_ns))?;
+        writeln!(self.out, "{name}_count{{op=\"{kind}\"}} {count}")
+    }
+
+    fn zones(&mut self, info: &Info, stats: &Stats, zones: &Tally) -> fmt::Result {
+        let states = State::ALL.iter().map(|state| (state.name().to_owned(), zones.states.get(*state)));
+        self.labelled(("zones", "gauge", "Zones by state."), "state", states)?;
+        self.gauge("written_bytes", "Bytes below the write pointers.", zones.written)?;
+        self.gauge("capacity_bytes", "Bytes that sequential zones hold.", zones.capacity)?;
+        self.gauge("open_zones", "Zones open now.", stats.open_zones.into())?;
+        self.gauge("active_zones", "Zones active now.", stats.active_zones.into())?;
+        self.gauge("max_open_zones", "Zones that may be open; 0 is no limit.", info.max_open_zones.into())?;
+        self.gauge("max_active_zones", "Zones that may be active; 0 is no limit.", info.max_active_zones.into())?;
+        let hot = stats.hot_zones.iter().map(|zone| (zone.zone.to_string(), zone.bytes));
+        let help = "Bytes written to the zones written most; others are left out.";
+        self.labelled(("zone_written_bytes_total", "counter", help), "zone", hot)
+    }
+}
+
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
+
+/// A label's value.
+fn escape(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::stats::{HotZone, Operation};
+
+    #[test]
+    fn every_series_has_its_type_and_a_histogram_adds_up() {
+        let latency = Latency { max_ns: 20_000, total_ns: 64_000, buckets: vec![(9_000, 4), (20_000, 2)] };
+        let write = Operation { count: 6, bytes: 24576, errors: 1, latency };
+        let stats = Stats {
+            uptime_ms: 1500,
+            operations: [("write".to_owned(), write)].into(),
+            statuses: [("OK".to_owned(), 5)].into(),
+            hot_zones: vec![HotZone { zone: 7, bytes: 24576 }],
+            ..Stats::default()
+        };
+        let info = Info { image: "a \"b\"\\c".to_owned(), ..Info::default() };
+        let text = render(&info, &stats, &Tally::default());
+        for line in [
+            r#"vhost_user_zbd_info{image="a \"b\"\\c",version=""} 1"#,
+            "vhost_user_zbd_uptime_seconds 1.5",
+            r#"vhost_user_zbd_requests_total{op="write"} 6"#,
+            r#"vhost_user_zbd_errors_total{op="write"} 1"#,
+            r#"vhost_user_zbd_responses_total{status="OK"} 5"#,
+            r#"vhost_user_zbd_request_seconds_bucket{op="write",le="0.00001"} 4"#,
+            r#"vhost_user_zbd_request_seconds_bucket{op="write",le="0.00005"} 6"#,
+            r#"vhost_user_zbd_request_seconds_bucket{op="write",le="+Inf"} 6"#,
+            r#"vhost_user_zbd_request_seconds_sum{op="write"} 0.000064"#,
+            r#"vhost_user_zbd_request_seconds_count{op="write"} 6"#,
+            r#"vhost_user_zbd_zones{state="implicit-open"} 0"#,
+            r#"vhost_user_zbd_zone_written_bytes_total{zone="7"} 24576"#,
+        ] {
+            assert!(text.lines().any(|known| known == line), "{line} is not in:\n{text}");
+        }
+        let series = text.lines().filter(|line| !line.starts_with('#'));
+        for line in series {
+            let name = line.split(['{', ' ']).next().unwrap_or_default();
+            let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+            assert!(text.contains(&format!("# TYPE {family} ")), "{line}");
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! What the clients of the control socket are told of a device.
+
+use std::io;
+use std::sync::Arc;
+
+use serde::Serialize;
+use serde_json::{Value, json};
+use vmm_sys_util::eventfd::EventFd;
+
+use super::device::{CacheMode, Device, ServeOptions};
+use crate::control::server::Subject;
+use crate::control::{Command, MAX_CELLS, MAX_REPORTED, ZoneRow, Zones};
+use crate::logging;
+use crate::observe::info::Info;
+use crate::observe::metrics;
+use crate::observe::summary::Summary;
+use crate::storage::Storage;
+use crate::store::{ZoneInfo, ZonedStore};
+use crate::units::ZoneIndex;
+
+/// Zones looked at in one go.
+const CHUNK: usize = 256;
+
+/// A device, to those who ask.
+pub(super) struct Told<S> {
+    device: Arc<Device<S>>,
+    stop: EventFd,
+    info: Info,
+}
+
+impl<S: Storage> Told<S> {
+    /// `stop` is fired when a client says so.
+    pub(super) fn new(
+        device: Arc<Device<S>>,
+        stop: &EventFd,
+        image: String,
+        options: &ServeOptions,
+    ) -> io::Result<Self> {
+        let geometry = device.store.geometry();
+        let info = Info {
+            image,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            virtual_size: geometry.size().0,
+            zone_size: geometry.zone_size().0,
+            zone_capacity: geometry.zone_capacity().0,
+            nr_zones: geometry.nr_zones(),
+            conventional_zones: geometry.conventional_zones(),
+            max_open_zones: geometry.max_open_zones(),
+            max_active_zones: geometry.max_active_zones(),
+            max_append_bytes: device.max_append.0,
+            block_size: options.block_size,
+            num_queues: options.num_queues,
+            cache: match options.cache {
+                CacheMode::Writeback => "writeback".to_owned(),
+                CacheMode::None => "none".to_owned(),
+                CacheMode::Writethrough => "writethrough".to_owned(),
+            },
+            poll_us: u64::try_from(options.poll.as_micros()).unwrap_or(u64::MAX),
+            read_only: options.read_only || device.store.read_only(),
+            serial: options.serial.clone(),
+            frontend: false,
+            zoned_negotiated: false,
+        };
+        Ok(Self { device, stop: stop.try_clone()?, info })
+    }
+
+    fn info(&self) -> Info {
+        let (frontend, zoned_negotiated) = (self.device.watch.has_frontend(), self.device.zoned());
+        Info { frontend, zoned_negotiated: frontend && zoned_negotiated, ..self.info.clone() }
+    }
+
+    fn report(&self, first: u32, count: u32) -> Result<Zones, String> {
+        let nr_zones = self.info.nr_zones;
+        if first >= nr_zones {
+            return Err(format!("first is {first}: expected a zone below {nr_zones}"));
+        }
+        let wanted = count.min(nr_zones - first);
+        let part = wanted.min(MAX_REPORTED);
+        let zones = zones_of(&self.device.store, first).take(part as usize);
+        let next = (part < wanted).then_some(first + part);
+        Ok(Zones { zones: zones.map(|zone| ZoneRow::from(&zone)).collect(), next })
+    }
+
+    fn map(&self, cells: u32) -> Result<Summary, String> {
+        if !(1..=MAX_CELLS).contains(&cells) {
+            return Err(format!("cells is {cells}: expected 1 to {MAX_CELLS}"));
+        }
+        Ok(Summary::of(zones_of(&self.device.store, 0), self.info.nr_zones, cells))
+    }
+
+    fn quit(&self) -> Result<(), String> {
+        log::info!("told to stop by the control socket");
+        self.stop.write(1).map_err(|error| format!("cannot stop: {error}"))
+    }
+}
+
+/// All zones from one on, each as it is when its turn comes.
+fn zones_of<S: Storage>(store: &ZonedStore<S>, first: u32) -> impl Iterator<Item = ZoneInfo> {
+    let geometry = store.geometry();
+    let mut chunk = Vec::new();
+    (first..geometry.nr_zones()).step_by(CHUNK).flat_map(move |first| {
+        chunk.clear();
+        // Cannot fail: the zone exists.
+        let _ = store.report(geometry.start(ZoneIndex(first)).to_sector(), CHUNK, &mut chunk);
+        std::mem::take(&mut chunk)
+    })
+}
+
+fn log_level(level: Option<&str>) -> Result<Value, String> {
+    if let Some(level) = level {
+        let known = level.parse().ok().filter(|level| *level != log::LevelFilter::Off);
+        let wrong = || format!("level is '{level}': expected error, warn, info, debug or trace");
+        logging::set_level(known.ok_or_else(wrong)?);
+        log::info!("told by the control socket to log {level}");
+    }
+    Ok(json!({ "level": log::max_level().as_str().to_lowercase() }))
+}
+
+fn value(answer: impl Serialize) -> Result<Value, String> {
+    serde_json::to_value(answer).map_err(|error| error.to_string())
+}
+
+impl<S: Storage> Subject for Told<S> {
+    fn answer(&self, command: Command) -> Result<Value, String> {
+        match command {
+            Command::Info {} => value(self.info()),
+            Command::Report { first, count } => value(self.report(first, count)?),
+            Command::Stats {} => value(self.device.stats()),
+            Command::Map { cells } => value(self.map(cells)?),
+            Command::Flush {} => {
+                self.device.store.make_durable().map_err(|refusal| refusal.to_string())?;
+                Ok(json!({}))
+            }
+            Command::Quit {} => self.quit().map(|()| json!({})),
+            Command::LogLevel { level } => log_level(level.as_deref()),
+            Command::Metrics {} => Ok(self.metrics().into()),
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let zones = Summary::of(zones_of(&self.device.store, 0), self.info.nr_zones, 1);
+        metrics::render(&self.info(), &self.device.stats(), &zones.totals)
+    }
+}

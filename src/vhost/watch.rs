@@ -1,0 +1,211 @@
+//! What the threads of a device note of the requests they answer, and who may look at it: [`observe`](crate::observe)
+//! says what is counted.
+//!
+//! A queue's thread counts the answers of a round under a lock of its queue's own, which somebody else has only while
+//! he asks for the counts; so counting costs one free lock and two looks at the clock a round. A refused request is
+//! looked into further, as it is worth a line somewhere. Without a trace, tracing costs a branch a round.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use zerocopy::IntoBytes;
+
+use super::device::Device;
+use super::execute::Answer;
+use super::slots::Slots;
+use crate::observe::stats::{QueueStats, RefusedLately, Stats};
+use crate::observe::trace::{Record, Traced};
+use crate::observe::{Refused, Rule, Subject};
+use crate::storage::Storage;
+use crate::units::Sector;
+use crate::virtio::request::Request;
+use crate::virtio::status::RequestError;
+use crate::zone::State;
+
+/// Refused requests that are remembered.
+const REMEMBERED: usize = 16;
+
+/// What is known of a request beside what the driver is told.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    /// When it was taken from the ring.
+    pub(super) began: Option<Instant>,
+    /// Of an append: where its data is. Of a refused request: where it should have begun.
+    pub(super) position: Option<Sector>,
+    /// The rule that it broke, and its zone right after.
+    pub(super) refused: Option<(Rule, Option<(State, Sector)>)>,
+}
+
+struct Remembered {
+    at: Instant,
+    queue: u16,
+    refused: Refused,
+}
+
+/// What was seen of a device since it is served.
+pub(super) struct Watch {
+    queues: Vec<Mutex<QueueStats>>,
+    refusals: Mutex<VecDeque<Remembered>>,
+    trace: Option<Trace>,
+    began: Instant,
+    began_at: SystemTime,
+    frontend: AtomicBool,
+}
+
+/// An open trace; its header is written.
+struct Trace {
+    file: File,
+    /// What follows a record that was cut off could not be read.
+    broken: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Watch {
+    pub(super) fn new(queues: u16, trace: Option<File>) -> Self {
+        Self {
+            queues: (0..queues).map(|_| Mutex::default()).collect(),
+            refusals: Mutex::default(),
+            trace: trace.map(|file| Trace { file, broken: AtomicBool::new(false) }),
+            began: Instant::now(),
+            began_at: SystemTime::now(),
+            frontend: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn frontend_is(&self, connected: bool) {
+        self.frontend.store(connected, Ordering::Relaxed);
+    }
+
+    pub(super) fn has_frontend(&self) -> bool {
+        self.frontend.load(Ordering::Relaxed)
+    }
+
+    fn remember(&self, queue: u16, refused: Refused) {
+        let mut refusals = lock(&self.refusals);
+        if refusals.len() >= REMEMBERED {
+            refusals.pop_front();
+        }
+        refusals.push_back(Remembered { at: Instant::now(), queue, refused });
+    }
+
+    /// The requests refused last, the newest last.
+    fn refusals(&self) -> Vec<RefusedLately> {
+        let told = |Remembered { at, queue, refused }: &Remembered| RefusedLately {
+            ago_ms: millis(at.elapsed()),
+            queue: *queue,
+            text: refused.to_string(),
+        };
+        lock(&self.refusals).iter().map(told).collect()
+    }
+
+    /// When a moment was, in nanoseconds since 1970.
+    fn epoch_ns(&self, moment: Instant) -> u64 {
+        let at = self.began_at + moment.saturating_duration_since(self.began);
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Trace {
+    fn write(&self, records: &[u8]) {
+        if self.broken.load(Ordering::Relaxed) {
+            return;
+        }
+        let written = loop {
+            match (&self.file).write(records) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                written => break written,
+            }
+        };
+        let error = match written {
+            Ok(written) if written == records.len() => return,
+            Ok(written) => format!("only {written} of {} bytes could be written", records.len()),
+            Err(error) => error.to_string(),
+        };
+        if !self.broken.swap(true, Ordering::Relaxed) {
+            log::error!("the trace ends here: {error}");
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl<S: Storage> Device<S> {
+    /// Counts, and traces, answers that are about to be given back.
+    pub(super) fn watch_answers(&self, queue: u16, answers: &[Answer], slots: &mut Slots, records: &mut Vec<Record>) {
+        let Some(stats) = self.watch.queues.get(usize::from(queue)).filter(|_| !answers.is_empty()) else { return };
+        let now = Instant::now();
+        let mut stats = lock(stats);
+        for answer in answers {
+            let Some(slot) = slots.get(answer.slot) else { continue };
+            let subject = Subject::from(slot.request);
+            let zone = subject.sector.and_then(Sector::to_bytes).and_then(|at| self.store.geometry().zone_at(at));
+            let began = slot.seen.began.unwrap_or(now);
+            let duration = now.saturating_duration_since(began);
+            stats.answered(&subject, zone, answer.status, duration);
+            if self.watch.trace.is_some() {
+                records.push(Record::from(&Traced {
+                    time_ns: self.watch.epoch_ns(began),
+                    duration_ns: u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX),
+                    queue,
+                    kind: subject.kind,
+                    sector: subject.sector,
+                    len: subject.len,
+                    zone,
+                    status: answer.status,
+                    position: slot.seen.position,
+                    refused: slot.seen.refused,
+                }));
+            }
+        }
+        drop(stats);
+        if let Some(trace) = &self.watch.trace {
+            trace.write(records.as_bytes());
+            records.clear();
+        }
+    }
+
+    /// Looks into a refused request and remembers it.
+    pub(super) fn watch_refusal(&self, queue: u16, request: Option<Request>, error: RequestError) -> Refused {
+        let at = Subject::from(request).sector;
+        let refused = Refused {
+            request,
+            error,
+            zone: at.and_then(|at| self.store.zone_now(at)),
+            usage: self.store.usage(),
+            block: self.block,
+            max_append: self.max_append,
+            disk: self.store.geometry().size(),
+        };
+        self.watch.remember(queue, refused.clone());
+        refused
+    }
+
+    /// What was seen so far.
+    pub(super) fn stats(&self) -> Stats {
+        let mut sum = QueueStats::default();
+        self.watch.queues.iter().for_each(|queue| sum.add(&lock(queue)));
+        let usage = self.store.usage();
+        Stats {
+            uptime_ms: millis(self.watch.began.elapsed()),
+            frontend: self.watch.has_frontend(),
+            open_zones: usage.open,
+            max_open_zones: usage.max_open,
+            active_zones: usage.active,
+            max_active_zones: usage.max_active,
+            operations: sum.operations(),
+            statuses: sum.statuses(),
+            hot_zones: sum.hot_zones(),
+            refusals: self.watch.refusals(),
+        }
+    }
+}
