@@ -151,6 +151,11 @@ expect "its log has priorities and no times" logged 6..6 '^serving on /run/vhost
 filters() { inside sed -n 's/^Seccomp_filters:\s*//p' "/proc/$(show MainPID)/status"; }
 confined=$(filters)
 
+expect "its control socket is its own" test "$(inside stat -c '%a %U' /run/vhost-user-zbd/disk/control)" = "600 vhost-user-zbd"
+asks() { inside vhost-user-zbd ctl /run/vhost-user-zbd/disk/control "$@"; }
+expect "it answers there" grep -qx "image: /var/lib/vhost-user-zbd/disk.qcow2" < <(asks info)
+expect "it makes all stable when told" asks flush
+
 restarts() { [[ $(show NRestarts) -ge $1 ]] && has StatusText "waiting for a frontend on /run/vhost-user-zbd/disk.sock"; }
 inside kill -KILL "$(show MainPID)"
 until_true "a restart after a kill" restarts 1
@@ -161,7 +166,7 @@ inside sh -c "printf '[Service]\nWatchdogSec=1s\n' >/run/systemd/system/$service
 inside sh -c "printf 'IMAGE=/var/lib/vhost-user-zbd/other.qcow2\nOPTIONS=--sandbox off --serial disk\n' >/etc/vhost-user-zbd/disk.conf"
 inside systemctl daemon-reload
 inside systemctl restart "$service"
-is_configured() { inside tr '\0' ' ' <"/proc/self/fd/0" | grep -q "other.qcow2 --sandbox off --serial disk"; }
+is_configured() { inside tr '\0' ' ' <"/proc/self/fd/0" | grep -q "other.qcow2 --control-path .* --sandbox off --serial disk"; }
 expect "its conf names the image and options" is_configured < <(inside cat "/proc/$(show MainPID)/cmdline")
 expect "it has filters of its own besides systemd's" test "$confined" -eq $(($(filters) + 2))
 before=$(show NRestarts)
@@ -180,4 +185,5 @@ inside systemctl restart "$socket"
 inside systemctl restart "$service"
 inside systemctl stop "$service" "$socket"
 expect "it ends well" has Result success
+expect "its control socket is gone" inside test ! -e /run/vhost-user-zbd/disk
 expect "its image is whole" as_service vhost-user-zbd check /var/lib/vhost-user-zbd/disk.qcow2

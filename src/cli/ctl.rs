@@ -8,10 +8,12 @@ use anyhow::{Context, Result};
 use clap::Subcommand;
 use serde_json::Value;
 
+use super::{report, size};
 use crate::control::client::Client;
 use crate::control::{Command, MAX_CELLS};
-
-use super::report;
+use crate::observe::percentile;
+use crate::observe::stats::{HotZone, Operation, RefusedLately, Stats};
+use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -63,6 +65,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = match &args.order {
         Order::Report { first, count } => report::print_served(&mut client, *first, *count, args.json, &mut out)?,
+        Order::Stats if !args.json => print_stats(&mut out, &client.ask(&Command::Stats {})?),
         order => {
             let answer: Value = client.ask(&order.command())?;
             match (answer, args.json) {
@@ -92,6 +95,50 @@ impl Order {
             Self::Metrics => Command::Metrics {},
         }
     }
+}
+
+/// Durations in microseconds; at most so long for half, and for 99 of a hundred.
+fn print_stats(out: &mut impl Write, stats: &Stats) -> io::Result<()> {
+    let limit = |limit: u32| if limit == 0 { "no limit".to_owned() } else { format!("of {limit}") };
+    writeln!(
+        out,
+        "serving for {} s, {}",
+        stats.uptime_ms / 1000,
+        match stats.frontend {
+            true => "a frontend is connected",
+            false => "no frontend is connected",
+        }
+    )?;
+    writeln!(out, "open zones: {} ({})", stats.open_zones, limit(stats.max_open_zones))?;
+    writeln!(out, "active zones: {} ({})", stats.active_zones, limit(stats.max_active_zones))?;
+    if !stats.operations.is_empty() {
+        writeln!(
+            out,
+            "\n{:<10}{:>12}{:>8}{:>16}{:>10}{:>10}{:>10}",
+            "request", "answered", "errors", "bytes", "50% us", "99% us", "max us"
+        )?;
+    }
+    for (kind, Operation { count, bytes, errors, latency }) in &stats.operations {
+        let micros = |ns: Option<u64>| ns.map_or(0.0, |ns| ns as f64 / 1000.0);
+        let at_most = |part| micros(percentile(&latency.buckets, part).map(|ns| ns.min(latency.max_ns)));
+        let (half, most, max) = (at_most(0.5), at_most(0.99), micros(Some(latency.max_ns)));
+        writeln!(out, "{kind:<10}{count:>12}{errors:>8}{bytes:>16}{half:>10.1}{most:>10.1}{max:>10.1}")?;
+    }
+    let refused: Vec<_> = stats.statuses.iter().filter(|(status, count)| *status != "OK" && **count != 0).collect();
+    if !refused.is_empty() {
+        let counts: Vec<_> = refused.iter().map(|(status, count)| format!("{status} {count}")).collect();
+        writeln!(out, "\nanswered with an error: {}", counts.join(", "))?;
+    }
+    for RefusedLately { ago_ms, queue, text } in &stats.refusals {
+        writeln!(out, "  {:.1} s ago, queue {queue}: {text}", *ago_ms as f64 / 1000.0)?;
+    }
+    if !stats.hot_zones.is_empty() {
+        writeln!(out, "\nwritten most:")?;
+    }
+    for HotZone { zone, bytes } in stats.hot_zones.iter().take(8) {
+        writeln!(out, "  zone {zone}: {}", size::show(Bytes(*bytes)))?;
+    }
+    Ok(())
 }
 
 /// One line a value, what is inside another one further in.

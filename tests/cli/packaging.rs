@@ -57,7 +57,7 @@ fn every_file_of_the_package_that_is_not_built_is_there() {
 #[test]
 fn the_unit_starts_the_program_where_the_package_puts_it_with_what_its_conf_says() {
     let unit = file("systemd/vhost-user-zbd@.service");
-    let start = "ExecStart=/usr/bin/vhost-user-zbd serve ${IMAGE} $OPTIONS";
+    let start = "ExecStart=/usr/bin/vhost-user-zbd serve ${IMAGE} --control-path ${RUNTIME_DIRECTORY}/control $OPTIONS";
     assert!(unit.lines().any(|line| line == start), "{unit}");
     assert!(unit.contains("EnvironmentFile=-/etc/vhost-user-zbd/%i.conf"));
 }

@@ -97,6 +97,16 @@ fn stats_count_each_request_with_its_kind_and_status_and_explain_what_was_refuse
         at + 24
     );
     assert_eq!(refusals[0]["text"], expected.as_str());
+    let told = ctl(&disk, &["stats"]);
+    let line =
+        |name: &str| told.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {told}"));
+    let numbers = |name| line(name).split_whitespace().skip(1).take(3).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(numbers("write "), ["3", "1", "12288"]);
+    assert_eq!(line("open zones"), "open zones: 1 (of 2)");
+    assert!(
+        told.contains(&expected) && told.contains("ZONE_UNALIGNED_WP 1") && told.contains("zone 2: 12 KiB"),
+        "{told}"
+    );
     disk.finish_clean();
 }
 
