@@ -4,7 +4,7 @@
 //!
 //! | module | what it is |
 //! | --- | --- |
-//! | [`cli`] | the commands: create, serve, info, report, check |
+//! | [`cli`] | the commands |
 //! | [`vhost`] | sockets, connections, guest memory, rings, workers, data I/O |
 //! | [`control`] | the control socket: asking and telling a running daemon |
 //! | [`observe`] | what is told about an image and a running device: zones summed up, counts, refusals in words, traces |

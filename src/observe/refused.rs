@@ -261,7 +261,18 @@ impl Refused {
                 write!(f, "expected the first sector of a zone: zone {index} begins at {}", sectors(zone.start))
             }
             Rule::Conventional => write!(f, "zone {index} is conventional and has no write pointer"),
-            _ => write!(f, "zone {index} is {state}"),
+            _ => {
+                write!(f, "zone {index} is {state}")?;
+                match self.request {
+                    Some(Request::Manage { action: Action::Open, .. }) => {
+                        write!(f, ": expected an empty, open or closed one")
+                    }
+                    Some(Request::Manage { action: Action::Close, .. }) => {
+                        write!(f, ": expected an open or closed one")
+                    }
+                    _ => Ok(()),
+                }
+            }
         }
     }
 }

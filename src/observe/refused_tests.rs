@@ -127,7 +127,12 @@ fn each_rule_that_is_broken_is_named_with_what_came_and_what_was_expected() {
         (
             refused(manage(Action::Close, 2048), store(invalid), zone(Empty, 2048, 2048)),
             Rule::ZoneState,
-            "close of 2048: ZONE_INVALID_CMD: zone 1 is empty",
+            "close of 2048: ZONE_INVALID_CMD: zone 1 is empty: expected an open or closed one",
+        ),
+        (
+            refused(manage(Action::Open, 2048), store(invalid), zone(Full, 3584, 3584)),
+            Rule::ZoneState,
+            "open of 2048: ZONE_INVALID_CMD: zone 1 is full: expected an empty, open or closed one",
         ),
         (
             refused(manage(Action::Open, 2048), store(ZoneRefusal::OpenResource), zone(Closed, 2056, 2056)),
