@@ -51,7 +51,7 @@ mkdir "$root/dev/shm" "$root/dev/pts" "$root/dev/mqueue" "$root/dev/hugepages"
 mount -t devpts devpts "$root/dev/pts"
 ln -s pts/ptmx "$root/dev/ptmx"
 for folder in run tmp; do mount -t tmpfs none "$root/$folder"; done
-install -m 755 "$work/vhost-user-zbd" "$root/usr/bin/vhost-user-zbd"
+install -m 755 "$work/vhost-user-zbd" "$work/lifecycle" "$root/usr/bin/"
 mkdir -p "$root/etc/vhost-user-zbd" "$root/usr/lib/sysusers.d" "$root/usr/lib/tmpfiles.d"
 cp "$work"/units/*@* "$root/usr/lib/systemd/system/"
 cp "$work/units/vhost-user-zbd.sysusers" "$root/usr/lib/sysusers.d/vhost-user-zbd.conf"
@@ -71,6 +71,10 @@ umount -l /oldroot
 exec env -i container=unshare PATH=/usr/sbin:/usr/bin:/sbin:/bin \
     /lib/systemd/systemd --system --unit=service-test.target </dev/null >/dev/null 2>&1
 INIT
+# The tests' own frontend, for requests in flight.
+lifecycle=$(cargo test --locked --quiet --test lifecycle --no-run --message-format=json |
+    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+install -m 755 "$lifecycle" "$work/lifecycle"
 cp -r systemd "$work/units"
 cp target/release/vhost-user-zbd "$work/"
 # A group for systemd's own groups, where there is cgroup version 2 at all.
@@ -155,6 +159,23 @@ expect "its control socket is its own" test "$(inside stat -c '%a %U' /run/vhost
 asks() { inside vhost-user-zbd ctl /run/vhost-user-zbd/disk/control "$@"; }
 expect "it answers there" grep -qx "image: /var/lib/vhost-user-zbd/disk.qcow2" < <(asks info)
 expect "it makes all stable when told" asks flush
+
+# Under load, with requests in flight at each end. The shape is the one that the test knows; see tests/lifecycle/crash.rs.
+as_service vhost-user-zbd create /var/lib/vhost-user-zbd/load.qcow2 6M --zone-size 512K \
+    --zone-capacity 384K --conventional-zones 2 --max-append-bytes 64K --cluster-size 64K
+inside systemctl start vhost-user-zbd@load.socket
+ends="systemctl kill -s KILL vhost-user-zbd@load
+systemctl restart vhost-user-zbd@load
+systemctl kill -s KILL vhost-user-zbd@load"
+name=inflight::service::what_is_in_flight_when_the_service_ends_is_answered_once_and_rightly_by_the_next
+under_load() {
+    inside env ZBD_SOCKET=/run/vhost-user-zbd/load.sock ZBD_ENDS="$ends" \
+        lifecycle --exact --ignored --nocapture "$name" >"$work/load.log" 2>&1 || { cat "$work/load.log"; return 1; }
+    [[ $(grep -c 'requests in flight' "$work/load.log") -eq 3 ]]
+}
+expect "what is in flight when it is killed or restarted under load is answered once and rightly" under_load
+sed -n '/requests in flight/s/^/   /p' "$work/load.log"
+inside systemctl stop vhost-user-zbd@load.socket vhost-user-zbd@load.service
 
 restarts() { [[ $(show NRestarts) -ge $1 ]] && has StatusText "waiting for a frontend on /run/vhost-user-zbd/disk.sock"; }
 inside kill -KILL "$(show MainPID)"

@@ -64,6 +64,13 @@ impl Daemon {
         Self::spawn_command(command, socket)
     }
 
+    /// A daemon that somebody else runs: what is here in its place only waits.
+    pub fn elsewhere(socket: &Path) -> Self {
+        let log = std::env::temp_dir().join(format!("elsewhere-{}.log", std::process::id()));
+        let child = Command::new("sleep").arg("infinity").spawn().expect("sleep");
+        Self { child, socket: socket.to_path_buf(), log, first: None, ended: None }
+    }
+
     fn spawn_command(command: &mut Command, socket: &Path) -> Self {
         let log = socket.with_extension("log");
         let stderr = File::options().create(true).append(true).open(&log).expect("log file");

@@ -1,5 +1,6 @@
 //! An image, the daemon that serves it, and a connected frontend: what a test of the device works with.
 
+use std::path::Path;
 use std::process::ExitStatus;
 
 use super::cli::{Geo, Image, SMALL};
@@ -105,6 +106,14 @@ impl Disk {
     /// The small disk with one queue.
     pub fn small() -> Self {
         Setup::default().start()
+    }
+
+    /// A disk that a service serves on `socket`, with an image of the setup's shape that is somewhere else.
+    #[track_caller]
+    pub fn of_service(setup: Setup, socket: &Path) -> Self {
+        let mut daemon = Daemon::elsewhere(socket);
+        let front = Frontend::connect(daemon.connect(), &setup.options).unwrap_or_else(|e| panic!("connecting: {e}"));
+        Self { daemon, front: Some(front), image: Image::absent(), setup }
     }
 
     /// The image's shape.

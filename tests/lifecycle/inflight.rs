@@ -6,6 +6,7 @@
 mod campaign;
 mod race;
 mod region;
+mod service;
 mod syscalls;
 mod tracer;
 mod traffic;
