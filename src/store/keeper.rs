@@ -62,7 +62,7 @@ pub(super) struct Keeper<S> {
     durable: ZoneSet,
     /// Zones whose space was punched; the holes may not be durable yet.
     punched: ZoneSet,
-    /// Zones that requests wait for, each in one of the sets above until it is cleared.
+    /// Zones that requests wait for, in the order of the waiting, each in one of the sets above until it is cleared.
     wanted: Vec<ZoneIndex>,
     /// Where the punching goes on.
     next: ZoneIndex,
@@ -222,32 +222,39 @@ impl<S: Storage> ZonedStore<S> {
         }
     }
 
-    /// Takes the next step of the zones being cleared.
+    /// Takes the next step of the zones being cleared: the one that the zone waited for longest needs. Zones that come
+    /// meanwhile are taken along where they are as far, and otherwise have their turn behind it.
     fn clear_further(&self, keeper: &mut Keeper<S>, batch: &mut Batch) -> bool {
         let Keeper { reset, durable, punched, wanted, next, .. } = &mut *keeper;
         wanted.retain(|zone| reset.contains(*zone) || durable.contains(*zone) || punched.contains(*zone));
-        if wanted.iter().any(|zone| reset.contains(*zone)) {
-            self.make_pointers_durable(keeper, batch);
-        } else if let Some(first) = wanted.iter().copied().find(|zone| durable.contains(*zone)) {
-            let mut round: Vec<ZoneIndex> = wanted.iter().copied().take(PUNCH_ROUND).collect();
-            round.retain(|zone| durable.remove(*zone));
-            round.extend(durable.take(first, PUNCH_ROUND - round.len()));
-            self.punch_zones(keeper, round, batch);
-        } else if !wanted.is_empty() || punched.len() >= PUNCHED || (durable.is_empty() && !punched.is_empty()) {
-            let holes_durable = self.storage.flush().is_ok();
-            for zone in keeper.punched.take_all() {
-                self.cleared(zone, holes_durable, batch);
+        match wanted.first().copied() {
+            Some(first) if reset.contains(first) => self.make_pointers_durable(keeper, batch),
+            Some(first) if durable.contains(first) => {
+                let mut round: Vec<ZoneIndex> = wanted.iter().copied().take(PUNCH_ROUND).collect();
+                round.retain(|zone| durable.remove(*zone));
+                round.extend(durable.take(first, PUNCH_ROUND - round.len()));
+                self.punch_zones(keeper, round, batch);
             }
-        } else if !durable.is_empty() {
-            let round = durable.take(*next, PUNCH_ROUND);
-            *next = round.last().map_or(ZoneIndex(0), |last| ZoneIndex(last.0.saturating_add(1)));
-            self.punch_zones(keeper, round, batch);
-        } else if !reset.is_empty() {
-            self.make_pointers_durable(keeper, batch);
-        } else {
-            return false;
+            Some(_) => self.make_holes_durable(keeper, batch),
+            None if punched.len() >= PUNCHED || (durable.is_empty() && !punched.is_empty()) => {
+                self.make_holes_durable(keeper, batch);
+            }
+            None if !durable.is_empty() => {
+                let round = durable.take(*next, PUNCH_ROUND);
+                *next = round.last().map_or(ZoneIndex(0), |last| ZoneIndex(last.0.saturating_add(1)));
+                self.punch_zones(keeper, round, batch);
+            }
+            None if !reset.is_empty() => self.make_pointers_durable(keeper, batch),
+            None => return false,
         }
         true
+    }
+
+    fn make_holes_durable(&self, keeper: &mut Keeper<S>, batch: &mut Batch) {
+        let holes_durable = self.storage.flush().is_ok();
+        for zone in keeper.punched.take_all() {
+            self.cleared(zone, holes_durable, batch);
+        }
     }
 
     fn make_pointers_durable(&self, keeper: &mut Keeper<S>, batch: &mut Batch) {

@@ -11,7 +11,7 @@ use crate::units::{Bytes, Sector, ZoneIndex};
 use crate::zone::{Refusal as ZoneRefusal, Resources, State};
 
 /// How many zones a reset of all does before other requests of the same queue get their turn.
-const RESET_ALL_ROUND: u32 = 1024;
+const RESET_ALL_ROUND: u32 = 128;
 
 impl<S: Storage> ZonedStore<S> {
     pub(super) fn manage(

@@ -24,6 +24,10 @@ use crate::virtio::status::{Malformed, RequestError, Status};
 /// The low half of the token of a sync; pieces are numbered from 0.
 const SYNC_PIECE: u32 = u32::MAX;
 
+/// How often what follows from events is followed before the ring is looked at again. Only a reset of all zones, which
+/// asks to be gone on with time and again, comes to that.
+const FOLLOWED: usize = 8;
+
 /// Zeros for reads of what was never written.
 static ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
 
@@ -284,12 +288,13 @@ impl<S: Storage> Worker<S> {
         }
     }
 
-    /// Has the store commit what was done in this round, and does what follows until nothing follows any more.
-    pub(super) fn settle(&mut self) {
-        loop {
+    /// Has the store commit what was done in this round, and does what follows. True when more is left to be done, so
+    /// that one request does not keep the others of its queue waiting.
+    pub(super) fn settle(&mut self) -> bool {
+        for _ in 0..FOLLOWED {
             self.device.store.commit(&mut self.batch);
             if self.batch.events.is_empty() && !self.start_flush() {
-                return;
+                return false;
             }
             let mut events = std::mem::take(&mut self.scratch.events);
             std::mem::swap(&mut events, &mut self.batch.events);
@@ -303,6 +308,7 @@ impl<S: Storage> Worker<S> {
             self.scratch.events = events;
             self.device.router.deliver(self.scratch.foreign.drain(..));
         }
+        true
     }
 
     fn take_event(&mut self, event: Event) {

@@ -278,7 +278,7 @@ impl<S: Storage> Worker<S> {
             self.note_ring(taken.map(|_| ()));
         }
         worked |= self.collect()?;
-        self.settle();
+        worked |= self.settle();
         self.publish();
         Ok(worked)
     }
@@ -361,3 +361,7 @@ impl<S: Storage> Worker<S> {
         let _ = done.send(());
     }
 }
+
+#[cfg(test)]
+#[path = "worker_tests.rs"]
+mod tests;

@@ -3,6 +3,8 @@
 //! Both engines do the same: take transfers and hand out their completions. [`Uring`] does at once what cannot block, as
 //! [`Inline`] finds, and gives the rest to the kernel in batches; [`SyncEngine`] does each transfer at once.
 
+#[cfg(test)]
+mod held;
 mod inline;
 mod sync;
 mod uring;
@@ -14,6 +16,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::device::AioMode;
 use super::files::Files;
+#[cfg(test)]
+pub(super) use held::Held;
 use inline::Inline;
 use sync::SyncEngine;
 use uring::Uring;
@@ -48,6 +52,8 @@ pub(super) struct Completion {
 pub(super) enum Engine {
     Uring(Box<Uring>),
     Sync(SyncEngine),
+    #[cfg(test)]
+    Held(Held),
 }
 
 impl Engine {
@@ -75,6 +81,9 @@ impl Engine {
             Self::Uring(engine) => unsafe { engine.transfer(transfer) },
             // SAFETY: as above.
             Self::Sync(engine) => unsafe { engine.transfer(transfer) },
+            #[cfg(test)]
+            // SAFETY: as above.
+            Self::Held(engine) => unsafe { engine.transfer(transfer) },
         }
     }
 
@@ -83,6 +92,8 @@ impl Engine {
         match self {
             Self::Uring(engine) => engine.sync(token),
             Self::Sync(engine) => engine.sync(token),
+            #[cfg(test)]
+            Self::Held(engine) => engine.sync(token),
         }
     }
 
@@ -94,6 +105,11 @@ impl Engine {
                 engine.poll(done);
                 Ok(())
             }
+            #[cfg(test)]
+            Self::Held(engine) => {
+                engine.poll(done);
+                Ok(())
+            }
         }
     }
 
@@ -102,6 +118,8 @@ impl Engine {
         match self {
             Self::Uring(engine) => engine.descriptor(),
             Self::Sync(_) => None,
+            #[cfg(test)]
+            Self::Held(_) => None,
         }
     }
 }
