@@ -1,19 +1,21 @@
 //! Queues: sizes, numbers, notifications, stopping and starting, and the memory they live in.
 
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
 
 use crate::common::cli::{Geo, SMALL};
 use crate::common::disk::{Disk, Setup};
 use crate::common::frontend::{Options, feature};
 use crate::common::mem::GuestMem;
 use crate::common::model::{assert_ok, assert_same, pattern};
-use crate::common::request::{Req, State, Status};
+use crate::common::request::{Req, State, Status, kind};
 use crate::common::ring::{DESC_NEXT, DESC_WRITE, Desc, Queue};
-use crate::common::{KIB, MIB};
+use crate::common::{KIB, MIB, PATIENCE};
 
 with_each_engine! {
     many_queues_serve_at_the_same_time,
     queues_of_any_size_are_served,
+    a_queue_that_is_never_empty_does_not_keep_another_from_getting_on,
 }
 
 const SEQ: usize = 2;
@@ -44,6 +46,39 @@ fn many_queues_serve_at_the_same_time(setup: impl Fn(Geo) -> Setup) {
     let strips: Vec<u8> = (0..64).flat_map(|at| (0..6).flat_map(move |q| pattern(at + 1000, q, 4096))).collect();
     assert_same(&disk.read(0, strips.len()).unwrap(), &strips, 0);
     disk.finish_clean();
+}
+
+fn a_queue_that_is_never_empty_does_not_keep_another_from_getting_on(setup: impl Fn(Geo) -> Setup) {
+    const EACH: u64 = 3000;
+    let geo = Geo { size: 64 * MIB, zone: 4 * MIB, cap: 4 * MIB, ..SMALL };
+    let mut disk = setup(geo).queues(2).start();
+    let (mut asked, mut done) = ([0, 0], [0, 0]);
+    let mut in_flight = [VecDeque::new(), VecDeque::new()];
+    let deadline = Instant::now() + PATIENCE;
+    while done.iter().any(|done| *done < EACH) {
+        for queue in [0, 1] {
+            // A zone after the other, reset before it is written: there is work for the housekeeper, too.
+            while in_flight[queue].len() < 32 {
+                let (block, zone) = (asked[queue] % 257, asked[queue] / 257 % 7);
+                let start = geo.start(SEQ + 2 * zone as usize + queue);
+                let req = match block {
+                    0 => Req::bare(kind::ZONE_RESET, start),
+                    _ => Req::write(start + 8 * (block - 1), vec![block as u8; 4096]),
+                };
+                in_flight[queue].push_back(disk.submit(queue, &req));
+                asked[queue] += 1;
+            }
+        }
+        assert!(disk.front().collect_until(deadline), "answered of each queue: {done:?}");
+        assert!(Instant::now() < deadline, "answered of each queue: {done:?}");
+        for queue in [0, 1] {
+            while let Some(answer) = in_flight[queue].front().and_then(|token| disk.front().poll(*token)) {
+                assert_ok(answer.status);
+                in_flight[queue].pop_front();
+                done[queue] += 1;
+            }
+        }
+    }
 }
 
 /// From the smallest that carries a request without and with a table, over QEMU's 128, 256 and 1024, to crosvm's.
