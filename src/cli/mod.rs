@@ -103,9 +103,23 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         None => Err(anyhow::anyhow!("no command given: see --help")),
     };
     done.unwrap_or_else(|error| {
-        logging::failure(format_args!("{error:#}"));
+        logging::failure(in_one_line(&error));
         ExitCode::FAILURE
     })
+}
+
+/// An error and its causes. Some errors name their cause themselves, as logs show them without it: it is not told again.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.is_empty() {
+            line = cause;
+        } else if !line.ends_with(&cause) {
+            line.push_str(": ");
+            line.push_str(&cause);
+        }
+    }
+    line
 }
 
 /// Programs that start backends give options only (`--socket-path=... --blk-file=...`): that means `serve`.

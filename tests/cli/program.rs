@@ -63,6 +63,17 @@ fn unknown_commands_and_options_are_one_line() {
 }
 
 #[test]
+fn the_cause_of_an_error_is_told_once() {
+    let image = Image::create(&SMALL);
+    let socket = image.beside("missing").join("disk.sock");
+    let run = run(&["serve", &image.name(), "--socket-path", &socket.display().to_string()]);
+    let expected =
+        format!("vhost-user-zbd: {}: cannot listen: No such file or directory (os error 2)", socket.display());
+    assert_refusal(&run, &[&expected], "a socket in a folder that is not there");
+    assert_eq!(run.stderr.matches("os error").count(), 1, "{}", run.stderr);
+}
+
+#[test]
 fn the_image_can_be_named_as_qemu_s_backend_programs_have_it() {
     let image = Image::create(&SMALL);
     for with_command in [true, false] {

@@ -70,7 +70,7 @@ judge() {
     elif [[ $3 -ne 0 ]]; then
         fail "$1"
         tail -n 20 "$2.printed" | sed 's/^/# /'
-    elif [[ -s $2.shown ]] && ! /usr/bin/python3 "$HERE/pages.py" compare "$2.shown" "$2.printed" >"$temp/difference" 2>&1; then
+    elif [[ -s $2.shown ]] && ! /usr/bin/python3 -B "$HERE/pages.py" compare "$2.shown" "$2.printed" >"$temp/difference" 2>&1; then
         fail "$1"
         sed 's/^/# /' "$temp/difference"
         diff "$2.shown" "$2.printed" | sed 's/^/# /'
@@ -87,7 +87,7 @@ started=$SECONDS
 for page in "${pages[@]}"; do
     rm -rf "$temp/page" "$temp/steps"
     mkdir "$temp/page" "$temp/steps"
-    /usr/bin/python3 "$HERE/pages.py" steps "$PAGES/$page.md" "$temp/steps"
+    /usr/bin/python3 -B "$HERE/pages.py" steps "$PAGES/$page.md" "$temp/steps"
     for shown in "$temp"/steps/*.shown; do
         step=${shown%.shown}
         code=0
