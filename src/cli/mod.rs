@@ -9,8 +9,10 @@ mod create;
 mod ctl;
 mod image;
 mod info;
+mod map;
 mod preset;
 mod report;
+mod screen;
 mod serve;
 mod size;
 mod trace;
@@ -45,6 +47,8 @@ enum Command {
     Info(ImageArgs),
     /// List the zones of an image, as blkzone report prints them.
     Report(report::Args),
+    /// Draw the zones of an image, on the terminal or as a picture.
+    Map(map::Args),
     /// Ask a running daemon, or tell it, through its control socket.
     Ctl(ctl::Args),
     /// Print the requests of a trace that "serve --trace" has made.
@@ -97,6 +101,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Info(args)) => info::run(&args.file, args.json),
         Some(Command::Report(args)) => report::run(&args),
+        Some(Command::Map(args)) => map::run(&args),
         Some(Command::Ctl(args)) => ctl::run(&args),
         Some(Command::Trace(args)) => trace::run(&args),
         Some(Command::Check(args)) => check::run(&args),

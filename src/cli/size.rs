@@ -34,6 +34,18 @@ pub(super) fn show(bytes: Bytes) -> String {
     }
 }
 
+/// "64 MiB", "1.54 GiB": three digits of the largest unit that fits.
+pub(super) fn brief(bytes: Bytes) -> String {
+    let unit = SUFFIXES.iter().rev().find(|(_, shift)| *shift > 0 && bytes.0 >= 1 << shift);
+    let Some((letter, shift)) = unit else { return format!("{bytes} B") };
+    let scaled = bytes.0 as f64 / (1u64 << shift) as f64;
+    let digits = if bytes.is_multiple_of(1 << shift) || scaled >= 100.0 { 0 } else { 1 + usize::from(scaled < 10.0) };
+    // What rounding left without a meaning goes: 1.50 is 1.5.
+    let number = format!("{scaled:.digits$}");
+    let number = if digits > 0 { number.trim_end_matches('0').trim_end_matches('.') } else { &number };
+    format!("{number} {letter}iB")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -54,5 +66,23 @@ mod tests {
             assert_eq!(show(Bytes(bytes)), text);
         }
         assert_eq!(show(Bytes(3 << 29)), "1.5 GiB (1610612736 bytes)");
+    }
+
+    #[test]
+    fn brief_sizes_have_three_digits() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1 << 20, "1 MiB"),
+            (3 << 29, "1.5 GiB"),
+            (1_650_000_000, "1.54 GiB"),
+            (27_500_000, "26.2 MiB"),
+            (1023 << 19, "512 MiB"),
+            (1024 << 20, "1 GiB"),
+            (300_000, "293 KiB"),
+            ((1 << 30) + 1, "1 GiB"),
+        ] {
+            assert_eq!(brief(Bytes(bytes)), text, "{bytes}");
+        }
     }
 }

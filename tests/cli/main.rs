@@ -9,6 +9,7 @@ mod common;
 mod create;
 mod damage;
 mod inspect;
+mod map;
 mod packaging;
 mod program;
 mod repair;

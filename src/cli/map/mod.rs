@@ -1,0 +1,171 @@
+//! `map`: the zones of an image as a picture, on the terminal, as SVG or as HTML.
+//!
+//! | module | subject |
+//! | --- | --- |
+//! | [`look`] | a cell's state, colour and character |
+//! | [`terminal`] | the map as lines of text |
+//! | [`picture`] | the map as SVG and HTML |
+
+pub(super) mod look;
+mod picture;
+pub(super) mod terminal;
+#[cfg(test)]
+mod testing;
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+
+use super::screen::{self, Colours};
+use super::{image, size};
+use crate::observe::summary::{Summary, Tally};
+use crate::units::Bytes;
+use crate::zone::{Geometry, State};
+use terminal::Layout;
+
+/// Cells of a picture, and of JSON, where the command line does not say.
+const PICTURE_CELLS: u32 = 4096;
+/// Rows where the output is no terminal.
+const PLAIN_ROWS: usize = 32;
+/// Rows of a terminal that are not for cells: what stands above and below them, and the shell's prompt.
+const OTHER_ROWS: usize = 9;
+/// What a qcow2 image begins with.
+const IMAGE_MAGIC: [u8; 4] = *b"QFI\xfb";
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The image file.
+    file: PathBuf,
+    /// Draw at most this many cells, each for equally many zones; when not given as many as the terminal has room for,
+    /// and 4096 in pictures and JSON.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    cells: Option<u32>,
+    /// Write the map as an SVG picture into this file; - is standard output.
+    #[arg(long, value_name = "OUT")]
+    svg: Option<PathBuf>,
+    /// Write the map as an HTML page into this file; - is standard output.
+    #[arg(long, value_name = "OUT")]
+    html: Option<PathBuf>,
+    /// Print the cells as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The disk whose zones are drawn, as far as the zones do not say it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Disk {
+    /// What it is called: the image's file.
+    pub(super) name: String,
+    /// Its shape and limits.
+    pub(super) geometry: Geometry,
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let to_stdout = |out: &Option<PathBuf>| out.as_deref() == Some(Path::new("-"));
+    if u8::from(to_stdout(&args.svg)) + u8::from(to_stdout(&args.html)) + u8::from(args.json) > 1 {
+        bail!("--svg -, --html - and --json: expected one of them, as there is one standard output");
+    }
+    let mut opened = image::look(&args.file)?;
+    let name = args.file.display().to_string();
+    let disk = Disk { name: name.clone(), geometry: *opened.image.geometry() };
+    let pointers = opened.image.write_pointers().context(name)?;
+    let zones = disk.geometry.nr_zones();
+    let summary = |cells| Summary::of(image::zones(&disk.geometry, &pointers, 0..zones), zones, cells);
+    let detailed = || summary(args.cells.unwrap_or(PICTURE_CELLS));
+    if let Some(out) = &args.svg {
+        put(out, &picture::picture(&disk, &detailed()))?;
+    }
+    if let Some(out) = &args.html {
+        put(out, &picture::page(&disk, &detailed()))?;
+    }
+    if args.json {
+        put(Path::new("-"), &format!("{}\n", serde_json::to_string(&detailed())?))?;
+    } else if args.svg.is_none() && args.html.is_none() {
+        let (columns, rows) = screen::size();
+        let (rows, colours) = (rows.map_or(PLAIN_ROWS, |rows| rows.saturating_sub(OTHER_ROWS)), Colours::of_stdout());
+        let layout = Layout::fit(zones, args.cells, columns, rows, colours);
+        let mut text = String::new();
+        for line in terminal::draw(&disk, &summary(layout.cells), &layout, columns, colours) {
+            line.render(colours, &mut text);
+            text.push('\n');
+        }
+        put(Path::new("-"), &text)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes to a file, or to standard output. A picture of before is overwritten; an image never is.
+fn put(out: &Path, text: &str) -> Result<()> {
+    if out != Path::new("-") {
+        let name = || out.display().to_string();
+        if is_image(out) {
+            bail!("{}: this is an image, which is not overwritten: expected another name for the picture", name());
+        }
+        return fs::write(out, text).context("the picture cannot be written").with_context(name);
+    }
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // `map | head` is no error.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("the map cannot be written"),
+    }
+}
+
+fn is_image(path: &Path) -> bool {
+    // Others, like a pipe, may wait for a writer when they are read.
+    if !fs::metadata(path).is_ok_and(|file| file.is_file()) {
+        return false;
+    }
+    let mut begin = [0; IMAGE_MAGIC.len()];
+    File::open(path).and_then(|mut file| file.read_exact(&mut begin)).is_ok() && begin == IMAGE_MAGIC
+}
+
+impl Disk {
+    /// Size and zones, in words.
+    pub(super) fn shape(&self) -> String {
+        let geometry = &self.geometry;
+        let (zone, capacity) = (geometry.zone_size(), geometry.zone_capacity());
+        let mut shape = format!("{}: {}", size::brief(geometry.size()), zones(geometry.nr_zones().into()));
+        shape += &format!(" of {}", size::brief(zone));
+        if capacity < zone {
+            shape += &format!(", {} of each writable", size::brief(capacity));
+        }
+        if geometry.conventional_zones() > 0 {
+            shape += &format!(", {} conventional", geometry.conventional_zones());
+        }
+        shape
+    }
+
+    /// What is in use, of what there is.
+    pub(super) fn usage(&self, totals: &Tally) -> String {
+        format!("{}, open {}, active {}", written(totals), self.open(totals), self.active(totals))
+    }
+
+    /// Open zones against their limit.
+    pub(super) fn open(&self, totals: &Tally) -> String {
+        against(totals.states.sum(State::is_open), self.geometry.max_open_zones())
+    }
+
+    /// Active zones against their limit.
+    pub(super) fn active(&self, totals: &Tally) -> String {
+        against(totals.states.sum(State::is_active), self.geometry.max_active_zones())
+    }
+}
+
+fn zones(count: u64) -> String {
+    format!("{count} zone{}", if count == 1 { "" } else { "s" })
+}
+
+/// A count and its limit, 0 being none.
+fn against(count: u64, limit: u32) -> String {
+    if limit == 0 { format!("{count} (no limit)") } else { format!("{count} of {limit}") }
+}
+
+/// What is written of what can be.
+fn written(tally: &Tally) -> String {
+    let (written, capacity) = (size::brief(Bytes(tally.written)), size::brief(Bytes(tally.capacity)));
+    format!("written {written} of {capacity} ({:.1} %)", look::fill(tally) * 100.0)
+}
