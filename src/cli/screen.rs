@@ -73,6 +73,16 @@ pub(super) fn size() -> (usize, Option<usize>) {
     }
 }
 
+/// The lines as text, each with its end.
+pub(super) fn text(lines: &[Line], colours: Colours) -> String {
+    let mut text = String::new();
+    for line in lines {
+        line.render(colours, &mut text);
+        text.push('\n');
+    }
+    text
+}
+
 /// `text` with nothing in it that could move the cursor or change the terminal.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|one| if one.is_control() { char::REPLACEMENT_CHARACTER } else { one }).collect()

@@ -66,6 +66,25 @@ fn the_map_of_a_served_image_is_drawn_and_says_so() {
 }
 
 #[test]
+fn the_map_of_a_running_daemon_shows_what_is_open() {
+    let image = Image::create(&GEO);
+    let control = image.beside_name("control");
+    let mut disk = Setup::new(GEO).args(&["--control-path", &control]).start_on(image);
+    disk.fill(2, 400 << 10);
+    disk.fill(3, GEO.cap);
+    assert_ok(disk.open(4));
+    let text = ok(&["map", "--socket", &control]);
+    assert!(text.starts_with(&format!("{}\n8 MiB: 8 zones of 1 MiB", disk.image.name())), "{text}");
+    assert!(text.contains("open 2 of 3, active 2 of 5\n\n0  ==f#A...\n"), "{text}");
+    let json: Value = serde_json::from_str(&ok(&["map", "--socket", &control, "--json", "--cells", "1"])).unwrap();
+    assert_eq!(json["totals"]["states"]["explicit-open"], 1);
+    assert!(ok(&["map", "--socket", &control, "--svg", "-"]).contains("zone 4: explicitly open"));
+    assert!(disk.stop().success());
+    fails(&["map", "--socket", &control], &[&control, "no daemon"]);
+    fails(&["map", &disk.image.name(), "--socket", &control], &["--socket"]);
+}
+
+#[test]
 fn as_json_it_has_cells_and_totals() {
     let image = written();
     let map = |cells: &str| -> Value {

@@ -1,4 +1,4 @@
-//! `map`: the zones of an image as a picture, on the terminal, as SVG or as HTML.
+//! `map`: the zones of an image, or of a running daemon, as a picture: on the terminal, as SVG or as HTML.
 //!
 //! | module | subject |
 //! | --- | --- |
@@ -21,9 +21,12 @@ use anyhow::{Context, Result, bail};
 
 use super::screen::{self, Colours};
 use super::{image, size};
+use crate::control::client::Client;
+use crate::control::{Command, MAX_CELLS};
+use crate::observe::info::Info;
 use crate::observe::summary::{Summary, Tally};
 use crate::units::Bytes;
-use crate::zone::{Geometry, State};
+use crate::zone::{Geometry, GeometryError, GeometryRequest, State};
 use terminal::Layout;
 
 /// Cells of a picture, and of JSON, where the command line does not say.
@@ -38,7 +41,11 @@ const IMAGE_MAGIC: [u8; 4] = *b"QFI\xfb";
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
     /// The image file.
-    file: PathBuf,
+    #[arg(required_unless_present = "socket")]
+    file: Option<PathBuf>,
+    /// Ask the daemon at this control socket, which knows what is open.
+    #[arg(long, value_name = "PATH", conflicts_with = "file")]
+    socket: Option<PathBuf>,
     /// Draw at most this many cells, each for equally many zones; when not given as many as the terminal has room for,
     /// and 4096 in pictures and JSON.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
@@ -52,6 +59,14 @@ pub(super) struct Args {
     /// Print the cells as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// Where the zones come from.
+enum Source {
+    /// The write pointers of an image.
+    Image(Vec<Bytes>),
+    /// A running daemon.
+    Daemon(Client),
 }
 
 /// The disk whose zones are drawn, as far as the zones do not say it.
@@ -68,33 +83,57 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if u8::from(to_stdout(&args.svg)) + u8::from(to_stdout(&args.html)) + u8::from(args.json) > 1 {
         bail!("--svg -, --html - and --json: expected one of them, as there is one standard output");
     }
-    let mut opened = image::look(&args.file)?;
-    let name = args.file.display().to_string();
-    let disk = Disk { name: name.clone(), geometry: *opened.image.geometry() };
-    let pointers = opened.image.write_pointers().context(name)?;
-    let zones = disk.geometry.nr_zones();
-    let summary = |cells| Summary::of(image::zones(&disk.geometry, &pointers, 0..zones), zones, cells);
-    let detailed = || summary(args.cells.unwrap_or(PICTURE_CELLS));
+    let (disk, mut source) = open(args)?;
+    if args.svg.is_none() && args.html.is_none() && !args.json {
+        return draw(&disk, &mut source, args.cells);
+    }
+    let detailed = source.summary(&disk, args.cells.unwrap_or(PICTURE_CELLS))?;
     if let Some(out) = &args.svg {
-        put(out, &picture::picture(&disk, &detailed()))?;
+        put(out, &picture::picture(&disk, &detailed))?;
     }
     if let Some(out) = &args.html {
-        put(out, &picture::page(&disk, &detailed()))?;
+        put(out, &picture::page(&disk, &detailed))?;
     }
     if args.json {
-        put(Path::new("-"), &format!("{}\n", serde_json::to_string(&detailed())?))?;
-    } else if args.svg.is_none() && args.html.is_none() {
-        let (columns, rows) = screen::size();
-        let (rows, colours) = (rows.map_or(PLAIN_ROWS, |rows| rows.saturating_sub(OTHER_ROWS)), Colours::of_stdout());
-        let layout = Layout::fit(zones, args.cells, columns, rows, colours);
-        let mut text = String::new();
-        for line in terminal::draw(&disk, &summary(layout.cells), &layout, columns, colours) {
-            line.render(colours, &mut text);
-            text.push('\n');
-        }
-        put(Path::new("-"), &text)?;
+        put(Path::new("-"), &format!("{}\n", serde_json::to_string(&detailed)?))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Draws the map as text.
+fn draw(disk: &Disk, source: &mut Source, cells: Option<u32>) -> Result<ExitCode> {
+    let (columns, rows) = screen::size();
+    let (rows, colours) = (rows.map_or(PLAIN_ROWS, |rows| rows.saturating_sub(OTHER_ROWS)), Colours::of_stdout());
+    let layout = Layout::fit(disk.geometry.nr_zones(), cells, columns, rows, colours);
+    let summary = source.summary(disk, layout.cells)?;
+    put(Path::new("-"), &screen::text(&terminal::draw(disk, &summary, &layout, columns, colours), colours))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open(args: &Args) -> Result<(Disk, Source)> {
+    if let Some(path) = &args.socket {
+        let mut client = Client::connect(path)?;
+        let info: Info = client.ask(&Command::Info {})?;
+        let disk = Disk::served(&info).with_context(|| path.display().to_string())?;
+        return Ok((disk, Source::Daemon(client)));
+    }
+    let Some(path) = &args.file else { bail!("no image given: expected FILE or --socket") };
+    let mut opened = image::look(path)?;
+    let name = path.display().to_string();
+    let pointers = opened.image.write_pointers().with_context(|| name.clone())?;
+    Ok((Disk { name, geometry: *opened.image.geometry() }, Source::Image(pointers)))
+}
+
+impl Source {
+    fn summary(&mut self, disk: &Disk, cells: u32) -> Result<Summary> {
+        match self {
+            Self::Image(pointers) => {
+                let zones = disk.geometry.nr_zones();
+                Ok(Summary::of(image::zones(&disk.geometry, pointers, 0..zones), zones, cells))
+            }
+            Self::Daemon(client) => Ok(client.ask(&Command::Map { cells: cells.min(MAX_CELLS) })?),
+        }
+    }
 }
 
 /// Writes to a file, or to standard output. A picture of before is overwritten; an image never is.
@@ -124,6 +163,20 @@ fn is_image(path: &Path) -> bool {
 }
 
 impl Disk {
+    /// What a daemon says that it serves.
+    pub(super) fn served(info: &Info) -> Result<Self, GeometryError> {
+        let (geometry, _) = Geometry::new(&GeometryRequest {
+            size: Bytes(info.virtual_size),
+            zone_size: Bytes(info.zone_size),
+            zone_capacity: Bytes(info.zone_capacity),
+            conventional_zones: info.conventional_zones,
+            max_open_zones: info.max_open_zones,
+            max_active_zones: info.max_active_zones,
+            max_append_bytes: Bytes(info.max_append_bytes),
+        })?;
+        Ok(Self { name: info.image.clone(), geometry })
+    }
+
     /// Size and zones, in words.
     pub(super) fn shape(&self) -> String {
         let geometry = &self.geometry;

@@ -154,17 +154,13 @@ fn notes(summary: &Summary, layout: &Layout, colours: Colours) -> Vec<Line> {
 mod tests {
     use super::super::testing::{disk, summary};
     use super::*;
+    use crate::cli::screen::text;
     use crate::zone::State::{Closed, Empty, ExplicitOpen, Full, ImplicitOpen, NotWp};
 
     fn drawn(zones: &[(State, u64)], conventional: u32, columns: usize, rows: usize) -> String {
         let disk = disk(zones.len() as u32, conventional);
         let layout = Layout::fit(zones.len() as u32, None, columns, rows, Colours::None);
-        let mut text = String::new();
-        for line in draw(&disk, &summary(zones, layout.cells), &layout, columns, Colours::None) {
-            line.render(Colours::None, &mut text);
-            text.push('\n');
-        }
-        text
+        text(&draw(&disk, &summary(zones, layout.cells), &layout, columns, Colours::None), Colours::None)
     }
 
     #[test]
