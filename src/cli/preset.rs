@@ -59,7 +59,7 @@ pub(super) const PRESETS: &[Preset] = &[
         conventional: Conventional::Zones(0),
         max_open_zones: 14,
         max_active_zones: 14,
-        takes: &[FileSystem::Btrfs, FileSystem::Zonefs],
+        takes: &[FileSystem::Btrfs, FileSystem::Zonefs, FileSystem::Zenfs],
     },
     Preset {
         name: "smr",
@@ -70,7 +70,7 @@ pub(super) const PRESETS: &[Preset] = &[
         conventional: Conventional::Percent(1),
         max_open_zones: 128,
         max_active_zones: 0,
-        takes: &[FileSystem::Btrfs, FileSystem::F2fs, FileSystem::Xfs, FileSystem::Zonefs],
+        takes: &[FileSystem::Btrfs, FileSystem::F2fs, FileSystem::Xfs, FileSystem::Zonefs, FileSystem::Zenfs],
     },
     Preset {
         name: "btrfs-small",
@@ -92,7 +92,7 @@ pub(super) const PRESETS: &[Preset] = &[
         conventional: Conventional::Zones(32),
         max_open_zones: 16,
         max_active_zones: 24,
-        takes: &[FileSystem::Btrfs, FileSystem::F2fs, FileSystem::Xfs, FileSystem::Zonefs],
+        takes: &[FileSystem::Btrfs, FileSystem::F2fs, FileSystem::Xfs, FileSystem::Zonefs, FileSystem::Zenfs],
     },
     Preset {
         name: "zonefs",
@@ -168,6 +168,7 @@ pub(super) enum FileSystem {
     F2fs,
     Xfs,
     Zonefs,
+    Zenfs,
     DmZoned,
 }
 
@@ -210,6 +211,15 @@ impl FileSystem {
                 unless(whole, "mkfs.xfs miscounts where the zone capacity is below the zone size");
             }
             Self::Zonefs => {}
+            // Not tried here: as its source has it (ZonedBlockDevice::Open).
+            Self::Zenfs => {
+                unless(geometry.nr_zones() >= 32, "ZenFS takes 32 zones or more");
+                let limits = [geometry.max_active_zones(), geometry.max_open_zones()];
+                unless(
+                    limits.into_iter().all(|limit| at_least(limit, 3)),
+                    "ZenFS keeps two of the active and open zones for itself: limits of 3 or more, or none (0)",
+                );
+            }
             Self::DmZoned => {
                 unless(whole, "dm-zoned takes only zones with a capacity of the zone size");
                 unless(conventional > 0, "dm-zoned keeps metadata in conventional zones, or else on a second device");
@@ -246,7 +256,7 @@ mod tests {
 
     #[test]
     fn each_rule_of_a_file_system_is_an_objection_of_its_own() {
-        use FileSystem::{Btrfs, DmZoned, F2fs, Xfs};
+        use FileSystem::{Btrfs, DmZoned, F2fs, Xfs, Zenfs};
         for (file_system, description, reason) in [
             (Btrfs, "64M,zone.size=2M", "4 MiB"),
             (Btrfs, "24M,zone.size=4M", "seven"),
@@ -257,6 +267,8 @@ mod tests {
             (F2fs, "64M,zone.size=2M", "second device"),
             (Xfs, "1G,zone.size=4M,zone.conventional_zones=74", "300 MiB"),
             (Xfs, "1G,zone.size=4M,zone.capacity=3M,zone.conventional_zones=75", "below"),
+            (Zenfs, "124M,zone.size=4M", "32 zones"),
+            (Zenfs, "128M,zone.size=4M,zone.max_open_zones=2", "limits"),
             (DmZoned, "1G,zone.size=4M,zone.capacity=3M,zone.conventional_zones=8", "capacity"),
             (DmZoned, "1G,zone.size=4M", "second device"),
         ] {
