@@ -15,7 +15,7 @@ cargo fmt --all --check
 cargo clippy --locked --all-targets -- -D warnings
 (cd qemu-scripts && shellcheck ./*.sh)
 (cd tests/guest && shellcheck ./*.sh)
-shellcheck packaging/*.sh packaging/debian/p* tests/*.sh benches/*.sh .ci/run
+shellcheck packaging/*.sh packaging/debian/p* tests/*.sh examples/ci/*.sh benches/*.sh .ci/run
 
 step "unit and integration tests"
 cargo test --locked
@@ -43,3 +43,6 @@ tests/guest/all.sh
 
 step "the pages of docs/guests, followed"
 tests/guest/pages.sh
+
+step "the CI job of examples/ci"
+tests/ci.sh
