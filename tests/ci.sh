@@ -74,7 +74,7 @@ echo 'dd if=/dev/zero of=/dev/vda bs=64K count=1 oflag=direct seek=128; exit 7' 
 code=0
 job || code=$?
 [[ $code -eq 7 ]] || { echo "FAIL: the job with a script that fails ends with status $code, expected the script's 7"; exit 1; }
-for file in daemon.log console.log zones.txt check.txt disk.tar.gz; do
+for file in daemon.log console.log zones.txt zones.svg check.txt disk.tar.gz; do
     [[ -s $work/zoned/$file ]] || { echo "FAIL: the failed job keeps no $file"; exit 1; }
 done
 grep -q 'zcond: 4(cl)' "$work/zoned/zones.txt" || { echo "FAIL: the written zone is not among those kept"; cat "$work/zoned/zones.txt"; exit 1; }
