@@ -31,6 +31,9 @@ bash -n target/pages/vhost-user-zbd.bash
 step "release build"
 cargo build --locked --release
 
+step "documentation"
+tests/docs.sh
+
 step "fuzzing"
 tests/fuzz.sh 60
 

@@ -4,8 +4,8 @@ A block is lines behind four blanks, or between fences. It is one of
   guest session   its first line begins with "# ": a command in a guest; other lines are what the command prints
   host session    its first line begins with "$ ": the same on the host
   xml             its first line begins with "<"
-  commands        each line is a command on the host, and nothing of what it prints is shown
-A command goes on behind a backslash at the end of its line. In what is printed a line "..." stands for any lines, and "..."
+  commands        each line is a command on the host, and nothing of what it prints is shown; a blank line ends the block
+A command goes on behind a backslash at the end of its line, and one of the last kind on lines that are set in. In what is printed a line "..." stands for any lines, and "..."
 inside a line for any text.
 """
 import re
@@ -74,6 +74,9 @@ def commands_of(lines, first, prompt):
     for number, line in enumerate(lines, first):
         if open_command:
             commands[-1].text += " " + line.strip()
+        elif not prompt and line.startswith(" ") and commands:
+            commands[-1].text += " " + line.strip()
+            continue
         elif line.startswith(prompt) and line.strip():
             commands.append(Command(line[len(prompt):], number))
         elif prompt:
@@ -91,12 +94,28 @@ def blocks(path):
     """The blocks of a page."""
     found = []
     for line, lines in raw_blocks(Path(path).read_text()):
-        for kind, start, prompt in (("guest", "# ", "# "), ("host", "$ ", "$ "), ("xml", "<", None), ("commands", "", "")):
-            if lines[0].startswith(start):
-                commands = [] if prompt is None else commands_of(lines, line, prompt)
-                found.append(Block(kind, line, lines, commands))
-                break
+        if lines[0].startswith("# "):
+            found.append(Block("guest", line, lines, commands_of(lines, line, "# ")))
+        elif lines[0].startswith("$ "):
+            found.append(Block("host", line, lines, commands_of(lines, line, "$ ")))
+        elif lines[0].startswith("<"):
+            found.append(Block("xml", line, lines, []))
+        else:
+            for first, part in split_at_blanks(line, lines):
+                found.append(Block("commands", first, part, commands_of(part, first, "")))
     return found
+
+
+def split_at_blanks(first, lines):
+    """Pairs of a part's first line's number and its lines."""
+    parts, part = [], []
+    for number, line in enumerate(lines + [""], first):
+        if line:
+            part.append(line)
+        elif part:
+            parts.append((number - len(part), part))
+            part = []
+    return parts
 
 
 def session(commands):
