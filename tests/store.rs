@@ -324,3 +324,54 @@ fn a_reset_gives_the_space_back_and_the_zone_reads_zeros() {
     assert_eq!(rig.disk.allocated(), full - CAPACITY);
     assert!(rig.read(ZONE, ZONE as usize).iter().all(|byte| *byte == 0));
 }
+
+#[test]
+fn space_is_mapped_before_a_zone_s_writes_come_to_it() {
+    const MIB: u64 = 1 << 20;
+    let geometry = GeometryRequest {
+        size: Bytes(64 * MIB),
+        zone_size: Bytes(32 * MIB),
+        zone_capacity: Bytes(32 * MIB),
+        ..geometry()
+    };
+    let mut rig = Rig::open(rig::create(geometry, Bytes(65536)));
+    let piece = 256 * 1024;
+    let mut waited = Vec::new();
+    for at in (32 * MIB..64 * MIB).step_by(piece) {
+        let op = Op::Write { start: Bytes(at).to_sector(), len: Bytes(piece as u64) };
+        let slot = rig.begin(op, vec![1; piece]);
+        if rig.ready() != [slot] {
+            waited.push(at - 32 * MIB);
+        }
+        rig.drain();
+        assert!(rig.outcome(slot).unwrap().is_ok());
+    }
+    assert_eq!(waited, [0], "the first has nothing before it");
+    assert!(rig.read(63 * MIB, 4096).iter().all(|byte| *byte == 1));
+}
+
+#[test]
+fn nothing_is_mapped_ahead_of_a_zone_that_was_reset_meanwhile() {
+    let geometry = GeometryRequest {
+        size: Bytes(8 << 20),
+        zone_size: Bytes(4 << 20),
+        zone_capacity: Bytes(4 << 20),
+        ..geometry()
+    };
+    let disk = rig::create(geometry, Bytes(65536));
+    let mut rig = Rig::open(Arc::clone(&disk));
+    let start = Bytes(4 << 20).to_sector();
+    assert!(rig.write(4 << 20, vec![1; 512 * 1024]).is_ok());
+    // This one asks for space behind it, and the reset comes before the housekeeper.
+    let slot =
+        rig.begin(Op::Write { start: Bytes((4 << 20) + 512 * 1024).to_sector(), len: Bytes(4096) }, vec![2; 4096]);
+    rig.perform(slot);
+    let slot = rig.begin(Op::Manage { action: Action::Reset, zone: start }, Vec::new());
+    assert!(rig.outcome(slot).unwrap().is_ok());
+    rig.drain();
+    drop(rig);
+    let mut image = Image::open(disk, Access::ReadOnly).unwrap();
+    let mut extents = Vec::new();
+    image.extents(Bytes(4 << 20), Bytes(4 << 20), &mut extents, usize::MAX).unwrap();
+    assert_eq!(extents.iter().map(|extent| extent.len.0).sum::<u64>(), 1 << 20, "{extents:?}");
+}

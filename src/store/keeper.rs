@@ -17,6 +17,7 @@ use super::{Batch, Event, Refusal, Tag, ZonedStore, sequential};
 use crate::qcow2::{Extent, Image, MapError};
 use crate::storage::Storage;
 use crate::units::{Bytes, FileOffset, ZoneIndex};
+use crate::zone::Geometry;
 
 /// The least space mapped at a time, and the alignment in conventional zones.
 const MIN_RUN: u64 = 1 << 20;
@@ -41,6 +42,8 @@ pub(super) enum Job {
     Load { zone: ZoneIndex, from: Bytes, to: Bytes, waiter: Tag },
     /// Have `from..to` of a zone mapped; `reserved` tells a write in flight in a sequential zone.
     Map { zone: ZoneIndex, from: Bytes, to: Bytes, waiter: Tag, reserved: bool },
+    /// Have a run of a sequential zone mapped from `from` on, where its writes will come soon.
+    Ahead { zone: ZoneIndex, from: Bytes },
     /// Clear an empty zone that may hold bytes of an earlier generation; `reset` tells one that was reset by this
     /// process, so that its pointer may not be durable.
     Clear { zone: ZoneIndex, reset: bool },
@@ -48,6 +51,12 @@ pub(super) enum Job {
     Hurry { zone: ZoneIndex },
     /// Clear the unwritten part of a zone that is to be full.
     Finish { zone: ZoneIndex, waiter: Tag },
+}
+
+/// How much is mapped at a time where a sequential zone has none from `at` on. What a zone takes grows with it: a zone
+/// written a little holds little, a full one is a few long runs.
+pub(super) fn run_at(geometry: &Geometry, zone: ZoneIndex, at: Bytes) -> u64 {
+    (at.0 - geometry.start(zone).0).clamp(MIN_RUN, MAX_RUN)
 }
 
 /// The owner of the image.
@@ -116,6 +125,14 @@ impl<S: Storage> ZonedStore<S> {
                         Err(()) => batch.finish(waiter, Err(Refusal::Io)),
                     }
                 }
+                Job::Ahead { zone, from } => {
+                    // Without it the write that comes there asks for it, and says what is wrong.
+                    if self.is_written_up_to(zone, from)
+                        && let Err(error) = self.map(keeper, zone, from, from)
+                    {
+                        log::debug!("no space ahead of the writes of zone {zone} in the image: {error}");
+                    }
+                }
                 Job::Clear { zone, reset } => self.clear(keeper, zone, reset, batch),
                 Job::Hurry { zone } => keeper.wanted.push(zone),
                 Job::Finish { zone, waiter } => self.clear_tail(keeper, zone, waiter, batch),
@@ -159,9 +176,7 @@ impl<S: Storage> ZonedStore<S> {
         let start = self.geometry.start(zone).0;
         let end = self.geometry.writable_end(zone).0;
         let (low, high) = if sequential(&self.geometry, zone) {
-            // What a zone takes grows with it: a zone written a little holds little, a full one is a few long runs.
-            let run = (from.0 - start).clamp(MIN_RUN, MAX_RUN);
-            (from.0, from.0.saturating_add(run).max(to.0).min(end))
+            (from.0, from.0.saturating_add(run_at(&self.geometry, zone, from)).max(to.0).min(end))
         } else {
             let low = start + (from.0 - start) / MIN_RUN * MIN_RUN;
             (low, to.0.next_multiple_of(MIN_RUN).min(end))
@@ -174,6 +189,13 @@ impl<S: Storage> ZonedStore<S> {
         }
         self.install(keeper, zone, ZoneMap::new(Bytes(low), Bytes(high), extents));
         Ok(())
+    }
+
+    /// Whether a zone's writes still lead to `from`, and have not been reset since.
+    fn is_written_up_to(&self, zone: ZoneIndex, from: Bytes) -> bool {
+        let inner = self.slots.inner(zone);
+        let next = inner.zone.reserved();
+        inner.zone.state().is_open() && inner.stale == Stale::No && next <= from && from.0 - next.0 < MAX_RUN
     }
 
     fn install(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, newer: ZoneMap) {

@@ -16,12 +16,14 @@ pub(super) struct ZoneMap {
     from: u64,
     to: u64,
     extents: Vec<Extent>,
+    /// The next writes need no look ahead before one wants to be sure of space beyond this.
+    sure: u64,
 }
 
 impl ZoneMap {
     /// `extents` are all that is mapped of `from..to`, in order.
     pub(super) fn new(from: Bytes, to: Bytes, extents: Vec<Extent>) -> Self {
-        Self { from: from.0, to: to.0, extents }
+        Self { from: from.0, to: to.0, extents, sure: 0 }
     }
 
     /// Memory held, in bytes.
@@ -32,6 +34,25 @@ impl ZoneMap {
     /// Whether all of `start..end` is inside the window.
     pub(super) fn covers(&self, start: Bytes, end: Bytes) -> bool {
         self.from <= start.0 && end.0 <= self.to
+    }
+
+    /// Where the space that is mapped from `at` on ends before `want`, said once for each newer map; none where it does
+    /// not, or was said.
+    pub(super) fn short_of(&mut self, at: Bytes, want: Bytes) -> Option<Bytes> {
+        if want.0 <= self.sure {
+            return None;
+        }
+        let mut until = at.0;
+        let first = self.extents.partition_point(|extent| extent.guest.0 + extent.len.0 <= at.0);
+        for extent in &self.extents[first..] {
+            if extent.guest.0 > until || until >= want.0 {
+                break;
+            }
+            until = extent.guest.0 + extent.len.0;
+        }
+        let short = until < want.0;
+        self.sure = if short { u64::MAX } else { until };
+        short.then_some(Bytes(until))
     }
 
     /// Appends the pieces of `start..end`, which the window covers; what is not mapped is zeros. Returns whether
@@ -73,7 +94,7 @@ impl ZoneMap {
         newer.extents.iter().for_each(|extent| push_part(&mut merged, extent, newer.from, newer.to));
         self.extents.iter().for_each(|extent| push_part(&mut merged, extent, newer.to, u64::MAX));
         merged.shrink_to_fit();
-        *self = Self { from: self.from.min(newer.from), to: self.to.max(newer.to), extents: merged };
+        *self = Self { from: self.from.min(newer.from), to: self.to.max(newer.to), extents: merged, sure: 0 };
     }
 }
 
@@ -134,6 +155,17 @@ mod tests {
         out.clear();
         assert!(!map.segments(Bytes(12), Bytes(18), &mut out));
         assert_eq!(out, [file(1002, 6)]);
+    }
+
+    #[test]
+    fn a_map_that_ends_too_soon_says_so_once() {
+        let mut map = ZoneMap::new(Bytes(0), Bytes(100), vec![extent(0, 1000, 30), extent(30, 2000, 30)]);
+        assert_eq!(map.short_of(Bytes(10), Bytes(60)), None);
+        assert_eq!(map.short_of(Bytes(20), Bytes(61)), Some(Bytes(60)));
+        assert_eq!(map.short_of(Bytes(20), Bytes(70)), None, "it was said");
+        map.absorb(ZoneMap::new(Bytes(60), Bytes(80), vec![extent(60, 2030, 20)]));
+        assert_eq!(map.short_of(Bytes(20), Bytes(70)), None);
+        assert_eq!(map.short_of(Bytes(80), Bytes(90)), Some(Bytes(80)), "where it ends");
     }
 
     #[test]
