@@ -9,6 +9,7 @@ use crate::common::request::{Req, State, Status};
 
 with_each_engine! {
     a_write_that_fails_below_is_an_error_and_the_pointer_stands_behind_the_last_good_sector,
+    of_writes_in_a_row_those_before_the_one_that_fails_are_good,
     when_there_is_room_again_writing_works_again,
 }
 
@@ -24,22 +25,33 @@ fn start(setup: Setup) -> (Disk, u64) {
 fn a_write_that_fails_below_is_an_error_and_the_pointer_stands_behind_the_last_good_sector(
     setup: impl Fn(Geo) -> Setup,
 ) {
-    let (mut disk, room) = start(setup(GEO).queue_size(256));
+    // In flight in two zones at once.
+    fail_below(setup(GEO), &[2, 3], 128);
+}
+
+fn of_writes_in_a_row_those_before_the_one_that_fails_are_good(setup: impl Fn(Geo) -> Setup) {
+    // Small ones, which the device may join.
+    fail_below(setup(GEO), &[2], 32);
+}
+
+/// Writes of `len` sectors to some zones until there is no room.
+fn fail_below(setup: Setup, zones: &[usize], len: u64) {
+    let (mut disk, room) = start(setup.queue_size(256));
     let mut model = Model::new(GEO);
     for zone in 1..4 {
         assert_eq!(disk.write(GEO.start(zone), &pattern(zone as u64, 0, 65536)), Status::Ok);
         model.wrote(GEO.start(zone), 128, zone as u64);
     }
     disk.daemon.limit_file_size(Some(room));
-    // More than there can be room for, in flight in two zones at once.
+    // More than there can be room for.
     let mut asked = Vec::new();
-    for at in 0..120_u64 {
-        for zone in [2, 3] {
-            let (sector, tag) = (model.wp(zone) + 128 * at, 1000 * zone as u64 + at);
-            if sector + 128 > GEO.start(zone) + GEO.cap(zone) {
+    for at in 0..GEO.cap / 512 / len {
+        for &zone in zones {
+            let (sector, tag) = (model.wp(zone) + len * at, 1000 * zone as u64 + at);
+            if sector + len > GEO.start(zone) + GEO.cap(zone) {
                 continue;
             }
-            let req = Req::write(sector, pattern(tag, 0, 65536));
+            let req = Req::write(sector, pattern(tag, 0, 512 * len as usize));
             asked.push((zone, sector, tag, disk.submit(0, &req)));
         }
     }
@@ -50,20 +62,20 @@ fn a_write_that_fails_below_is_an_error_and_the_pointer_stands_behind_the_last_g
             // The pointer has not moved past the failed one, so the later ones can only fail.
             assert_ne!(status, Status::Ok, "zone {zone}, sector {sector:#x}: OK behind a write that failed");
         } else if status == Status::Ok {
-            model.wrote(sector, 128, tag);
+            model.wrote(sector, len, tag);
         } else {
             assert_eq!(status, Status::IoErr, "zone {zone}, sector {sector:#x}");
             failed[zone] = true;
         }
     }
-    assert!(failed[2] || failed[3], "nothing has failed: {:#?}", disk.zones());
+    assert!(failed.contains(&true), "nothing has failed: {:#?}", disk.zones());
     assert!(disk.daemon.is_alive());
     for (zone, failed) in failed.into_iter().enumerate() {
         let found = disk.zone(zone);
         // Sectors of the failed write itself may be good, if the pointer says so.
         if failed {
             assert!(found.wp >= model.wp(zone), "zone {zone}: acknowledged data is behind the pointer");
-            assert!(found.wp < model.wp(zone) + 128, "zone {zone}: the pointer is past the write that failed");
+            assert!(found.wp < model.wp(zone) + len, "zone {zone}: the pointer is past the write that failed");
             let acknowledged = (model.zones[zone].written * 512) as usize;
             let read = disk.read(GEO.start(zone), acknowledged).unwrap();
             crate::common::model::assert_same(&read, &model.contents(zone)[..acknowledged], GEO.start(zone));

@@ -1,11 +1,13 @@
 //! Engines: who carries data between guest memory and the file.
 //!
-//! Both engines do the same: take transfers and hand out their completions. [`Uring`] does at once what cannot block, as
-//! [`Inline`] finds, and gives the rest to the kernel in batches; [`SyncEngine`] does each transfer at once.
+//! Both engines do the same: take transfers and hand out their completions. [`Uring`] does small transfers that go on from
+//! each other as one (`merge`), at once what cannot block, as [`Inline`] finds, and gives the rest to the kernel in batches;
+//! [`SyncEngine`] does each transfer at once.
 
 #[cfg(test)]
 mod held;
 mod inline;
+mod merge;
 mod sync;
 mod uring;
 

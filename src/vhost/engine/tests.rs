@@ -198,3 +198,53 @@ fn what_ends_in_memory_is_done_at_once_and_nothing_is_left_in_flight() {
     }
     assert_eq!(read, written);
 }
+
+/// Blocks of a batch that go on from each other, from `offset` on, and one buffer for each.
+fn in_a_row(rig: &mut Rig, write: bool, fd: i32, buffers: &[libc::iovec]) -> Vec<Completion> {
+    for (index, buffer) in buffers.iter().enumerate() {
+        let (token, offset) = (index as u64, 4096 * index as u64);
+        let transfer = Transfer { token, write, fd, direct: false, offset, len: 4096, buffers: buffer, count: 1 };
+        // SAFETY: iovecs and buffers outlive the wait below.
+        unsafe { rig.engine.transfer(transfer) };
+    }
+    let mut done = finish(&mut rig.engine, buffers.len());
+    done.sort_by_key(|completion| completion.token);
+    assert_eq!(done.iter().map(|one| one.token).collect::<Vec<_>>(), (0..buffers.len() as u64).collect::<Vec<_>>());
+    assert_eq!(rig.engine.descriptor(), None);
+    done
+}
+
+fn results(done: &[Completion]) -> Vec<i32> {
+    done.iter().map(|one| one.result).collect()
+}
+
+#[test]
+fn transfers_that_go_on_from_each_other_each_have_the_result_they_would_have_alone() {
+    for in_memory in [true, false] {
+        for mode in MODES {
+            let memory = || File::from(memfd_create("engine-test", MFdFlags::MFD_CLOEXEC).unwrap());
+            let file = if in_memory { memory() } else { tempfile::tempfile().unwrap() };
+            let mut rig = rig_of(mode, 64, file);
+            let fd = rig.file.as_raw_fd();
+            let mut written: Vec<u8> = (0..16 * 4096).map(|at| (at / 100) as u8).collect();
+            let mut buffers: Vec<_> = written.chunks_mut(4096).map(iovec).collect();
+            assert_eq!(results(&in_a_row(&mut rig, true, fd, &buffers)), [4096; 16]);
+            let mut contents = vec![0; 16 * 4096];
+            rig.file.read_exact_at(&mut contents, 0).unwrap();
+            assert!(contents == written);
+            // One of them names memory that is not there.
+            buffers[5] = libc::iovec { iov_base: std::ptr::without_provenance_mut(4096), iov_len: 4096 };
+            let mut expected = [4096; 16];
+            expected[5] = -libc::EFAULT;
+            assert_eq!(results(&in_a_row(&mut rig, true, fd, &buffers)), expected, "{mode:?}");
+            // The file ends in the midst of them.
+            rig.file.set_len(9 * 4096 + 100).unwrap();
+            let mut read = vec![0; 16 * 4096];
+            let buffers: Vec<_> = read.chunks_mut(4096).map(iovec).collect();
+            let done = results(&in_a_row(&mut rig, false, fd, &buffers));
+            assert_eq!(done, [[4096; 9].as_slice(), &[100, 0, 0, 0, 0, 0, 0]].concat(), "{mode:?}");
+            assert!(read[..9 * 4096 + 100] == written[..9 * 4096 + 100]);
+            assert_eq!(results(&in_a_row(&mut rig, true, -1, &buffers)), [-libc::EBADF; 16], "{mode:?}");
+        }
+    }
+}

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use io_uring::{IoUring, opcode, squeue, types};
 
+use super::merge::Merger;
 use super::{Completion, Files, Inline, Transfer};
 
 /// Most entries submitted by one system call; more are submitted in several.
@@ -27,7 +28,8 @@ pub(in crate::vhost) struct Uring {
     ring: IoUring,
     files: Arc<Files>,
     inline: Inline,
-    /// What was done at once.
+    merger: Merger,
+    /// What is over and was not handed out.
     done: Vec<Completion>,
     /// Transfers and syncs whose completion is still to come from the kernel.
     in_flight: usize,
@@ -57,6 +59,7 @@ impl Uring {
             ring,
             inline: Inline::new(files.buffered_file()),
             files,
+            merger: Merger::default(),
             done: Vec::new(),
             in_flight: 0,
             waiting: VecDeque::new(),
@@ -70,7 +73,10 @@ impl Uring {
     /// As for [`Engine::transfer`](super::Engine::transfer).
     pub(super) unsafe fn transfer(&mut self, transfer: Transfer) {
         if transfer.write || transfer.direct || transfer.len < SHARED_READ {
-            self.at_once(transfer);
+            // SAFETY: the caller promises that buffers and memory are valid.
+            if let Some(before) = unsafe { self.merger.add(&transfer) } {
+                self.at_once(before);
+            }
         } else if let Some(before) = self.held.replace(transfer) {
             self.share(before);
         }
@@ -87,11 +93,26 @@ impl Uring {
         let _ = self.ring.submit();
     }
 
-    fn at_once(&mut self, transfer: Transfer) {
+    /// Starts what was collected to be done as one.
+    fn start_run(&mut self) {
         // SAFETY: the caller of `transfer` promises that buffers and memory are valid.
+        if let Some(transfer) = unsafe { self.merger.close() } {
+            self.at_once(transfer);
+        }
+    }
+
+    fn at_once(&mut self, transfer: Transfer) {
+        // SAFETY: as above.
         match unsafe { self.inline.try_now(&transfer) } {
-            Some(result) => self.done.push(Completion { token: transfer.token, result }),
+            Some(result) => self.merger.over(transfer.token, result, &mut self.done),
             None => self.submit(transfer, squeue::Flags::empty()),
+        }
+    }
+
+    /// Does by themselves those that were started as one and did not all get through.
+    fn start_rest(&mut self) {
+        while let Some(transfer) = self.merger.rest() {
+            self.at_once(transfer);
         }
     }
 
@@ -120,15 +141,22 @@ impl Uring {
         if let Some(held) = self.held.take() {
             self.at_once(held);
         }
+        self.start_run();
+        let submitted = self.submit_all();
         done.append(&mut self.done);
+        submitted
+    }
+
+    fn submit_all(&mut self) -> io::Result<()> {
         loop {
+            self.start_rest();
             self.fill();
             if self.is_due() && !self.enter(0)? {
                 // Interrupted: what was to be submitted stays queued.
                 return Ok(());
             }
-            self.reap(done);
-            if self.waiting.is_empty() {
+            self.reap();
+            if self.waiting.is_empty() && !self.merger.has_rest() {
                 return Ok(());
             }
         }
@@ -183,11 +211,11 @@ impl Uring {
         }
     }
 
-    fn reap(&mut self, done: &mut Vec<Completion>) {
+    fn reap(&mut self) {
         for entry in self.ring.completion() {
             self.in_flight = self.in_flight.saturating_sub(1);
             self.shared = false;
-            done.push(Completion { token: entry.user_data(), result: entry.result() });
+            self.merger.over(entry.user_data(), entry.result(), &mut self.done);
         }
     }
 }
@@ -195,16 +223,15 @@ impl Uring {
 impl Drop for Uring {
     /// Waits for what is in flight: closing a ring does not end operations that write to the guest's memory.
     fn drop(&mut self) {
-        let mut done = Vec::new();
+        self.start_run();
         while self.in_flight > 0 {
-            done.clear();
             self.fill();
             if let Err(error) = self.enter(1) {
                 log::error!("io_uring failed with I/O in flight: {error}");
                 // Going on would free memory that the kernel still writes to.
                 std::process::abort();
             }
-            self.reap(&mut done);
+            self.reap();
         }
     }
 }

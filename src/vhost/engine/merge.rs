@@ -1,0 +1,162 @@
+//! Transfers that go on from each other in the file, done as one.
+//!
+//! A driver that reads a zone from its beginning, or appends to it, in small requests has many of them in a batch, and
+//! one system call or one operation of the disk for all costs little more than one for each. Every transfer keeps a
+//! completion of its own: what the common one has carried belongs to them in order, and those that it did not carry to
+//! their end are done again by themselves, so that each has the result that it would have had alone. Doing again what
+//! was done is harmless: nobody has been told of it yet, and the range is the transfer's own.
+
+use std::collections::VecDeque;
+
+use super::{Completion, Transfer};
+
+/// Most buffers of one system call (IOV_MAX of Linux).
+const MAX_BUFFERS: usize = 1024;
+
+/// Transfers of this length are not joined: there is little to be saved for each, and a disk does several at a time.
+const LARGE: u64 = 64 << 10;
+
+/// Most bytes that are joined.
+const MAX_BYTES: u64 = 512 << 10;
+
+/// The tokens of joined transfers have this bit, which those of workers have not.
+const JOINED: u64 = 1 << 63;
+
+/// Transfers of which each goes on where the one before it ends, one at least.
+#[derive(Debug, Default)]
+struct Run {
+    members: Vec<Transfer>,
+    /// Those of all members, once it is under way.
+    buffers: Vec<libc::iovec>,
+    bytes: u64,
+    count: usize,
+}
+
+impl Run {
+    /// Whether one transfer goes on where another ends.
+    fn joins(last: &Transfer, next: &Transfer) -> bool {
+        last.offset.checked_add(last.len) == Some(next.offset)
+            && (last.write, last.fd, last.direct) == (next.write, next.fd, next.direct)
+            && last.len < LARGE
+            && next.len < LARGE
+    }
+
+    fn takes(&self, next: &Transfer) -> bool {
+        self.members.last().is_none_or(|last| {
+            Self::joins(last, next)
+                && self.bytes.saturating_add(next.len) <= MAX_BYTES
+                && self.count.saturating_add(next.count) <= MAX_BUFFERS
+        })
+    }
+
+    fn add(&mut self, transfer: Transfer) {
+        self.bytes = self.bytes.saturating_add(transfer.len);
+        self.count = self.count.saturating_add(transfer.count);
+        self.members.push(transfer);
+    }
+
+    fn clear(&mut self) {
+        self.members.clear();
+        self.buffers.clear();
+        (self.bytes, self.count) = (0, 0);
+    }
+}
+
+/// The run that transfers are added to, and those under way. Runs keep their memory when they are over, so that nothing
+/// is allocated in the long run.
+#[derive(Debug, Default)]
+pub(super) struct Merger {
+    open: Run,
+    under_way: Vec<Run>,
+    free: Vec<usize>,
+    rest: VecDeque<Transfer>,
+}
+
+impl Merger {
+    /// Takes a transfer into the open run. Where it does not go on from that, it begins another, and the transfer that
+    /// carries the one before is to be started, as for [`close`](Self::close).
+    ///
+    /// # Safety
+    ///
+    /// The iovecs of the transfer and of the members of the open run are valid.
+    pub(super) unsafe fn add(&mut self, transfer: &Transfer) -> Option<Transfer> {
+        if let [last] = self.open.members.as_mut_slice()
+            && !Run::joins(last, transfer)
+        {
+            // The one that is common where nothing is in order.
+            (self.open.bytes, self.open.count) = (transfer.len, transfer.count);
+            return Some(std::mem::replace(last, *transfer));
+        }
+        // SAFETY: the caller promises the same.
+        let before = if self.open.takes(transfer) { None } else { unsafe { self.close() } };
+        self.open.add(*transfer);
+        before
+    }
+
+    /// Closes the open run: the transfer that carries it, if there is any. Its token is given back to
+    /// [`over`](Self::over).
+    ///
+    /// # Safety
+    ///
+    /// The iovecs of the members are valid.
+    pub(super) unsafe fn close(&mut self) -> Option<Transfer> {
+        let first = *self.open.members.first()?;
+        if self.open.members.len() == 1 {
+            self.open.clear();
+            return Some(first);
+        }
+        let at = self.free.pop().unwrap_or_else(|| {
+            self.under_way.push(Run::default());
+            self.under_way.len() - 1
+        });
+        let run = self.under_way.get_mut(at)?;
+        std::mem::swap(run, &mut self.open);
+        for member in &run.members {
+            // SAFETY: the caller promises that there are `count` valid iovecs.
+            run.buffers.extend_from_slice(unsafe { std::slice::from_raw_parts(member.buffers, member.count) });
+        }
+        let (buffers, count) = (run.buffers.as_ptr(), run.buffers.len());
+        Some(Transfer { token: JOINED | at as u64, len: run.bytes, buffers, count, ..first })
+    }
+
+    /// A transfer is over: gives out the completions of those it carried. What is to be done again by itself is in
+    /// [`rest`](Self::rest).
+    pub(super) fn over(&mut self, token: u64, result: i32, done: &mut Vec<Completion>) {
+        if token & JOINED == 0 {
+            done.push(Completion { token, result });
+            return;
+        }
+        let at = (token & !JOINED) as usize;
+        let Some(run) = self.under_way.get_mut(at) else { return };
+        let mut carried = u64::try_from(result).unwrap_or(0);
+        for member in run.members.drain(..) {
+            match carried.checked_sub(member.len) {
+                Some(left) => {
+                    carried = left;
+                    // It was carried in one call, so its length is within what a call can tell.
+                    done.push(Completion { token: member.token, result: member.len as i32 });
+                }
+                None => {
+                    carried = 0;
+                    self.rest.push_back(member);
+                }
+            }
+        }
+        run.clear();
+        self.free.push(at);
+    }
+
+    /// Whether there are transfers to be done again.
+    pub(super) fn has_rest(&self) -> bool {
+        !self.rest.is_empty()
+    }
+
+    /// The next transfer to be done again by itself.
+    pub(super) fn rest(&mut self) -> Option<Transfer> {
+        self.rest.pop_front()
+    }
+}
+
+#[cfg(test)]
+#[path = "merge_tests.rs"]
+mod tests;
