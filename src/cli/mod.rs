@@ -75,6 +75,7 @@ const LONG_VERSION: &str = concat!(
     "\nsockets: a path, a descriptor, systemd; vhost-user with in-flight tracking, so that frontends can connect again",
     "\nI/O:     io_uring, or plain system calls",
     "\nsandbox: Landlock, seccomp, no capabilities",
+    "\nwatch:   a control socket with JSON and Prometheus' metrics, traces",
     "\nservice: sd_notify with status and watchdog, journal priorities",
 );
 
