@@ -15,12 +15,15 @@ mod report;
 mod screen;
 mod serve;
 mod size;
+mod top;
 mod trace;
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::logging;
@@ -49,6 +52,8 @@ enum Command {
     Report(report::Args),
     /// Draw the zones of an image, on the terminal or as a picture.
     Map(map::Args),
+    /// Watch a running daemon: what it does, and its zones.
+    Top(top::Args),
     /// Ask a running daemon, or tell it, through its control socket.
     Ctl(ctl::Args),
     /// Print the requests of a trace that "serve --trace" has made.
@@ -103,6 +108,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Info(args)) => info::run(&args.file, args.json),
         Some(Command::Report(args)) => report::run(&args),
         Some(Command::Map(args)) => map::run(&args),
+        Some(Command::Top(args)) => top::run(&args),
         Some(Command::Ctl(args)) => ctl::run(&args),
         Some(Command::Trace(args)) => trace::run(&args),
         Some(Command::Check(args)) => check::run(&args),
@@ -150,6 +156,15 @@ fn refuse_usage(error: &clap::Error) -> ExitCode {
     let message: Vec<&str> = message.split_whitespace().collect();
     logging::failure(message.join(" ").trim_start_matches("error: "));
     ExitCode::FAILURE
+}
+
+/// Writes to standard output. A reader that has seen enough, as in `map | head`, is no error.
+fn print(text: &str) -> Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("standard output cannot be written"),
+    }
 }
 
 fn parse_size(text: &str) -> Result<Bytes, String> {

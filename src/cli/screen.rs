@@ -139,6 +139,23 @@ impl Line {
         other.pieces.into_iter().for_each(|(style, text)| self.push(style, text));
     }
 
+    /// Puts another line behind it, in bold and in these colours.
+    pub(super) fn push_heading(&mut self, text: Colour, ground: Colour, other: Line) {
+        let over = |style: Style| Style { text: style.text.or(Some(text)), ground: Some(ground), bold: true };
+        other.pieces.into_iter().for_each(|(style, text)| self.push(over(style), text));
+    }
+
+    /// Leaves out what is beyond so many columns.
+    pub(super) fn cut(&mut self, columns: usize) {
+        let mut left = columns;
+        for (_, text) in &mut self.pieces {
+            let end = text.char_indices().nth(left).map_or(text.len(), |(at, _)| at);
+            text.truncate(end);
+            left = left.saturating_sub(text.chars().count());
+        }
+        self.pieces.retain(|(_, text)| !text.is_empty());
+    }
+
     /// How many columns it takes.
     pub(super) fn width(&self) -> usize {
         self.pieces.iter().map(|(_, text)| text.chars().count()).sum()
@@ -221,6 +238,18 @@ mod tests {
         assert_eq!(shown(Colours::Indexed), "before a \x1b[48;5;196mb \x1b[m\x1b[1m  \x1b[m");
         assert_eq!(shown(Colours::Direct), "before a \x1b[48;2;255;0;0mb \x1b[m\x1b[1m  \x1b[m");
         assert_eq!(line.width(), 6);
+    }
+
+    #[test]
+    fn a_line_is_cut_between_characters() {
+        let line = Line::plain("ab\u{e9}").with(Style::bold(), "cd").with(Style::default(), "ef");
+        for (columns, text) in
+            [(0, ""), (2, "ab"), (3, "ab\u{e9}"), (4, "ab\u{e9}c"), (6, "ab\u{e9}cde"), (9, "ab\u{e9}cdef")]
+        {
+            let mut cut = line.clone();
+            cut.cut(columns);
+            assert_eq!(super::text(&[cut], Colours::None), format!("{text}\n"));
+        }
     }
 
     #[test]

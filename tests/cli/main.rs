@@ -13,3 +13,4 @@ mod map;
 mod packaging;
 mod program;
 mod repair;
+mod top;

@@ -1,7 +1,7 @@
 //! How a cell looks, on a terminal and in a picture: its most telling state, and how much of it is written.
 
 use crate::cli::screen::{Colour, Rgb};
-use crate::observe::summary::{StateCounts, Tally};
+use crate::observe::summary::{StateCounts, Summary, Tally};
 use crate::zone::State;
 
 /// The states in the order in which one zone's is told for a whole cell.
@@ -89,6 +89,12 @@ fn shade(state: State, bright: f64) -> Colour {
 pub(in crate::cli) fn shades(tally: &Tally, columns: usize) -> impl Iterator<Item = Colour> {
     let (state, filled) = (telling(&tally.states), fill(tally) * columns as f64);
     (0..columns).map(move |column| shade(state, (filled - column as f64).clamp(0.0, 1.0)))
+}
+
+/// What a cell stands for where that is more than one zone.
+pub(in crate::cli) fn scale(summary: &Summary) -> Option<String> {
+    let run = summary.cells.first().map(|cell| cell.zones).filter(|run| *run > 1)?;
+    Some(format!("one cell is {run} zones and has the state of the one that says most"))
 }
 
 /// The character of a cell where there are no colours; [`symbols`] has what each means.

@@ -10,10 +10,10 @@ pub(super) mod look;
 mod picture;
 pub(super) mod terminal;
 #[cfg(test)]
-mod testing;
+pub(super) mod testing;
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -95,7 +95,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         put(out, &picture::page(&disk, &detailed))?;
     }
     if args.json {
-        put(Path::new("-"), &format!("{}\n", serde_json::to_string(&detailed)?))?;
+        super::print(&format!("{}\n", serde_json::to_string(&detailed)?))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -106,7 +106,7 @@ fn draw(disk: &Disk, source: &mut Source, cells: Option<u32>) -> Result<ExitCode
     let (rows, colours) = (rows.map_or(PLAIN_ROWS, |rows| rows.saturating_sub(OTHER_ROWS)), Colours::of_stdout());
     let layout = Layout::fit(disk.geometry.nr_zones(), cells, columns, rows, colours);
     let summary = source.summary(disk, layout.cells)?;
-    put(Path::new("-"), &screen::text(&terminal::draw(disk, &summary, &layout, columns, colours), colours))?;
+    super::print(&screen::text(&terminal::draw(disk, &summary, &layout, columns, colours), colours))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -145,12 +145,7 @@ fn put(out: &Path, text: &str) -> Result<()> {
         }
         return fs::write(out, text).context("the picture cannot be written").with_context(name);
     }
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        // `map | head` is no error.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("the map cannot be written"),
-    }
+    super::print(text)
 }
 
 fn is_image(path: &Path) -> bool {
@@ -181,8 +176,8 @@ impl Disk {
     pub(super) fn shape(&self) -> String {
         let geometry = &self.geometry;
         let (zone, capacity) = (geometry.zone_size(), geometry.zone_capacity());
-        let mut shape = format!("{}: {}", size::brief(geometry.size()), zones(geometry.nr_zones().into()));
-        shape += &format!(" of {}", size::brief(zone));
+        let (zones, plural) = (geometry.nr_zones(), if geometry.nr_zones() == 1 { "" } else { "s" });
+        let mut shape = format!("{}: {zones} zone{plural} of {}", size::brief(geometry.size()), size::brief(zone));
         if capacity < zone {
             shape += &format!(", {} of each writable", size::brief(capacity));
         }
@@ -208,17 +203,13 @@ impl Disk {
     }
 }
 
-fn zones(count: u64) -> String {
-    format!("{count} zone{}", if count == 1 { "" } else { "s" })
-}
-
 /// A count and its limit, 0 being none.
 fn against(count: u64, limit: u32) -> String {
     if limit == 0 { format!("{count} (no limit)") } else { format!("{count} of {limit}") }
 }
 
 /// What is written of what can be.
-fn written(tally: &Tally) -> String {
+pub(super) fn written(tally: &Tally) -> String {
     let (written, capacity) = (size::brief(Bytes(tally.written)), size::brief(Bytes(tally.capacity)));
     format!("written {written} of {capacity} ({:.1} %)", look::fill(tally) * 100.0)
 }

@@ -3,7 +3,7 @@
 //! With colours a cell is a block, as wide as there is room for; without, one character.
 
 use super::Disk;
-use super::look::{fill, hue, label, present, shades, symbol, symbols};
+use super::look::{fill, hue, label, present, scale, shades, symbol, symbols};
 use crate::cli::screen::{Colours, Line, Style, printable};
 use crate::observe::summary::{Cell, Summary, Tally};
 use crate::zone::State;
@@ -12,8 +12,8 @@ use crate::zone::State;
 const GROUP: usize = 16;
 /// The least columns from one cell to the next with which there is space around each.
 const SPACED: usize = 3;
-/// A column of a cell with space around it: three quarters of the height, so that rows are apart too.
-const TILE: &str = "\u{2586}";
+/// A column of a cell or a bar with space around it: three quarters of the height, so that rows are apart too.
+pub(in crate::cli) const TILE: &str = "\u{2586}";
 /// Columns between a row's number and its cells.
 const MARGIN: usize = 2;
 
@@ -134,12 +134,8 @@ pub(in crate::cli) fn legend(totals: &Tally, columns: usize, colours: Colours) -
 
 /// What else there is to know for reading the cells.
 fn notes(summary: &Summary, layout: &Layout, colours: Colours) -> Vec<Line> {
-    let run = summary.cells.first().map_or(1, |cell| cell.zones);
     let partly = summary.cells.iter().any(|cell| (0.0..1.0).contains(&fill(&cell.tally)) && cell.tally.written > 0);
-    let mut notes = Vec::new();
-    if run > 1 {
-        notes.push(format!("one cell is {run} zones and has the state of the one that says most"));
-    }
+    let mut notes: Vec<String> = scale(summary).into_iter().collect();
     if partly || summary.totals.states.sum(State::is_active) > 0 {
         notes.push(match colours {
             Colours::None => "letters and digits go by tenths written: a, A and 0 are less than one".to_owned(),

@@ -13,7 +13,7 @@ pub(super) use html::page;
 pub(super) use svg::picture;
 
 use super::look::{label, present, telling};
-use super::{written, zones};
+use super::written;
 use crate::cli::screen::Rgb;
 use crate::observe::summary::Cell;
 
@@ -58,12 +58,6 @@ fn tell(cell: &Cell) -> String {
         text += &format!("; {}", written(&cell.tally));
     }
     text
-}
-
-/// What a cell stands for where that is more than one zone.
-fn scale(cells: &[Cell]) -> Option<String> {
-    let run = cells.first().map(|cell| cell.zones).filter(|run| *run > 1)?;
-    Some(format!("one cell is {} and has the colour of the one that says most", zones(run.into())))
 }
 
 #[cfg(test)]

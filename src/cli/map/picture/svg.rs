@@ -4,8 +4,8 @@
 use std::fmt::{self, Write};
 
 use super::super::Disk;
-use super::super::look::{fill, hue, label, present, telling};
-use super::{EMPTY, css, escape, scale, tell};
+use super::super::look::{fill, hue, label, present, scale, telling};
+use super::{EMPTY, css, escape, tell};
 use crate::observe::summary::{Cell, Summary, Tally};
 use crate::zone::State;
 
@@ -103,7 +103,7 @@ fn body_height(summary: &Summary) -> u32 {
 /// What bar, legend and scale take.
 fn above_cells(summary: &Summary) -> u32 {
     let lines = legend_places(&summary.totals).last().map_or(1, |(_, line, ..)| line + 1);
-    let lines = lines + u32::from(scale(&summary.cells).is_some());
+    let lines = lines + u32::from(scale(summary).is_some());
     BAR + 8 + lines * LEGEND_LINE + 10
 }
 
@@ -124,7 +124,7 @@ fn body(out: &mut String, summary: &Summary, x: u32, y: u32) -> fmt::Result {
         )?;
         next = line + 1;
     }
-    if let Some(scale) = scale(&summary.cells) {
+    if let Some(scale) = scale(summary) {
         writeln!(out, "<text x=\"{x}\" y=\"{}\">{scale}</text>", legend + next * LEGEND_LINE + 15)?;
     }
     cells(out, &summary.cells, x, y + above_cells(summary))

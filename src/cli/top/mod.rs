@@ -1,0 +1,235 @@
+//! `top`: a running daemon, watched through its control socket.
+//!
+//! | module | subject |
+//! | --- | --- |
+//! | [`rates`] | what was done between two answers |
+//! | [`view`] | what is shown, made of two answers and the size of the screen |
+//! | [`terminal`] | the terminal while it is drawn on |
+//!
+//! One thread asks the daemon and one reads keys; what they have comes to the thread that draws, so keys work while a
+//! daemon does not answer.
+
+mod rates;
+mod terminal;
+mod view;
+
+use std::io::{IsTerminal, stdin};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use termion::event::Key;
+use termion::input::TermRead;
+
+use super::map::Disk;
+use super::screen::{self, Colours, Line};
+use crate::control::Command;
+use crate::control::client::{Client, ClientError};
+use crate::observe::info::Info;
+use crate::observe::stats::Stats;
+use crate::observe::summary::Summary;
+use terminal::Screen;
+use view::{Shown, Size};
+
+/// The intervals that the keys go through, in milliseconds; the first and the last are the least and the most.
+const INTERVALS_MS: [u64; 11] = [100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000, 600_000, 3_600_000];
+/// How often it is looked whether the terminal has another size, and whether a signal has come.
+const GLANCE: Duration = Duration::from_millis(100);
+/// Rows of what is printed and not drawn.
+const PRINTED_ROWS: usize = 40;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The control socket: what "serve --control-path" says.
+    socket: PathBuf,
+    /// Seconds between two looks, from 0.1 to 3600.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = parse_interval)]
+    interval: Duration,
+    /// Print what was done in one interval, and exit; so it is, too, where the output is no terminal.
+    #[arg(long)]
+    once: bool,
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let [least, .., most] = INTERVALS_MS.map(Duration::from_millis);
+    let seconds: Result<f64, _> = text.parse();
+    seconds
+        .ok()
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .filter(|interval| (least..=most).contains(interval))
+        .ok_or_else(|| format!("'{text}' is no interval: expected seconds, from 0.1 to 3600"))
+}
+
+/// What a daemon says at one time.
+struct Sample {
+    stats: Stats,
+    zones: Summary,
+}
+
+/// What the thread that draws waits for.
+enum Event {
+    Key(Key),
+    Answer(Result<Sample, ClientError>),
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let mut client = Client::connect(&args.socket)?;
+    let info: Info = client.ask(&Command::Info {})?;
+    let disk = Disk::served(&info).with_context(|| args.socket.display().to_string())?;
+    let is_dumb = std::env::var("TERM").is_ok_and(|term| term == "dumb");
+    if args.once || is_dumb || !std::io::stdout().is_terminal() || !stdin().is_terminal() {
+        return once(client, &disk, args.interval);
+    }
+    Watch::new(client, disk, args.interval)?.run()
+}
+
+/// Prints what was done in one interval.
+fn once(mut client: Client, disk: &Disk, interval: Duration) -> Result<ExitCode> {
+    let (size, colours) = (Size { columns: screen::size().0, rows: PRINTED_ROWS }, Colours::of_stdout());
+    let before = sample(&mut client, disk, size, colours)?;
+    thread::sleep(interval);
+    let now = sample(&mut client, disk, size, colours)?;
+    let shown = Shown { disk, before: Some(&before.stats), now: &now.stats, zones: &now.zones };
+    let mut lines = view::lines(&shown, size, colours);
+    lines.insert(1, Line::plain(view::period(&shown)));
+    super::print(&screen::text(&lines, colours))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn sample(client: &mut Client, disk: &Disk, size: Size, colours: Colours) -> Result<Sample, ClientError> {
+    let stats = client.ask(&Command::Stats {})?;
+    let cells = view::cells(disk, &stats, size, colours);
+    Ok(Sample { zones: client.ask(&Command::Map { cells })?, stats })
+}
+
+/// A daemon watched on a terminal.
+struct Watch {
+    disk: Disk,
+    interval: Duration,
+    colours: Colours,
+    paused: bool,
+    /// A signal says that it is to end.
+    ended: Arc<AtomicBool>,
+    /// Asks the daemon for an answer that fits this size.
+    ask: Sender<Size>,
+    events: Receiver<Event>,
+    /// What the last answer is compared with.
+    before: Option<Stats>,
+    now: Option<Sample>,
+}
+
+/// A question that is not answered yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// The interval is over.
+    InTime,
+    /// The terminal has another size: the answer takes the place of the last one.
+    Again,
+}
+
+impl Watch {
+    fn new(mut client: Client, disk: Disk, interval: Duration) -> Result<Self> {
+        let (tell, events) = mpsc::channel();
+        let (ask, questions) = mpsc::channel();
+        let (colours, answers, asked_about) = (Colours::of_stdout(), tell.clone(), disk.clone());
+        let answer = move || {
+            for size in questions {
+                // Whoever does not listen any more has ended.
+                let _ = answers.send(Event::Answer(sample(&mut client, &asked_about, size, colours)));
+            }
+        };
+        thread::Builder::new().name("ask".into()).spawn(answer)?;
+        let read_keys = move || {
+            for key in stdin().keys().map_while(Result::ok) {
+                // As above.
+                let _ = tell.send(Event::Key(key));
+            }
+        };
+        thread::Builder::new().name("keys".into()).spawn(read_keys)?;
+        let ended = Arc::new(AtomicBool::new(false));
+        for signal in [SIGTERM, SIGINT, SIGHUP] {
+            signal_hook::flag::register(signal, Arc::clone(&ended)).context("signals cannot be handled")?;
+        }
+        Ok(Self { disk, interval, colours, paused: false, ended, ask, events, before: None, now: None })
+    }
+
+    fn run(mut self) -> Result<ExitCode> {
+        let screen = Screen::enter().context("the terminal cannot be drawn on")?;
+        let watched = self.watch(&screen);
+        drop(screen);
+        watched.map(|()| ExitCode::SUCCESS)
+    }
+
+    fn watch(&mut self, screen: &Screen) -> Result<()> {
+        let (mut size, mut last) = (size(), Instant::now());
+        let mut asked = Some(self.question(size, Asked::InTime));
+        let mut resized = false;
+        while !self.ended.load(Ordering::Relaxed) {
+            let left = self.interval.saturating_sub(last.elapsed());
+            match self.events.recv_timeout(if asked.is_some() || self.paused { GLANCE } else { left.min(GLANCE) }) {
+                Ok(Event::Key(Key::Char('q') | Key::Esc | Key::Ctrl('c'))) => return Ok(()),
+                Ok(Event::Key(key)) => self.press(key),
+                Ok(Event::Answer(answer)) => self.take(answer?, asked.take()),
+                Err(RecvTimeoutError::Timeout) if size == self::size() => {}
+                Err(RecvTimeoutError::Timeout) => (size, resized) = (self::size(), true),
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+            }
+            if asked.is_none() && !self.paused && last.elapsed() >= self.interval {
+                (asked, last, resized) = (Some(self.question(size, Asked::InTime)), Instant::now(), false);
+            } else if asked.is_none() && resized {
+                (asked, resized) = (Some(self.question(size, Asked::Again)), false);
+            }
+            self.draw(screen, size)?;
+        }
+        Ok(())
+    }
+
+    fn question(&self, size: Size, why: Asked) -> Asked {
+        // Where nobody takes questions any more there is no answer either, and the last one said why.
+        let _ = self.ask.send(size);
+        why
+    }
+
+    fn take(&mut self, answer: Sample, asked: Option<Asked>) {
+        let last = self.now.replace(answer);
+        if asked == Some(Asked::InTime) {
+            self.before = last.map(|last| last.stats);
+        }
+    }
+
+    fn press(&mut self, key: Key) {
+        let (now, mut intervals) = (self.interval, INTERVALS_MS.map(Duration::from_millis).into_iter());
+        match key {
+            Key::Char('p' | ' ') => self.paused = !self.paused,
+            Key::Char('+' | '=') => self.interval = intervals.find(|interval| *interval > now).unwrap_or(now),
+            Key::Char('-') => self.interval = intervals.rfind(|interval| *interval < now).unwrap_or(now),
+            _ => {}
+        }
+    }
+
+    fn draw(&self, screen: &Screen, size: Size) -> Result<()> {
+        let now = self.now.as_ref();
+        let shown = now.map(|Sample { stats: now, zones }| Shown {
+            disk: &self.disk,
+            before: self.before.as_ref(),
+            now,
+            zones,
+        });
+        let mut lines = shown.as_ref().map_or(Vec::new(), |shown| view::lines(shown, size, self.colours));
+        lines.resize(size.rows, Line::default());
+        lines.push(view::footer(shown.as_ref(), self.interval, self.paused, size));
+        screen.show(&lines, size.columns, self.colours).context("the terminal cannot be drawn on")
+    }
+}
+
+/// The terminal's size, without the last row, which is the footer's.
+fn size() -> Size {
+    let (columns, rows) = screen::size();
+    Size { columns, rows: rows.unwrap_or(PRINTED_ROWS).saturating_sub(1) }
+}
