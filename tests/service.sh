@@ -6,115 +6,33 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-work=$(mktemp -d)
-supervisor=
-end() {
-    # Without their first process the namespaces are gone, and all mounts with them.
-    [[ -z $supervisor ]] || kill -KILL "$supervisor" 2>/dev/null || true
-    wait 2>/dev/null || true
-    umount "$work" 2>/dev/null || true
-    rm -rf "$work"
-    # Empty once the last process inside is buried.
-    for _ in $(seq 50); do
-        [[ -n ${group:-} && -d $group ]] || break
-        find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || sleep 0.1
-    done
-}
-trap end EXIT
+SERVICE='vhost-user-zbd@*'
+. tests/inside-lib.sh
 
-skip() {
-    echo "skipped: $*"
-    exit 0
-}
-[[ $EUID -eq 0 ]] || skip "the service is tested with root's rights only"
-mount -t tmpfs none "$work" 2>/dev/null || skip "nothing can be mounted here"
-
-# What the systemd inside sees as the host. Its own kernel settings and devices are not its to change.
-cat >"$work/init" <<'INIT'
-set -euo pipefail
-work=$1
-root=$work/root
-mkdir "$root" "$work/upper" "$work/work"
+# A copy-on-write view of this host, with the service in it and a target that wants only what is to be tested, not what this host happens
+# to have installed.
+cat >"$work/prepare" <<'PREPARE'
+mkdir "$work/upper" "$work/work"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$work/upper,workdir=$work/work" "$root"
-mount -t proc proc "$root/proc"
-mount --bind "$root/proc/sys" "$root/proc/sys"
-mount -o remount,bind,ro "$root/proc/sys"
-mount -t sysfs -o ro sysfs "$root/sys"
-mount -t cgroup2 none "$root/sys/fs/cgroup"
-mount -t tmpfs none "$root/dev"
-for device in null zero full random urandom tty; do
-    touch "$root/dev/$device"
-    mount --bind "/dev/$device" "$root/dev/$device"
-done
-ln -s /proc/self/fd "$root/dev/fd"
-mkdir "$root/dev/shm" "$root/dev/pts" "$root/dev/mqueue" "$root/dev/hugepages"
-mount -t devpts devpts "$root/dev/pts"
-ln -s pts/ptmx "$root/dev/ptmx"
-for folder in run tmp; do mount -t tmpfs none "$root/$folder"; done
 install -m 755 "$work/vhost-user-zbd" "$work/lifecycle" "$root/usr/bin/"
 mkdir -p "$root/etc/vhost-user-zbd" "$root/usr/lib/sysusers.d" "$root/usr/lib/tmpfiles.d"
 cp "$work"/units/*@* "$root/usr/lib/systemd/system/"
 cp "$work/units/vhost-user-zbd.sysusers" "$root/usr/lib/sysusers.d/vhost-user-zbd.conf"
 cp "$work/units/vhost-user-zbd.tmpfiles" "$root/usr/lib/tmpfiles.d/vhost-user-zbd.conf"
-printf '%s\n' 0123456789abcdef0123456789abcdef >"$root/etc/machine-id"
-# Only what is to be tested, not what this host happens to have installed.
 cat >"$root/etc/systemd/system/service-test.target" <<'TARGET'
 [Unit]
 DefaultDependencies=no
 Requires=systemd-journald.service systemd-journald.socket systemd-sysusers.service systemd-tmpfiles-setup.service
 After=systemd-journald.service systemd-journald.socket systemd-sysusers.service systemd-tmpfiles-setup.service
 TARGET
-cd "$root"
-mkdir oldroot
-pivot_root . oldroot
-umount -l /oldroot
-exec env -i container=unshare PATH=/usr/sbin:/usr/bin:/sbin:/bin \
-    /lib/systemd/systemd --system --unit=service-test.target </dev/null >/dev/null 2>&1
-INIT
+PREPARE
 # The tests' own frontend, for requests in flight.
 lifecycle=$(cargo test --locked --quiet --test lifecycle --no-run --message-format=json |
-    sed -n 's/.*"executable":"\([^"]*\)".*/\1/p' | tail -1)
+    sed -n 's|.*"executable":"\([^"]*/lifecycle-[^"]*\)".*|\1|p')
 install -m 755 "$lifecycle" "$work/lifecycle"
 cp -r systemd "$work/units"
 cp target/release/vhost-user-zbd "$work/"
-# A group for systemd's own groups, where there is cgroup version 2 at all.
-for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/unified; do
-    [[ -e $hierarchy/cgroup.controllers ]] && group=$(mktemp -d "$hierarchy/service-test.XXXXXX") && break
-done
-[[ -n ${group:-} ]] || skip "there is no cgroup of version 2"
-(
-    echo "$BASHPID" >"$group/cgroup.procs"
-    exec unshare --mount --pid --fork --ipc --uts --cgroup --kill-child --propagation private bash "$work/init" "$work"
-) >"$work/log" 2>&1 &
-supervisor=$!
-
-inside() { nsenter --target "$first" --mount --pid --ipc --uts --cgroup -- "$@"; }
-# Waits for what does not take long on any machine.
-until_true() {
-    local what=$1
-    shift
-    for _ in $(seq 200); do
-        "$@" >/dev/null 2>&1 && return
-        sleep 0.1
-    done
-    echo "FAIL: waited for: $what"
-    inside systemctl status --no-pager --full 'vhost-user-zbd@*' || true
-    inside journalctl --no-pager -u 'vhost-user-zbd@*' || true
-    exit 1
-}
-is_up() {
-    first=$(pgrep --parent "$supervisor" --exact systemd) && inside systemctl is-active --quiet service-test.target
-}
-for _ in $(seq 100); do
-    is_up 2>/dev/null && break
-    if ! kill -0 "$supervisor" 2>/dev/null; then
-        cat "$work/log"
-        supervisor=
-        skip "no namespaces with an overlay of / can be made here, see above"
-    fi
-    sleep 0.2
-done
-until_true "systemd inside" is_up
+inside_boot service-test.target
 
 service=vhost-user-zbd@disk.service
 socket=vhost-user-zbd@disk.socket
@@ -122,17 +40,6 @@ show() { inside systemctl show --value --property "$1" "$service"; }
 has() { [[ $(show "$1") == "$2" ]]; }
 logged() { inside journalctl --no-pager -o cat -p "$1" -u "$service" | grep -q -- "$2"; }
 as_service() { inside setpriv --reuid=vhost-user-zbd --regid=vhost-user-zbd --clear-groups "$@"; }
-expect() {
-    local what=$1
-    shift
-    if ! "$@"; then
-        echo "FAIL: $what"
-        inside systemctl status --no-pager --full "$service" || true
-        inside journalctl --no-pager -u "$service"
-        exit 1
-    fi
-    echo "ok $what"
-}
 
 as_service vhost-user-zbd create /var/lib/vhost-user-zbd/disk.qcow2 64M --zone-size 4M
 as_service vhost-user-zbd create /var/lib/vhost-user-zbd/other.qcow2 64M --zone-size 4M
