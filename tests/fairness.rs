@@ -27,7 +27,7 @@ use vhost_user_zbd::vhost::{self, AioMode, CacheMode, DataFiles, ListenOn, Onloo
 use vhost_user_zbd::zone::GeometryRequest;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-const ZONES: u64 = 16;
+const ZONES: u64 = 128;
 const ZONE: u64 = MIB;
 
 /// What the housekeeper has done by the file system, and may wait for.
@@ -42,6 +42,8 @@ enum Slow {
 #[derive(Default)]
 struct State {
     held: Option<Slow>,
+    /// How many of the held kind may end all the same.
+    let_through: usize,
     waiting: bool,
 }
 
@@ -59,13 +61,21 @@ impl Gate {
         self.changed.notify_all();
     }
 
+    fn let_one_through(&self) {
+        self.state.lock().unwrap().let_through += 1;
+        self.changed.notify_all();
+    }
+
     fn pass(&self, operation: Slow) {
         let mut state = self.state.lock().unwrap();
-        while state.held == Some(operation) {
+        while state.held == Some(operation) && state.let_through == 0 {
             state.waiting = true;
             state = self.changed.wait(state).unwrap();
         }
         state.waiting = false;
+        if state.held == Some(operation) {
+            state.let_through -= 1;
+        }
     }
 
     fn is_waiting(&self) -> bool {
@@ -169,6 +179,10 @@ impl Served {
         reqs.iter().map(|req| self.front.submit(queue, req)).collect()
     }
 
+    fn await_waiting(&self) {
+        common::eventually("the housekeeper to wait", || self.gate.is_waiting().then_some(()));
+    }
+
     #[track_caller]
     fn assert_ok(&mut self, tokens: &[Token]) {
         let done = self.front.wait_all(tokens);
@@ -179,7 +193,7 @@ impl Served {
     fn hold_up(&mut self, slow: Slow, waits: &[Req], round: u64) {
         self.gate.hold(Some(slow));
         let waits = self.ask(0, waits);
-        common::eventually("the housekeeper to wait", || self.gate.is_waiting().then_some(()));
+        self.await_waiting();
         for queue in [0, 1] {
             let zone = 1 + queue as u64;
             let go_on = [
@@ -221,4 +235,31 @@ fn while_the_housekeeper_waits_for_the_file_system_only_those_wait_that_need_wha
             disk.hold_up(slow, &[written, Req::bare(kind::ZONE_FINISH, sector(zone, 0))], round);
         }
     }
+}
+
+#[test]
+fn while_many_zones_are_cleared_a_write_that_needs_space_is_not_the_last() {
+    let mut disk = serve(AioMode::Auto);
+    // Not one after the other, so that each is cleared by itself.
+    let zones = || (1..80).step_by(2);
+    for half in [zones().take(20).collect::<Vec<u64>>(), zones().skip(20).collect()] {
+        let writes: Vec<Req> = half.iter().map(|zone| Req::write(sector(*zone, 0), vec![1; 4096])).collect();
+        let tokens = disk.ask(0, &writes);
+        disk.assert_ok(&tokens);
+    }
+    disk.gate.hold(Some(Slow::Punch));
+    let resets: Vec<Req> = zones().map(|zone| Req::bare(kind::ZONE_RESET, sector(zone, 0))).collect();
+    for resets in resets.chunks(20) {
+        let tokens = disk.ask(0, resets);
+        disk.assert_ok(&tokens);
+    }
+    disk.await_waiting();
+    // The second is answered when the first has been begun.
+    let tokens = disk.ask(0, &[Req::write(sector(0, 0), vec![2; 4096]), Req::get_id()]);
+    disk.assert_ok(&tokens[1..]);
+    disk.gate.let_one_through();
+    disk.assert_ok(&tokens[..1]);
+    disk.gate.hold(None);
+    let again = disk.ask(1, &[Req::write(sector(79, 0), vec![3; 4096])]);
+    disk.assert_ok(&again);
 }

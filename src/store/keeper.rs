@@ -5,7 +5,8 @@
 //!
 //! Clearing a reset zone takes two flushes, shared by many zones: one of the pointers alone makes the reset durable, then
 //! the space is punched, one of the file makes the hole durable. Zones that a request waits for come first, and take
-//! along the zones behind them, which are likely to be written next. Loading and mapping are served between the steps.
+//! along the zones behind them, which are likely to be written next. Loading and mapping are served between the steps, and
+//! between the holes of one: where the host discards at once each may take milliseconds.
 
 use std::io;
 
@@ -27,6 +28,8 @@ const MAX_RUN: u64 = 16 << 20;
 const WINDOW_CLUSTERS: u64 = 64 * 1024;
 /// How many zones are punched before other work gets its turn.
 const PUNCH_ROUND: usize = 256;
+/// How many zones that follow one another are punched together, before those that ask for space get their turn.
+const PUNCH_AT_ONCE: usize = 16;
 /// How many punched zones share the flush that makes their holes durable, at most.
 const PUNCHED: usize = 16 * 1024;
 /// How many steps the clearing goes on for when the store is closed: 4 Ki zones. A host that discards what is freed at
@@ -59,6 +62,16 @@ pub(super) fn run_at(geometry: &Geometry, zone: ZoneIndex, at: Bytes) -> u64 {
     (at.0 - geometry.start(zone).0).clamp(MIN_RUN, MAX_RUN)
 }
 
+impl Job {
+    /// Whether a request waits for it that needs no clearing, or, in a zone empty since the open, mostly needs none.
+    fn is_for_space(&self) -> bool {
+        match self {
+            Self::Load { .. } | Self::Map { .. } | Self::Finish { .. } | Self::Clear { reset: false, .. } => true,
+            Self::Clear { reset: true, .. } | Self::Ahead { .. } | Self::Hurry { .. } => false,
+        }
+    }
+}
+
 /// The owner of the image.
 pub(super) struct Keeper<S> {
     image: Image<Fuse<S>>,
@@ -75,6 +88,8 @@ pub(super) struct Keeper<S> {
     wanted: Vec<ZoneIndex>,
     /// Where the punching goes on.
     next: ZoneIndex,
+    /// The last turn left out the clearing.
+    yielded: bool,
     /// Space was taken from the reservation since it was last topped up.
     drawn: bool,
 }
@@ -90,6 +105,7 @@ impl<S: Storage> Keeper<S> {
             punched: ZoneSet::default(),
             wanted: Vec::new(),
             next: ZoneIndex(0),
+            yielded: false,
             drawn: false,
         }
     }
@@ -113,7 +129,7 @@ impl<S: Storage> ZonedStore<S> {
     pub fn housekeep(&self, batch: &mut Batch) -> bool {
         let keeper = &mut *lock(&self.keeper);
         let jobs = std::mem::take(&mut *lock(&self.jobs));
-        let asked = !jobs.is_empty();
+        let (asked, for_space) = (!jobs.is_empty(), jobs.iter().any(Job::is_for_space));
         for job in jobs {
             match job {
                 Job::Load { zone, from, to, waiter } => self.load(keeper, zone, from, to, waiter, batch),
@@ -138,7 +154,9 @@ impl<S: Storage> ZonedStore<S> {
                 Job::Finish { zone, waiter } => self.clear_tail(keeper, zone, waiter, batch),
             }
         }
-        let cleared = self.clear_further(keeper, batch);
+        // Whoever has its space now is told before the next step, which may take long. The turn after has one anyway.
+        keeper.yielded = for_space && !keeper.yielded;
+        let cleared = !keeper.yielded && self.clear_further(keeper, batch);
         self.commit(batch);
         asked || cleared || self.top_up(keeper)
     }
@@ -254,8 +272,9 @@ impl<S: Storage> ZonedStore<S> {
             Some(first) if durable.contains(first) => {
                 let mut round: Vec<ZoneIndex> = wanted.iter().copied().take(PUNCH_ROUND).collect();
                 round.retain(|zone| durable.remove(*zone));
+                round.sort_unstable();
                 round.extend(durable.take(first, PUNCH_ROUND - round.len()));
-                self.punch_zones(keeper, round, batch);
+                self.punch_zones(keeper, &round, batch);
             }
             Some(_) => self.make_holes_durable(keeper, batch),
             None if punched.len() >= PUNCHED || (durable.is_empty() && !punched.is_empty()) => {
@@ -264,7 +283,7 @@ impl<S: Storage> ZonedStore<S> {
             None if !durable.is_empty() => {
                 let round = durable.take(*next, PUNCH_ROUND);
                 *next = round.last().map_or(ZoneIndex(0), |last| ZoneIndex(last.0.saturating_add(1)));
-                self.punch_zones(keeper, round, batch);
+                self.punch_zones(keeper, &round, batch);
             }
             None if !reset.is_empty() => self.make_pointers_durable(keeper, batch),
             None => return false,
@@ -288,36 +307,47 @@ impl<S: Storage> ZonedStore<S> {
         }
     }
 
-    fn punch_zones(&self, keeper: &mut Keeper<S>, mut zones: Vec<ZoneIndex>, batch: &mut Batch) {
-        zones.sort_unstable();
-        let mut holes: Vec<(FileOffset, Bytes)> = Vec::new();
-        let mut found = Vec::with_capacity(zones.len());
-        let zone_clusters = self.geometry.zone_size().0.div_ceil(keeper.image.header().cluster_size().0);
-        let most = usize::try_from(WINDOW_CLUSTERS / zone_clusters).map_or(1, |most| most.max(1));
+    /// Punches zones, in their order. Where a request asks for space meanwhile, the rest have to wait.
+    fn punch_zones(&self, keeper: &mut Keeper<S>, zones: &[ZoneIndex], batch: &mut Batch) {
         // Zones that follow one another are looked up at once. What they could have mapped between them is nobody's.
-        for run in zones.chunk_by(|zone, next| zone.0 + 1 == next.0).flat_map(|run| run.chunks(most)) {
-            if self.find_holes(keeper, run, &mut holes).is_ok() {
-                found.extend_from_slice(run);
-                continue;
+        let zone_clusters = self.geometry.zone_size().0.div_ceil(keeper.image.header().cluster_size().0);
+        let most = usize::try_from(WINDOW_CLUSTERS / zone_clusters).map_or(1, |most| most.clamp(1, PUNCH_AT_ONCE));
+        let mut runs = zones.chunk_by(|zone, next| zone.0 + 1 == next.0).flat_map(|run| run.chunks(most));
+        let mut holes = Vec::new();
+        for run in runs.by_ref() {
+            self.punch_run(keeper, run, &mut holes, batch);
+            if lock(&self.jobs).iter().any(Job::is_for_space) {
+                break;
             }
-            for zone in run {
-                match self.find_holes(keeper, std::slice::from_ref(zone), &mut holes) {
-                    Ok(()) => found.push(*zone),
-                    Err(error) => {
-                        log::error!("zone {zone} cannot be cleared: {error}");
-                        self.cleared(*zone, false, batch);
-                    }
+        }
+        runs.flatten().for_each(|zone| keeper.durable.insert(*zone));
+    }
+
+    /// Punches some zones that follow one another.
+    fn punch_run(
+        &self,
+        keeper: &mut Keeper<S>,
+        run: &[ZoneIndex],
+        holes: &mut Vec<(FileOffset, Bytes)>,
+        batch: &mut Batch,
+    ) {
+        holes.clear();
+        let found = self.find_holes(keeper, run, holes).map_err(io::Error::other);
+        match found.and_then(|()| holes.iter().try_for_each(|(offset, len)| self.storage.punch(*offset, *len))) {
+            Ok(()) => {
+                for zone in run {
+                    self.forget(keeper, *zone);
+                    keeper.punched.insert(*zone);
                 }
             }
-        }
-        if let Err(error) = holes.iter().try_for_each(|(offset, len)| self.storage.punch(*offset, *len)) {
-            log::error!("space of reset zones cannot be given back: {error}");
-            found.into_iter().for_each(|zone| self.cleared(zone, false, batch));
-            return;
-        }
-        for zone in found {
-            self.forget(keeper, zone);
-            keeper.punched.insert(zone);
+            // One of them is to blame, and no other.
+            Err(_) if run.len() > 1 => run.chunks(1).for_each(|zone| self.punch_run(keeper, zone, holes, batch)),
+            Err(error) => {
+                for zone in run {
+                    log::error!("zone {zone} cannot be cleared: {error}");
+                    self.cleared(*zone, false, batch);
+                }
+            }
         }
     }
 
