@@ -32,6 +32,7 @@ ELSEWHERE = {
     "setpriv --reuid=vhost-user-zbd": ("tests/service.sh", "setpriv --reuid=vhost-user-zbd"),
     "systemctl enable --now vhost-user-zbd@NAME.socket": ("tests/service.sh", "systemctl start"),
     "vhost-user-zbd map disk.qcow2": ("tests/cli/map.rs", "map"),
+    "vhost-user-zbd top disk.ctl --once": ("tests/cli/top.rs", "--once"),
     "chardev-add ": ("tests/guest/plug.sh", ""),
     "device_add ": ("tests/guest/blk.sh", "device_add"),
     "device_del ": ("tests/guest/blk.sh", "device_del"),

@@ -167,25 +167,31 @@ impl Watch {
     }
 
     fn watch(&mut self, screen: &Screen) -> Result<()> {
-        let (mut size, mut last) = (size(), Instant::now());
-        let mut asked = Some(self.question(size, Asked::InTime));
-        let mut resized = false;
+        let (mut drawn, mut last, mut resized) = (size(), Instant::now(), false);
+        let mut asked = Some(self.question(drawn, Asked::InTime));
+        self.draw(screen, drawn)?;
         while !self.ended.load(Ordering::Relaxed) {
             let left = self.interval.saturating_sub(last.elapsed());
-            match self.events.recv_timeout(if asked.is_some() || self.paused { GLANCE } else { left.min(GLANCE) }) {
+            let patience = if asked.is_some() || self.paused { GLANCE } else { left.min(GLANCE) };
+            let mut news = true;
+            match self.events.recv_timeout(patience) {
                 Ok(Event::Key(Key::Char('q') | Key::Esc | Key::Ctrl('c'))) => return Ok(()),
                 Ok(Event::Key(key)) => self.press(key),
                 Ok(Event::Answer(answer)) => self.take(answer?, asked.take()),
-                Err(RecvTimeoutError::Timeout) if size == self::size() => {}
-                Err(RecvTimeoutError::Timeout) => (size, resized) = (self::size(), true),
+                Err(RecvTimeoutError::Timeout) => news = false,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
+            let size = size();
+            resized |= size != drawn;
             if asked.is_none() && !self.paused && last.elapsed() >= self.interval {
                 (asked, last, resized) = (Some(self.question(size, Asked::InTime)), Instant::now(), false);
             } else if asked.is_none() && resized {
                 (asked, resized) = (Some(self.question(size, Asked::Again)), false);
             }
-            self.draw(screen, size)?;
+            if news || size != drawn {
+                self.draw(screen, size)?;
+                drawn = size;
+            }
         }
         Ok(())
     }
