@@ -202,7 +202,11 @@ impl FileSystem {
             }
             Self::F2fs => {
                 unless(zone.is_multiple_of(2 * MIB), "f2fs takes zones of a multiple of 2 MiB");
-                unless(at_least(geometry.max_active_zones(), 6), "f2fs has six zones active: a limit of 6 or more");
+                // The kernel looks at the open limit; an active one below it lowers that.
+                unless(
+                    at_least(geometry.max_open_zones(), 6) && at_least(geometry.max_active_zones(), 6),
+                    "f2fs has six zones open: an active and an open limit of 6 or more, or none (0)",
+                );
                 unless(conventional > 0, "f2fs keeps metadata in conventional zones, or else on a second device");
             }
             Self::Xfs => {
@@ -264,6 +268,7 @@ mod tests {
             (Btrfs, "64M,zone.size=4M,zone.max_open_zones=7", "limit"),
             (F2fs, "64M,zone.size=1M,zone.conventional_zones=4", "2 MiB"),
             (F2fs, "64M,zone.size=2M,zone.conventional_zones=4,zone.max_active_zones=5", "six"),
+            (F2fs, "64M,zone.size=2M,zone.conventional_zones=4,zone.max_open_zones=5", "six"),
             (F2fs, "64M,zone.size=2M", "second device"),
             (Xfs, "1G,zone.size=4M,zone.conventional_zones=74", "300 MiB"),
             (Xfs, "1G,zone.size=4M,zone.capacity=3M,zone.conventional_zones=75", "below"),
