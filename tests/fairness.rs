@@ -6,8 +6,8 @@
 mod common;
 
 use std::io;
-use std::os::fd::IntoRawFd;
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use common::frontend::{Frontend, Options, Token};
 use common::model::pattern;
 use common::request::{Req, Status, kind};
 use common::{KIB, MIB};
+use nix::fcntl::{FcntlArg, fcntl};
 use vhost_user_zbd::qcow2::{self, ByteOrder, CreateOptions};
 use vhost_user_zbd::sandbox::Mode;
 use vhost_user_zbd::service::ServiceManager;
@@ -163,7 +164,7 @@ fn serve(aio: AioMode) -> Served {
         let files = DataFiles { data: data.try_clone().unwrap(), buffered: data };
         let (stop, manager) = (EventFd::new(EFD_NONBLOCK).unwrap(), ServiceManager::default());
         let by = Supervised { stop: &stop, manager: &manager };
-        let listen = ListenOn::Fd(theirs.into_raw_fd());
+        let listen = ListenOn::Fd(number_of_its_own(&theirs));
         vhost::serve(store, files, listen, options, Onlookers::default(), by).unwrap();
     });
     let front = Frontend::connect(ours, &Options { queues: 2, ..Options::default() }).unwrap();
@@ -172,6 +173,12 @@ fn serve(aio: AioMode) -> Served {
 
 fn sector(zone: u64, block: u64) -> u64 {
     (zone * ZONE + block * 4096) / 512
+}
+
+/// The daemon takes a descriptor of one number once in its life, and here it has several.
+fn number_of_its_own(stream: &UnixStream) -> i32 {
+    static NEXT: AtomicI32 = AtomicI32::new(200);
+    fcntl(stream, FcntlArg::F_DUPFD_CLOEXEC(NEXT.fetch_add(1, Ordering::Relaxed))).unwrap()
 }
 
 impl Served {
