@@ -24,6 +24,8 @@ use crate::zone::Geometry;
 const MIN_RUN: u64 = 1 << 20;
 /// The most space mapped ahead of a write pointer at a time.
 const MAX_RUN: u64 = 16 << 20;
+/// Writes of this length and more find blocks for themselves at little cost, and wait while others are found ahead.
+const LARGE_WRITE: u64 = 512 << 10;
 /// How many clusters of a zone are looked up at a time.
 const WINDOW_CLUSTERS: u64 = 64 * 1024;
 /// How many zones are punched before other work gets its turn.
@@ -45,8 +47,8 @@ pub(super) enum Job {
     Load { zone: ZoneIndex, from: Bytes, to: Bytes, waiter: Tag },
     /// Have `from..to` of a zone mapped; `reserved` tells a write in flight in a sequential zone.
     Map { zone: ZoneIndex, from: Bytes, to: Bytes, waiter: Tag, reserved: bool },
-    /// Have a run of a sequential zone mapped from `from` on, where its writes will come soon.
-    Ahead { zone: ZoneIndex, from: Bytes },
+    /// Have a run of a sequential zone mapped from `from` on, where its writes, of this length, will come soon.
+    Ahead { zone: ZoneIndex, from: Bytes, write: Bytes },
     /// Clear an empty zone that may hold bytes of an earlier generation; `reset` tells one that was reset by this
     /// process, so that its pointer may not be durable.
     Clear { zone: ZoneIndex, reset: bool },
@@ -134,17 +136,17 @@ impl<S: Storage> ZonedStore<S> {
             match job {
                 Job::Load { zone, from, to, waiter } => self.load(keeper, zone, from, to, waiter, batch),
                 Job::Map { zone, from, to, waiter, reserved } => {
-                    let mapped = self.map(keeper, zone, from, to);
+                    let mapped = self.map(keeper, zone, from, to, Bytes(to.0 - from.0));
                     match mapped.map_err(|error| log::error!("no space for zone {zone} in the image: {error}")) {
                         Ok(()) => batch.events.push(Event::Retry { tag: waiter }),
                         Err(()) if reserved => self.fail_reserved(zone, from, batch),
                         Err(()) => batch.finish(waiter, Err(Refusal::Io)),
                     }
                 }
-                Job::Ahead { zone, from } => {
+                Job::Ahead { zone, from, write } => {
                     // Without it the write that comes there asks for it, and says what is wrong.
                     if self.is_written_up_to(zone, from)
-                        && let Err(error) = self.map(keeper, zone, from, from)
+                        && let Err(error) = self.map(keeper, zone, from, from, write)
                     {
                         log::debug!("no space ahead of the writes of zone {zone} in the image: {error}");
                     }
@@ -189,8 +191,15 @@ impl<S: Storage> ZonedStore<S> {
         Ok(ZoneMap::new(from, to, keeper.extents(from, to)?))
     }
 
-    /// Maps a run of space for a zone, at least `from..to`.
-    fn map(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, from: Bytes, to: Bytes) -> Result<(), MapError> {
+    /// Maps a run of space for a zone, at least `from..to`, for writes of this length.
+    fn map(
+        &self,
+        keeper: &mut Keeper<S>,
+        zone: ZoneIndex,
+        from: Bytes,
+        to: Bytes,
+        write: Bytes,
+    ) -> Result<(), MapError> {
         let start = self.geometry.start(zone).0;
         let end = self.geometry.writable_end(zone).0;
         let (low, high) = if sequential(&self.geometry, zone) {
@@ -202,7 +211,7 @@ impl<S: Storage> ZonedStore<S> {
         keeper.drawn = true;
         keeper.image.map(Bytes(low), Bytes(high - low))?;
         let extents = keeper.extents(Bytes(low), Bytes(high))?;
-        if self.storage.allocates() {
+        if self.storage.allocates() && write.0 < LARGE_WRITE {
             extents.iter().for_each(|extent| self.storage.allocate(extent.file, extent.len));
         }
         self.install(keeper, zone, ZoneMap::new(Bytes(low), Bytes(high), extents));

@@ -162,19 +162,20 @@ impl<S: Storage> ZonedStore<S> {
             return Ok(Step::Parked(ticket));
         }
         if self.mapped(zone, start, end, segments) {
-            self.map_ahead(zone, end);
+            self.map_ahead(zone, end, len);
             return Ok(Step::Io(ticket));
         }
         self.ask(Job::Map { zone, from: start, to: end, waiter: tag, reserved: true });
         Ok(Step::Parked(ticket))
     }
 
-    /// Has space mapped for the writes behind one that ends at `end`, before they come, where there is little left.
-    fn map_ahead(&self, zone: ZoneIndex, end: Bytes) {
+    /// Has space mapped for the writes behind one that ends at `end`, before they come, where there is little left. `write` is
+    /// its length.
+    fn map_ahead(&self, zone: ZoneIndex, end: Bytes, write: Bytes) {
         let want = Bytes(end.0 + run_at(&self.geometry, zone, end) / 2).min(self.geometry.writable_end(zone));
         let short = self.slots.inner(zone).map.as_mut().and_then(|map| map.short_of(end, want));
         if let Some(from) = short {
-            self.ask(Job::Ahead { zone, from });
+            self.ask(Job::Ahead { zone, from, write });
         }
     }
 
