@@ -22,6 +22,9 @@ The image of that service where its file names none.
 .TP
 /run/vhost\-user\-zbd/NAME.sock
 The socket of that service, made by vhost\-user\-zbd@NAME.socket.
+.TP
+/run/vhost\-user\-zbd/NAME/control
+Its control socket, for root and the service's user: see vhost\-user\-zbd\-ctl(1).
 .SH ENVIRONMENT
 .TP
 RUST_LOG
@@ -44,13 +47,30 @@ fn main() -> io::Result<()> {
     for (sub, title) in command.get_subcommands().zip(&others) {
         // The page's name; its synopsis says the program and the command. The library keeps names for ever.
         let name: &'static str = title.clone().leak();
+        let orders = orders(sub);
         let sub = sub.clone().name(name).bin_name(format!("{NAME} {}", sub.get_name()));
-        page(folder, title, sub, "", &[NAME.to_owned()])?;
+        page(folder, title, sub, &orders, &[NAME.to_owned()])?;
     }
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut cli::command(), NAME, folder)?;
     }
     Ok(())
+}
+
+/// What a command that takes orders can be told, with what each takes: they have no pages of their own.
+fn orders(command: &clap::Command) -> String {
+    let mut section = String::new();
+    for order in command.get_subcommands() {
+        let own = order.get_arguments().filter(|argument| !argument.is_global_set());
+        let own = own.filter(|argument| argument.get_id() != "help" && argument.get_id() != "json");
+        let shown: Vec<String> = own
+            .map(|argument| if argument.is_positional() { format!(" {argument}") } else { format!(" [{argument}]") })
+            .collect();
+        let about = order.get_about().map(ToString::to_string).unwrap_or_default();
+        let line = format!(r"\fB{}\fR{}", order.get_name(), shown.concat()).replace('-', r"\-");
+        section += &format!(".TP\n{line}\n{about}\n");
+    }
+    if section.is_empty() { section } else { format!(".SH ORDERS\n{section}") }
 }
 
 fn page(folder: &Path, title: &str, command: clap::Command, more: &str, see: &[String]) -> io::Result<()> {
@@ -61,7 +81,7 @@ fn page(folder: &Path, title: &str, command: clap::Command, more: &str, see: &[S
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
     man.render_options_section(&mut page)?;
-    if !more.is_empty() {
+    if title == NAME {
         man.render_subcommands_section(&mut page)?;
     }
     let see: Vec<String> = see.iter().map(|title| format!("{}(1)", title.replace('-', r"\-"))).collect();
