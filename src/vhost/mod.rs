@@ -132,9 +132,8 @@ pub struct Onlookers {
     pub control_path: Option<PathBuf>,
 }
 
-/// Serves the store to one frontend after another until it is to stop. A socket that
-/// came already connected is served once. When this returns nothing is in flight any more; the caller closes the
-/// store.
+/// Serves the store to one frontend after another until it is to stop. A socket that came already connected is served
+/// once. When this returns nothing is in flight any more; the caller closes the store.
 pub fn serve<S: Storage + 'static>(
     store: Arc<ZonedStore<S>>,
     files: DataFiles,
@@ -149,8 +148,8 @@ pub fn serve<S: Storage + 'static>(
     let access = SocketAccess { mode: 0o600, group: None };
     let Onlookers { image, trace, control_path } = onlookers;
     let control = control_path.map(|path| socket::Listening::open(ListenOn::Path { path, access })).transpose()?;
-    let folders: Vec<_> = [Some(&listening), control.as_ref()].into_iter().flatten().collect();
-    let folders: Vec<_> = folders.into_iter().filter_map(socket::Listening::own_folder).collect();
+    let folders: Vec<_> =
+        std::iter::once(&listening).chain(&control).filter_map(socket::Listening::own_folder).collect();
     let sandbox = Sandbox::enter(options.sandbox, &folders)?;
     let device = Arc::new(device::Device::new(store, files, &options, config.max_append(), trace, sandbox)?);
     let housekeeper = housekeeper::Housekeeper::start(Arc::clone(&device))?;

@@ -98,12 +98,11 @@ impl<S: Storage> Told<S> {
 /// All zones from one on, each as it is when its turn comes.
 fn zones_of<S: Storage>(store: &ZonedStore<S>, first: u32) -> impl Iterator<Item = ZoneInfo> {
     let geometry = store.geometry();
-    let mut chunk = Vec::new();
     (first..geometry.nr_zones()).step_by(CHUNK).flat_map(move |first| {
-        chunk.clear();
+        let mut chunk = Vec::with_capacity(CHUNK);
         // Cannot fail: the zone exists.
         let _ = store.report(geometry.start(ZoneIndex(first)).to_sector(), CHUNK, &mut chunk);
-        std::mem::take(&mut chunk)
+        chunk
     })
 }
 
