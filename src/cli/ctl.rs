@@ -4,14 +4,13 @@ use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Subcommand;
 use serde_json::Value;
 
 use super::{report, size};
 use crate::control::client::Client;
 use crate::control::{Command, MAX_CELLS};
-use crate::observe::percentile;
 use crate::observe::stats::{HotZone, Operation, RefusedLately, Stats};
 use crate::units::Bytes;
 
@@ -75,11 +74,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             }
         }
     };
-    match printed.and_then(|()| out.flush()) {
-        // `ctl ... report | head` is no error.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        printed => printed.map(|()| ExitCode::SUCCESS).context("the answer cannot be written"),
-    }
+    super::printed(printed.and_then(|()| out.flush()), "the answer cannot be written")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Order {
@@ -120,8 +116,8 @@ fn print_stats(out: &mut impl Write, stats: &Stats) -> io::Result<()> {
     }
     for (kind, Operation { count, bytes, errors, latency }) in &stats.operations {
         let micros = |ns: Option<u64>| ns.map_or(0.0, |ns| ns as f64 / 1000.0);
-        let at_most = |part| micros(percentile(&latency.buckets, part).map(|ns| ns.min(latency.max_ns)));
-        let (half, most, max) = (at_most(0.5), at_most(0.99), micros(Some(latency.max_ns)));
+        let (half, most, max) =
+            (micros(latency.at_most(0.5)), micros(latency.at_most(0.99)), micros(Some(latency.max_ns)));
         writeln!(out, "{kind:<10}{count:>12}{errors:>8}{bytes:>16}{half:>10.1}{most:>10.1}{max:>10.1}")?;
     }
     let refused: Vec<_> = stats.statuses.iter().filter(|(status, count)| *status != "OK" && **count != 0).collect();

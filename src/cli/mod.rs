@@ -158,12 +158,17 @@ fn refuse_usage(error: &clap::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Writes to standard output. A reader that has seen enough, as in `map | head`, is no error.
+/// Writes to standard output.
 fn print(text: &str) -> Result<()> {
     let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()), "standard output cannot be written")
+}
+
+/// What printing has come to. A reader that has seen enough, as in `map | head`, is no error.
+fn printed(written: io::Result<()>, otherwise: &'static str) -> Result<()> {
+    match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("standard output cannot be written"),
+        written => written.context(otherwise),
     }
 }
 

@@ -40,11 +40,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let zones = image::zones(&geometry, &pointers, first.0..last);
     let mut out = BufWriter::new(io::stdout().lock());
     let printed = if args.json { print_json(&mut out, zones) } else { print_text(&mut out, zones) };
-    match printed.and_then(|()| out.flush()) {
-        // `report | head` is no error.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        printed => printed.map(|()| ExitCode::SUCCESS).context("the report cannot be written"),
-    }
+    super::printed(printed.and_then(|()| out.flush()), "the report cannot be written")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Prints the zones of a running daemon, each as it was when it was asked for.
@@ -58,7 +55,6 @@ pub(super) fn print_served(
     let mut zones = Vec::new();
     client.report(first, count, |part| {
         zones.extend(part.zones.iter().filter_map(ZoneRow::to_info));
-        true
     })?;
     let zones = zones.into_iter();
     Ok(if as_json { print_json(out, zones) } else { print_text(out, zones) })

@@ -92,11 +92,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             break Err(error);
         }
     };
-    match printed {
-        // `trace | head` is no error.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(ExitCode::SUCCESS),
-        printed => printed.map(|()| ExitCode::SUCCESS).context("the requests cannot be written"),
-    }
+    super::printed(printed, "the requests cannot be written")?;
+    Ok(ExitCode::SUCCESS)
 }
 
 impl Args {

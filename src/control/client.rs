@@ -94,18 +94,13 @@ impl Client {
         }
     }
 
-    /// Asks for zones, as often as it takes, and gives each part to `take`, until that says false.
-    pub fn report(
-        &mut self,
-        mut first: u32,
-        mut count: u32,
-        mut take: impl FnMut(Zones) -> bool,
-    ) -> Result<(), ClientError> {
+    /// Asks for zones, as often as it takes, and gives each part to `take`.
+    pub fn report(&mut self, mut first: u32, mut count: u32, mut take: impl FnMut(Zones)) -> Result<(), ClientError> {
         loop {
             let part: Zones = self.ask(&Command::Report { first, count })?;
             let (next, len) = (part.next, u32::try_from(part.zones.len()).unwrap_or(u32::MAX));
+            take(part);
             match next {
-                _ if !take(part) => return Ok(()),
                 None => return Ok(()),
                 Some(next) => (first, count) = (next, count.saturating_sub(len)),
             }

@@ -85,9 +85,16 @@ pub struct Latency {
     pub buckets: Vec<(u64, u64)>,
 }
 
-/// The duration, in nanoseconds, that this part (0 to 1) of those counted in `buckets` do not exceed; none where there
-/// are none.
-pub fn percentile(buckets: &[(u64, u64)], part: f64) -> Option<u64> {
+impl Latency {
+    /// The duration, in nanoseconds, that this part (0 to 1) of those counted do not exceed, as far as the buckets tell;
+    /// none where none was counted.
+    pub fn at_most(&self, part: f64) -> Option<u64> {
+        percentile(&self.buckets, part).map(|longest| longest.min(self.max_ns))
+    }
+}
+
+/// The longest duration of the bucket that this part of all ends in.
+fn percentile(buckets: &[(u64, u64)], part: f64) -> Option<u64> {
     let total: u64 = buckets.iter().map(|(_, count)| count).sum();
     let wanted = (total as f64 * part).ceil().max(1.0) as u64;
     let mut seen = 0;

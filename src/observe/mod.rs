@@ -22,6 +22,5 @@ pub mod stats;
 pub mod summary;
 pub mod trace;
 
-pub use histogram::percentile;
 pub use kind::{Kind, Subject};
 pub use refused::{Refused, Rule};

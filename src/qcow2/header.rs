@@ -10,8 +10,8 @@ use super::error::OpenError;
 use super::extension::FeatureName;
 use crate::units::{Bytes, FileOffset};
 
-/// "QFI" and 0xfb.
-pub(super) const MAGIC: u32 = 0x5146_49fb;
+/// What an image begins with: "QFI" and 0xfb, big-endian.
+pub const MAGIC: u32 = 0x5146_49fb;
 /// Where the fields of the refcount table's place stand: eight bytes offset, four bytes length in clusters.
 pub(super) const REFCOUNT_TABLE_FIELDS: u64 = 48;
 /// Where the incompatible features stand.

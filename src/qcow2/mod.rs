@@ -48,7 +48,7 @@ pub use check::{CheckReport, Finding, FindingKind, LeakedRange};
 pub use create::{CreateOptions, create};
 pub use error::{CheckError, CreateError, EntryFault, MapError, OpenError, RepairError};
 pub use extension::ZonedExtension;
-pub use header::Header;
+pub use header::{Header, MAGIC};
 pub use mapping::Extent;
 pub use regions::Kind as MetadataKind;
 pub use repair::{Pointers, RepairReport, SettledPointer, Withheld, repair};

@@ -25,6 +25,7 @@ use crate::control::client::Client;
 use crate::control::{Command, MAX_CELLS};
 use crate::observe::info::Info;
 use crate::observe::summary::{Summary, Tally};
+use crate::qcow2;
 use crate::units::Bytes;
 use crate::zone::{Geometry, GeometryError, GeometryRequest, State};
 use terminal::Layout;
@@ -35,8 +36,6 @@ const PICTURE_CELLS: u32 = 4096;
 const PLAIN_ROWS: usize = 32;
 /// Rows of a terminal that are not for cells: what stands above and below them, and the shell's prompt.
 const OTHER_ROWS: usize = 9;
-/// What a qcow2 image begins with.
-const IMAGE_MAGIC: [u8; 4] = *b"QFI\xfb";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -153,8 +152,8 @@ fn is_image(path: &Path) -> bool {
     if !fs::metadata(path).is_ok_and(|file| file.is_file()) {
         return false;
     }
-    let mut begin = [0; IMAGE_MAGIC.len()];
-    File::open(path).and_then(|mut file| file.read_exact(&mut begin)).is_ok() && begin == IMAGE_MAGIC
+    let mut begin = [0; size_of_val(&qcow2::MAGIC)];
+    File::open(path).and_then(|mut file| file.read_exact(&mut begin)).is_ok() && begin == qcow2::MAGIC.to_be_bytes()
 }
 
 impl Disk {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::observe::Kind;
 use crate::observe::stats::{Operation, Stats};
-use crate::observe::{Kind, percentile};
 
 /// The requests of one kind, or of several, over some time.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,7 +92,7 @@ fn both(one: Operation, other: Operation) -> Operation {
 
 fn rate(name: &str, done: &Operation, seconds: f64) -> Rate {
     let per_second = |count: u64| if seconds > 0.0 { count as f64 / seconds } else { 0.0 };
-    let at_most = |part| percentile(&done.latency.buckets, part).map(|ns| ns.min(done.latency.max_ns));
+    let at_most = |part| done.latency.at_most(part);
     let latency = match (at_most(0.5), at_most(0.99), at_most(1.0)) {
         (Some(half), Some(most), Some(all)) => Some(Percentiles { half, most, all }),
         _ => None,
