@@ -16,7 +16,7 @@ use sim::disk::{Crash, SimDisk};
 use sim::model::{Model, ModelZone};
 use sim::rig::{self, Rig};
 use vhost_user_zbd::qcow2::{Access, Image};
-use vhost_user_zbd::store::{Action, Op};
+use vhost_user_zbd::store::{Action, Op, ZoneInfo};
 use vhost_user_zbd::units::{Bytes, Sector};
 use vhost_user_zbd::zone::{GeometryRequest, State};
 
@@ -223,20 +223,62 @@ fn allowed(stable: &Snapshot, later: &[&Snapshot], written: u64, data: &[u8]) ->
 /// One in so many states is also tried with a second power loss.
 const TWICE: u64 = 8;
 
-/// Writes to the empty zones that a power loss left, and loses power again: of an earlier generation nothing shows.
-fn judge_twice(disk: &SimDisk, shape: Shape) -> Result<(), String> {
+/// What the second life of a disk does to each of its zones.
+#[derive(Clone, Copy, Debug)]
+enum Second {
+    Writes,
+    Finishes,
+}
+
+/// What the second life of a disk writes.
+const AGAIN: u8 = 0xfd;
+
+/// Goes on with the zones that a power loss left, flushes nothing, and loses power again: each sector below a pointer is
+/// as the guest found it, what this life wrote, or zeros.
+fn judge_twice(disk: &SimDisk, shape: Shape, second: Second) -> Result<(), String> {
     let mut rig = Rig::open(Arc::new(disk.after_kill()));
-    let empty: Vec<_> = rig.zones().into_iter().filter(|zone| zone.state == State::Empty).collect();
-    for zone in &empty {
-        rig.write(zone.start.0, vec![0xfd; 1024]).map_err(|refusal| format!("write after it: {refusal}"))?;
+    let zones = rig.zones();
+    let found: Vec<Vec<u8>> = zones.iter().map(|zone| rig.read(zone.start.0, shape.zone as usize)).collect();
+    for zone in &zones {
+        let room = zone.start.0 + shape.capacity >= zone.write_pointer.0 + 1024;
+        let done = match (zone.state, second) {
+            (State::NotWp, _) => rig.write(zone.start.0, vec![AGAIN; 1024]),
+            (State::Empty | State::Closed, Second::Writes) if room => {
+                rig.write(zone.write_pointer.0, vec![AGAIN; 1024])
+            }
+            (State::Empty | State::Closed, Second::Finishes) => {
+                rig.run(Op::Manage { action: Action::Finish, zone: zone.start.to_sector() }, Vec::new()).0
+            }
+            _ => continue,
+        };
+        done.map_err(|refusal| format!("{second:?} after it: {refusal}"))?;
     }
-    let crash = rig.disk.crash_before(rig.disk.operations());
+    judge_second_loss(&rig.disk, shape, &zones, &found).map_err(|fault| format!("{second:?}, {fault}"))
+}
+
+/// Loses the power of a second life, in which zones that were `found` so were written with [`AGAIN`] from their pointers
+/// on, or finished.
+fn judge_second_loss(disk: &SimDisk, shape: Shape, zones: &[ZoneInfo], found: &[Vec<u8>]) -> Result<(), String> {
+    let crash = disk.crash_before(disk.operations());
     for one in crash.operations() {
         let mut again = Rig::open(Arc::new(crash.keeping(|number, _| number == one)));
-        for zone in &empty {
+        for (zone, found) in zones.iter().zip(found) {
+            let written = match zone.state {
+                State::NotWp => 0,
+                _ => (zone.write_pointer.0 - zone.start.0) as usize,
+            };
             let shown = again.read(zone.start.0, shape.zone as usize);
-            if shown.iter().any(|byte| ![0, 0xfd].contains(byte)) {
-                return Err(format!("zone {} shows an earlier generation after a second power loss", zone.index));
+            let strange = shown.iter().zip(found).enumerate().find(|(at, (shown, found))| {
+                let stays = *shown == *found;
+                let new = [0, AGAIN].contains(*shown);
+                !(stays || (new && *at >= written))
+            });
+            if let Some((at, (shown, found))) = strange {
+                let (zone, at) = (zone.index, at as u64);
+                return Err(format!(
+                    "power lost again with operation {one} kept alone: zone {zone} shows {shown:#x} at {at}, where the \
+                     guest found {found:#x} and wrote {AGAIN:#x} from {written} on"
+                ));
             }
         }
     }
@@ -247,7 +289,8 @@ fn judge_twice(disk: &SimDisk, shape: Shape) -> Result<(), String> {
 fn judge(disk: SimDisk, history: &History, before: u64, number: u64) -> Result<(), String> {
     let shape = history.shape;
     if number.is_multiple_of(TWICE) {
-        judge_twice(&disk, shape)?;
+        let second = if number.is_multiple_of(2 * TWICE) { Second::Finishes } else { Second::Writes };
+        judge_twice(&disk, shape, second)?;
     }
     let disk = Arc::new(disk);
     let opened = Image::open(Arc::clone(&disk), Access::ReadOnly);
@@ -387,6 +430,92 @@ fn space_that_is_mapped_ahead_of_a_zone_s_writes_survives_a_power_loss_as_any_ot
         states += explore(&disk, &model, &wants, 65536, LARGE);
     }
     println!("{states} power losses, 0 violations");
+}
+
+/// A zone with some stable sectors, and a second write of its guest landed behind one that has not: bytes above the
+/// pointer that no guest can read.
+fn landed_above_the_pointer() -> (Rig, u16) {
+    let mut run =
+        Run::start(rig::create(SMALL.geometry(), Bytes(65536)).after_kill(), Model::new(&SMALL.geometry()), SMALL);
+    run.step(Want::Write { zone: 1, sectors: 3 });
+    run.step(Want::Flush);
+    let mut rig = run.rig;
+    let write = |sector: u64| Op::Write { start: Sector(SMALL.zone / 512 + sector), len: Bytes(512) };
+    let first = rig.begin(write(3), vec![0xaa; 512]);
+    let second = rig.begin(write(4), vec![0xbb; 512]);
+    rig.perform(second);
+    (rig, first)
+}
+
+/// Writes where bytes that nobody can read may be, and loses power: they do not show.
+fn judge_what_is_above_the_pointer(mut rig: Rig) {
+    let zones = rig.zones();
+    let found: Vec<Vec<u8>> = zones.iter().map(|zone| rig.read(zone.start.0, SMALL.zone as usize)).collect();
+    assert_eq!(zones[1].write_pointer.0 - zones[1].start.0, 1536, "one write of the three was answered");
+    rig.write(zones[1].write_pointer.0, vec![AGAIN; 1024]).unwrap();
+    let disk = Arc::clone(&rig.disk);
+    let crash = disk.crash_before(disk.operations());
+    let operations = crash.operations();
+    // Two operations together: the pointer, and the bytes from above it.
+    for (first, second) in operations.iter().flat_map(|first| operations.iter().map(move |second| (*first, *second))) {
+        let mut again = Rig::open(Arc::new(crash.keeping(|number, _| number == first || number == second)));
+        let shown = again.read(zones[1].start.0, SMALL.zone as usize);
+        assert_eq!(shown[..1536], found[1][..1536]);
+        assert!(
+            shown[1536..].iter().all(|byte| [0, AGAIN].contains(byte)),
+            "operations {first} and {second} kept: what nobody could read shows"
+        );
+    }
+}
+
+#[test]
+fn what_a_killed_process_left_above_a_pointer_never_shows() {
+    let (rig, _) = landed_above_the_pointer();
+    judge_what_is_above_the_pointer(Rig::open(Arc::new(rig.disk.after_kill())));
+}
+
+#[test]
+fn what_landed_behind_a_failed_write_never_shows() {
+    let (mut rig, first) = landed_above_the_pointer();
+    rig.disk.fail_at(rig.disk.operations(), libc::EIO, false);
+    rig.perform(first);
+    assert!(rig.outcome(first).is_some_and(|outcome| outcome.is_err()));
+    judge_what_is_above_the_pointer(rig);
+}
+
+#[test]
+fn an_end_is_in_order_only_where_nothing_is_left_above_a_pointer() {
+    for failing in 0..10 {
+        let (killed, _) = landed_above_the_pointer();
+        let rig = Rig::open(Arc::new(killed.disk.after_kill()));
+        rig.disk.fail_at(rig.disk.operations() + failing, libc::EIO, false);
+        let closed = rig.store.close();
+        assert!(failing < 9 || closed.is_ok(), "nothing fails in a close of fewer operations: {closed:?}");
+        judge_what_is_above_the_pointer(Rig::open(Arc::new(rig.disk.after_kill())));
+    }
+}
+
+#[test]
+fn a_zone_is_cleared_above_its_pointer_after_an_end_out_of_order_only() {
+    for (orderly, operations) in [(true, 2), (false, 5)] {
+        let mut run =
+            Run::start(rig::create(SMALL.geometry(), Bytes(65536)).after_kill(), Model::new(&SMALL.geometry()), SMALL);
+        run.step(Want::Write { zone: 1, sectors: 3 });
+        run.rig.drain();
+        if orderly {
+            run.rig.store.close().unwrap();
+        }
+        let mut rig = Rig::open(Arc::new(run.rig.disk.after_kill()));
+        for (at, operations) in [(1536, operations), (2048, 2)] {
+            let before = rig.disk.operations();
+            let op = Op::Write { start: Bytes(SMALL.zone + at).to_sector(), len: Bytes(512) };
+            let slot = rig.begin(op, vec![AGAIN; 512]);
+            rig.finish(slot);
+            // The data and the pointer; before them the pointer's flush, the punch, the hole's flush.
+            assert_eq!(rig.disk.operations() - before, operations, "orderly: {orderly}, written at {at}");
+            rig.drain();
+        }
+    }
 }
 
 #[test]

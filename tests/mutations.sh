@@ -55,8 +55,23 @@ plant reset-zone-not-cleared src/store/manage.rs \
     'self.slots.inner(zone).stale = Stale::Clearing;' \
     'self.slots.inner(zone).stale = Stale::No;'
 plant empty-zone-trusted-at-open src/store/mod.rs \
-    'if zone.state() == State::Empty { Stale::AtOpen } else { Stale::No }' \
-    'Stale::No'
+    'State::Empty => Stale::AtOpen,' \
+    'State::Empty => Stale::No,'
+plant tail-trusted-at-open src/store/mod.rs \
+    'State::Closed if !image.ended_orderly() => Stale::AtOpen,' \
+    ''
+plant end-called-orderly-while-serving src/qcow2/open.rs \
+    'let cleared = self.storage.write_at(FileOffset(header::AUTOCLEAR_FIELD), &[0; 8]);' \
+    'let cleared: std::io::Result<()> = Ok(());'
+plant end-called-orderly-with-tails-in-doubt src/store/mod.rs \
+    'let orderly = self.tails_in_doubt().next().is_none();' \
+    'let orderly = true;'
+plant tail-of-failure-trusted src/store/write.rs \
+    'inner.stale = Stale::Maybe;' \
+    ''
+plant reset-amid-a-clearing src/store/manage.rs \
+    'Ok(!waits && inner' \
+    'Ok(inner'
 plant unmapped-zone-trusted-after-reset src/store/keeper.rs \
     'if reset {' \
     'if false {'
@@ -72,9 +87,6 @@ plant failure-not-rolled-back src/store/write.rs \
 plant failed-write-acknowledged src/store/slot.rs \
     '(Flight::Failed, Some(failed)) => return Some(failed),' \
     '(Flight::Failed, Some(_)) => end = Some(write.end),'
-plant finish-shows-what-failed src/store/keeper.rs \
-    'tail.iter().try_for_each(|extent| self.storage.punch(extent.file, extent.len))' \
-    'tail.iter().take(0).try_for_each(|extent| self.storage.punch(extent.file, extent.len))'
 plant mapping-before-refcount src/qcow2/alloc.rs \
     'let filled = self.refcounts.fill(&*self.storage, plan.clusters.clone(), 1);
         filled.map_err(MapError::io("write refcounts"))?;

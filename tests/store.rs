@@ -375,3 +375,19 @@ fn nothing_is_mapped_ahead_of_a_zone_that_was_reset_meanwhile() {
     image.extents(Bytes(4 << 20), Bytes(4 << 20), &mut extents, usize::MAX).unwrap();
     assert_eq!(extents.iter().map(|extent| extent.len.0).sum::<u64>(), 1 << 20, "{extents:?}");
 }
+
+#[test]
+fn a_reset_waits_for_the_clearing_that_is_under_way_in_its_zone() {
+    let mut before = Rig::open(rig::create(geometry(), Bytes(65536)));
+    before.write(ZONE, vec![1; 1024]).unwrap();
+    let mut rig = Rig::open(Arc::new(before.disk.after_kill()));
+    let manage = |action| Op::Manage { action, zone: Bytes(ZONE).to_sector() };
+    let finish = rig.begin(manage(Action::Finish), Vec::new());
+    let reset = rig.begin(manage(Action::Reset), Vec::new());
+    assert_eq!(rig.outcome(reset), None);
+    rig.drain();
+    assert_eq!((rig.outcome(finish), rig.outcome(reset)), (Some(Ok(Reply::Done)), Some(Ok(Reply::Done))));
+    assert_eq!(rig.zones()[1].state, State::Empty);
+    rig.write(ZONE, vec![2; 512]).unwrap();
+    assert_eq!(rig.read(ZONE, 1024), [vec![2; 512], vec![0; 512]].concat());
+}

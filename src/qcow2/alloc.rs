@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
 
 use super::error::MapError;
-use super::header::{REFCOUNT_TABLE_FIELDS, REFCOUNT_TABLE_LIMIT};
+use super::header::{AUTOCLEAR_FIELD, ORDERLY, REFCOUNT_TABLE_FIELDS, REFCOUNT_TABLE_LIMIT};
 use super::mapping::{COPIED, Mapping};
 use super::regions::Kind;
 use super::{Access, Image};
@@ -516,6 +516,18 @@ impl<S: Storage> Image<S> {
             punched.map_err(MapError::io("clear a cluster"))?;
         }
         if zeroed.is_empty() { Ok(()) } else { self.flush() }
+    }
+
+    /// Marks the image as left in order: for the end of a clean close, when beyond the write pointers of zones that hold
+    /// data the file durably reads as zeros. A change of the image after this call must not happen.
+    pub fn mark_orderly(&mut self) -> Result<(), MapError> {
+        if self.access == Access::ReadOnly || self.reserve.in_doubt {
+            return Ok(());
+        }
+        let at = FileOffset(AUTOCLEAR_FIELD);
+        let written = self.storage.write_at(at, &ORDERLY.to_be_bytes());
+        written.map_err(MapError::io("mark the end in the header"))?;
+        self.flush()
     }
 
     /// Gives back what is reserved and unused: for a clean close. The image can be used on afterwards. At any point of

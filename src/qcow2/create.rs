@@ -167,6 +167,7 @@ fn first_cluster(layout: &Layout, options: &CreateOptions, geometry: &Geometry) 
     raw.refcount_table_offset = U64::new(layout.offset(layout.refcount_table_at()).0);
     raw.refcount_table_clusters = U32::new(layout.refcount_table as u32);
     raw.incompatible_features = U64::new(header::ZONED);
+    raw.autoclear_features = U64::new(header::ORDERLY);
     raw.refcount_order = U32::new(REFCOUNT_ORDER);
     raw.header_length = U32::new(HEADER_LENGTH as u32);
     // The geometry's rules keep the sizes below 4 GiB.

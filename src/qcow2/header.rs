@@ -40,6 +40,10 @@ const EXTENDED_L2: u64 = 1 << 4;
 /// Incompatible feature bit 5: the zoned extension.
 pub(super) const ZONED: u64 = 1 << 5;
 
+/// Autoclear feature bit 63, this project's own: the last writer ended in order, and beyond the write pointers of zones
+/// that hold data the file reads as zeros. Any other program that writes the image clears the bit, as the format asks.
+pub(super) const ORDERLY: u64 = 1 << 63;
+
 /// The header as it stands in the file, every integer big-endian.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]

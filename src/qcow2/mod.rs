@@ -83,6 +83,8 @@ pub struct Image<S> {
     regions: regions::Regions,
     reserve: alloc::Reserve,
     file_len: u64,
+    /// The last writer ended in order.
+    orderly: bool,
 }
 
 impl<S: Storage> Image<S> {
@@ -115,6 +117,12 @@ impl<S: Storage> Image<S> {
     /// left it so and the image is not written.
     pub fn file_len(&self) -> Bytes {
         Bytes(self.file_len)
+    }
+
+    /// Whether the last writer of the image ended in order, so that the file reads as zeros beyond the write pointer of
+    /// every zone that holds data.
+    pub fn ended_orderly(&self) -> bool {
+        self.orderly
     }
 
     /// What the image was opened for.

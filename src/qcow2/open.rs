@@ -50,6 +50,7 @@ impl<S: Storage> Image<S> {
         header.check_marks(access, aim == Aim::Repair)?;
         let (geometry, clamps) = check_geometry(&zoned, &header)?;
         let regions = place_tables(&zoned, &header, file_len)?;
+        let orderly = header.autoclear_features & header::ORDERLY != 0;
         let (order, pointers_right) = find_order(&*storage, &zoned, &geometry, aim)?;
         let mut image = Self {
             refcounts: Refcounts {
@@ -73,6 +74,7 @@ impl<S: Storage> Image<S> {
             clamps,
             regions,
             file_len,
+            orderly,
         };
         // Another process may be serving the image that is only looked at here. It lengthens the file before it writes
         // an entry that needs that, so the length that was read after the entries goes with them.
@@ -96,8 +98,8 @@ impl<S: Storage> Image<S> {
     /// What the format asks of a writer before its first change. All checks are done.
     pub(super) fn prepare_for_writing(&mut self) -> Result<(), OpenError> {
         if self.header.autoclear_features != 0 {
-            // These mark what a writer that does not know them (none is known here) makes stale, so the mark must be
-            // gone for good before the first change.
+            // These mark what a change makes stale, so the marks must be gone for good before the first one. That of an
+            // orderly end is set again by the next; no other is known here.
             let cleared = self.storage.write_at(FileOffset(header::AUTOCLEAR_FIELD), &[0; 8]);
             cleared.and_then(|()| self.storage.flush()).map_err(OpenError::io("clear autoclear_features"))?;
             self.header.autoclear_features = 0;

@@ -49,12 +49,12 @@ pub(super) enum Job {
     Map { zone: ZoneIndex, from: Bytes, to: Bytes, waiter: Tag, reserved: bool },
     /// Have a run of a sequential zone mapped from `from` on, where its writes, of this length, will come soon.
     Ahead { zone: ZoneIndex, from: Bytes, write: Bytes },
-    /// Clear an empty zone that may hold bytes of an earlier generation; `reset` tells one that was reset by this
-    /// process, so that its pointer may not be durable.
+    /// Clear a zone that may hold bytes beyond its pointer; `reset` tells one whose pointer may not be durable, as this
+    /// process has reset it.
     Clear { zone: ZoneIndex, reset: bool },
     /// A request waits for a zone that is being cleared.
     Hurry { zone: ZoneIndex },
-    /// Clear the unwritten part of a zone that is to be full.
+    /// Give back the unwritten part of a zone that is to be full.
     Finish { zone: ZoneIndex, waiter: Tag },
 }
 
@@ -112,9 +112,10 @@ impl<S: Storage> Keeper<S> {
         }
     }
 
-    /// Returns the unused reservation to the image and makes all durable.
-    pub(super) fn release(&mut self) -> io::Result<()> {
-        self.image.release().map_err(io::Error::other)
+    /// Returns the unused reservation to the image, makes all durable, and says in the image whether it ends in order.
+    pub(super) fn release(&mut self, orderly: bool) -> io::Result<()> {
+        self.image.release().map_err(io::Error::other)?;
+        if orderly { self.image.mark_orderly().map_err(io::Error::other) } else { Ok(()) }
     }
 
     /// All extents of a range.
@@ -252,16 +253,17 @@ impl<S: Storage> ZonedStore<S> {
         }
     }
 
-    /// A zone that was empty at open and is not mapped is clean at once; another one enters the steps of clearing. One
-    /// that was finished and reset may not be mapped either, but has a pointer that its next write must not meet.
+    /// A zone that is not mapped beyond its pointer since the open is clean at once; another one enters the steps of
+    /// clearing. One that was finished and reset may not be mapped either, but has a pointer that its next write must not
+    /// meet.
     fn clear(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, reset: bool, batch: &mut Batch) {
         if reset {
             keeper.reset.insert(zone);
             return;
         }
-        let (start, end) = (self.geometry.start(zone), self.geometry.writable_end(zone));
+        let (from, end) = (self.pointer(zone), self.geometry.writable_end(zone));
         let mut first = Vec::new();
-        match keeper.image.extents(start, Bytes(end.0 - start.0), &mut first, 1) {
+        match keeper.image.extents(from, Bytes(end.0 - from.0), &mut first, 1) {
             Ok(_) if first.is_empty() => self.cleared(zone, true, batch),
             Ok(_) => keeper.reset.insert(zone),
             Err(error) => {
@@ -369,23 +371,48 @@ impl<S: Storage> ZonedStore<S> {
         }
     }
 
-    /// Where some zones that follow one another lie in the file.
+    /// Where some zones that follow one another lie in the file from their pointers on. Empty ones are looked up together
+    /// with those before them.
     fn find_holes(
         &self,
         keeper: &mut Keeper<S>,
         run: &[ZoneIndex],
         holes: &mut Vec<(FileOffset, Bytes)>,
     ) -> Result<(), MapError> {
-        if let (Some(first), Some(last)) = (run.first(), run.last()) {
-            let extents = keeper.extents(self.geometry.start(*first), self.geometry.writable_end(*last))?;
-            extents.iter().for_each(|extent| push_hole(holes, extent));
+        for part in run.chunk_by(|_, next| self.pointer(*next) == self.geometry.start(*next)) {
+            if let (Some(first), Some(last)) = (part.first(), part.last()) {
+                let extents = keeper.extents(self.pointer(*first), self.geometry.writable_end(*last))?;
+                extents.iter().for_each(|extent| push_hole(holes, extent));
+            }
         }
         Ok(())
     }
 
-    /// Finishes what is pending before the store is closed. Zones of which many wait to be cleared are left as they are:
-    /// they are empty and mapped, so that whoever opens the image next takes them for stale, too.
+    fn pointer(&self, zone: ZoneIndex) -> Bytes {
+        self.slots.inner(zone).zone.write_pointer()
+    }
+
+    /// Zones that hold data and may hold bytes beyond their pointers.
+    pub(super) fn tails_in_doubt(&self) -> impl Iterator<Item = ZoneIndex> {
+        (self.geometry.conventional_zones()..self.geometry.nr_zones()).map(ZoneIndex).filter(|zone| {
+            let inner = self.slots.inner(*zone);
+            inner.stale != Stale::No && inner.zone.write_pointer() > self.geometry.start(*zone)
+        })
+    }
+
+    /// Finishes what is pending before the store is closed, and clears zones that hold data, so that the image can be
+    /// marked as left in order. Of many zones that wait to be cleared some are left as they are: whoever opens the image
+    /// next takes them for stale, too, as they are empty and mapped, or the mark is missing.
     pub(super) fn wind_down(&self, batch: &mut Batch) {
+        let in_doubt: Vec<ZoneIndex> = self.tails_in_doubt().take(STEPS_AT_CLOSE * PUNCH_ROUND).collect();
+        for zone in in_doubt {
+            let mut inner = self.slots.inner(zone);
+            if matches!(inner.stale, Stale::AtOpen | Stale::Maybe) {
+                let reset = inner.stale == Stale::Maybe;
+                inner.stale = Stale::Clearing;
+                self.ask(Job::Clear { zone, reset });
+            }
+        }
         for _ in 0..STEPS_AT_CLOSE {
             if !self.housekeep(batch) {
                 return;
@@ -413,10 +440,9 @@ impl<S: Storage> ZonedStore<S> {
         inner.drop_idle_lane();
     }
 
-    /// Clears what a finish leaves unwritten: writes that failed may have left bytes there.
+    /// Gives back the space that a finish leaves unwritten. Whatever was there before is cleared already.
     fn clear_tail(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, waiter: Tag, batch: &mut Batch) {
-        let pointer = self.slots.inner(zone).zone.write_pointer();
-        let cleared = keeper.extents(pointer, self.geometry.writable_end(zone)).map_err(io::Error::other);
+        let cleared = keeper.extents(self.pointer(zone), self.geometry.writable_end(zone)).map_err(io::Error::other);
         let cleared =
             cleared.and_then(|tail| tail.iter().try_for_each(|extent| self.storage.punch(extent.file, extent.len)));
         match cleared {

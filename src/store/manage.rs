@@ -51,7 +51,9 @@ impl<S: Storage> ZonedStore<S> {
     fn reset(&self, tag: Tag, zone: ZoneIndex, of_all: bool, events: &mut Vec<Event>) -> Result<bool, Refusal> {
         let alone = {
             let mut inner = self.slots.inner(zone);
-            Resources::check_reset(&inner.zone).map(|()| inner.lane().take_exclusive(tag))
+            // The housekeeper's steps are those of one clearing; that of the reset comes behind them.
+            let waits = inner.is_clearing_tail(&self.geometry, zone) && self.wait_for_clearing(&mut inner, zone, tag);
+            Resources::check_reset(&inner.zone).map(|()| !waits && inner.lane().take_exclusive(tag))
         };
         let done = match alone {
             Ok(false) => return Ok(false),

@@ -24,6 +24,11 @@
 //! the zone *stale*: the housekeeper makes the pointer durable, punches the zone's space, makes the hole durable, and
 //! only then may the pointer move again. So an old pointer never meets a punched zone, nor a new pointer old data.
 //!
+//! *Bytes beyond a pointer*: a write whose pointer was lost with the power, or never stored as the process died or a
+//! write before it failed, has left bytes that nobody can read and that no later pointer may show. After an end that was
+//! not orderly (the image says so) every zone that holds data is stale, too, and is cleared from its pointer on before
+//! its next write or finish; after a failure the zone that it was in is.
+//!
 //! A zone keeps its mapping over a reset: nothing is freed inside the image, so no cluster ever has a second owner.
 //!
 //! # Locks
@@ -139,7 +144,12 @@ impl<S: Storage> ZonedStore<S> {
                 return Err(OpenError::PointerOffGranularity { zone: index, pointer, granularity });
             }
             resources.count(&zone);
-            zones.push((zone, if zone.state() == State::Empty { Stale::AtOpen } else { Stale::No }));
+            let stale = match zone.state() {
+                State::Empty => Stale::AtOpen,
+                State::Closed if !image.ended_orderly() => Stale::AtOpen,
+                _ => Stale::No,
+            };
+            zones.push((zone, stale));
         }
         let table = image.pointer_table();
         table.prepare();
@@ -288,7 +298,8 @@ impl<S: Storage> ZonedStore<S> {
         self.wind_down(&mut batch);
         self.commit(&mut batch);
         self.storage.flush()?;
-        lock(&self.keeper).release()
+        let orderly = self.tails_in_doubt().next().is_none();
+        lock(&self.keeper).release(orderly)
     }
 
     /// A range of whole sectors on the device, in bytes.

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::map::ZoneMap;
 use super::request::{Event, IoResult, Outcome, Refusal, Reply, Tag};
 use crate::units::{Bytes, ZoneIndex};
-use crate::zone::{Zone, ZoneTable};
+use crate::zone::{Geometry, Zone, ZoneTable};
 
 /// Takes a lock. A poisoned one is taken too: in the daemon a panic ends the process (`panic = "abort"`), so poison
 /// exists only in tests that caught a panic.
@@ -33,14 +33,17 @@ pub(super) struct Inner {
     lane: Option<Box<Lane>>,
 }
 
-/// Whether the file may hold bytes of an earlier generation where a zone without any written byte is mapped. No write
-/// to such a zone is placed: its space has to be punched, and the hole durable, before its pointer may move again (P3).
+/// Whether the file may hold bytes beyond a zone's write pointer: of an earlier generation, of a write whose pointer was
+/// lost or never stored, of a write that failed. Nobody can read them, but a pointer that becomes durable before the data
+/// below it would show them. So no write to such a zone is placed: its space from the pointer on has to be punched, and
+/// the hole durable, before the pointer may move again (P3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stale {
-    /// What is mapped beyond the pointer reads as zeros or was put there in this generation.
+    /// What is mapped beyond the pointer reads as zeros, but for writes in flight.
     No,
-    /// It may, if it is mapped. The zone was empty at open, and what was in the file then is durable before this
-    /// process writes to any space it maps: the reservation that space comes from starts with a flush.
+    /// It may, if it is mapped, and the pointer is durable in this generation. The zone was empty at open, or held data
+    /// after an end that was not orderly. What was in the file then is durable before this process writes to any space
+    /// it maps: the reservation that space comes from starts with a flush.
     AtOpen,
     /// It may, or its pointer may still be durable as it was before a reset.
     Maybe,
@@ -106,6 +109,11 @@ impl Inner {
     /// The zone's traffic, made when first needed.
     pub(super) fn lane(&mut self) -> &mut Lane {
         self.lane.get_or_insert_default()
+    }
+
+    /// Whether a zone that holds data is being cleared beyond its pointer.
+    pub(super) fn is_clearing_tail(&self, geometry: &Geometry, zone: ZoneIndex) -> bool {
+        self.stale == Stale::Clearing && self.zone.write_pointer() > geometry.start(zone)
     }
 
     /// Whether there is no traffic, and was none lately.
@@ -243,6 +251,9 @@ impl Lane {
     pub(super) fn fail_waiters(&mut self, events: &mut Vec<Event>) -> bool {
         let first = self.writes.front().map(|write| write.start);
         for tag in std::mem::take(&mut self.waiters) {
+            if self.exclusive == Some(tag) {
+                self.exclusive = None;
+            }
             match self.writes.iter_mut().find(|write| write.tag == tag) {
                 Some(write) => write.state = Flight::Failed,
                 None => events.push(Event::Finished { tag, outcome: Err(Refusal::Io) }),

@@ -129,8 +129,8 @@ impl<S: Storage> ZonedStore<S> {
         matches!(self.admit(bid), Ok(Admitted::At(_)))
     }
 
-    /// Has a request wait while its zone may hold bytes of an earlier generation; asks for the clearing. False where
-    /// it need not wait.
+    /// Has a request wait while its zone may hold bytes beyond its pointer; asks for the clearing. False where it need
+    /// not wait.
     pub(super) fn wait_for_clearing(&self, inner: &mut Inner, zone: ZoneIndex, tag: Tag) -> bool {
         match inner.stale {
             Stale::No => return false,
@@ -236,6 +236,8 @@ impl<S: Storage> ZonedStore<S> {
         let rolled_back = drained && inner.lane().take_failure();
         if rolled_back {
             inner.zone.roll_back();
+            // What landed behind the failure stands beyond the pointer now.
+            inner.stale = Stale::Maybe;
         }
         if drained {
             inner.lane().drained(events);

@@ -1,9 +1,11 @@
-//! When a write has to be stable before it is answered. The daemon runs on a host whose fdatasync always fails (a
-//! system call filter of the test's): a request that waits for stable storage is then an error, one that does not is
-//! OK.
+//! When a write has to be stable before it is answered. The daemon runs on a host where fdatasync fails on the descriptor
+//! that the queues sync the image by (a system call filter of the test's): a request that waits for stable storage is
+//! then an error, one that does not is OK. The image's own descriptor can be synced, or it could not be opened.
 
+use std::fs::{self, DirEntry};
 use std::io;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 
 use crate::common::KIB;
@@ -21,8 +23,8 @@ const GEO: Geo = Geo { cluster: 256 * KIB, ..SMALL };
 const CONV: usize = 1;
 const SEQ: usize = 2;
 
-/// From here on, every fsync and fdatasync of this process fails with EIO.
-fn refuse_syncs() -> io::Result<()> {
+/// From here on, every fsync and fdatasync of this process fails with EIO, but for those of one descriptor.
+fn refuse_syncs_but_of(descriptor: u32) -> io::Result<()> {
     let statement = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
     let (load, equal, answer) =
         (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::BPF_RET);
@@ -30,7 +32,10 @@ fn refuse_syncs() -> io::Result<()> {
         // The number of the system call is the first word of what the filter sees.
         statement(load, 0, 0, 0),
         statement(equal, 1, 0, libc::SYS_fdatasync as u32),
-        statement(equal, 0, 1, libc::SYS_fsync as u32),
+        statement(equal, 0, 3, libc::SYS_fsync as u32),
+        // The lower half of its first argument.
+        statement(load, 0, 0, 16),
+        statement(equal, 1, 0, descriptor),
         statement(answer, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EIO as u32),
         statement(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
     ];
@@ -56,13 +61,33 @@ fn image() -> Image {
 /// Serves the image where nothing can be made stable, with the engine whose fdatasync is a system call.
 fn serve_without_stable_storage(image: &Image, args: &[&str]) -> Daemon {
     let socket = image.beside("socket");
-    let mut command = Command::new(PROGRAM);
-    command.arg("serve").arg(image.path()).arg("--socket-path").arg(&socket).args(["--aio", "sync"]).args(args);
+    let command = || {
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").arg(image.path()).arg("--socket-path").arg(&socket).args(["--aio", "sync"]).args(args);
+        command
+    };
+    let serve = |mut command: Command| {
+        let mut daemon = Daemon::spawn_program(&mut command, &socket);
+        daemon.await_socket();
+        daemon
+    };
+    let mut usual = serve(command());
+    let own = first_descriptor(usual.pid(), image.path());
+    assert!(usual.terminate().success());
+    let mut filtered = command();
     // SAFETY: the function makes only async-signal-safe calls and owns nothing.
-    unsafe { command.pre_exec(refuse_syncs) };
-    let mut daemon = Daemon::spawn_program(&mut command, &socket);
-    daemon.await_socket();
-    daemon
+    unsafe { filtered.pre_exec(move || refuse_syncs_but_of(own)) };
+    serve(filtered)
+}
+
+/// The first descriptor of a file that a process has. A program that is started in the same way gives it the same one.
+fn first_descriptor(pid: i32, path: &Path) -> u32 {
+    let number = |entry: io::Result<DirEntry>| entry.unwrap().file_name().to_str().unwrap().parse::<u32>().unwrap();
+    let mut numbers: Vec<u32> = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().map(number).collect();
+    numbers.sort_unstable();
+    let leads_there =
+        |number: &&u32| fs::read_link(format!("/proc/{pid}/fd/{number}")).is_ok_and(|target| target == path);
+    *numbers.iter().find(leads_there).unwrap()
 }
 
 #[test]

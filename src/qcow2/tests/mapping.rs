@@ -172,6 +172,21 @@ fn a_read_only_image_is_never_written() {
 }
 
 #[test]
+fn only_an_end_in_order_is_told_to_the_next_open() {
+    let file = Arc::new(image_file(&small()));
+    let reopen = |access| Image::open(Arc::clone(&file), access).unwrap();
+    assert!(reopen(Access::ReadOnly).ended_orderly(), "as made");
+    assert!(reopen(Access::ReadWrite).ended_orderly(), "as made, and now being written");
+    assert!(!reopen(Access::ReadOnly).ended_orderly(), "the writer has said nothing");
+    let mut image = reopen(Access::ReadWrite);
+    assert!(!image.ended_orderly());
+    image.release().unwrap();
+    assert!(!reopen(Access::ReadOnly).ended_orderly(), "it may be used on");
+    image.mark_orderly().unwrap();
+    assert!(reopen(Access::ReadOnly).ended_orderly());
+}
+
+#[test]
 fn unknown_autoclear_bits_are_cleared_before_the_first_change() {
     let file = image_file(&small());
     write(&file, 88, &(1u64 << 63 | 3).to_be_bytes());
