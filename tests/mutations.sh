@@ -70,8 +70,8 @@ plant tail-of-failure-trusted src/store/write.rs \
     'inner.stale = Stale::Maybe;' \
     ''
 plant reset-amid-a-clearing src/store/manage.rs \
-    'Ok(!waits && inner' \
-    'Ok(inner'
+    '!waits && inner.lane()' \
+    'inner.lane()'
 plant unmapped-zone-trusted-after-reset src/store/keeper.rs \
     'if reset {' \
     'if false {'
