@@ -157,10 +157,9 @@ fn objections(options: &CreateOptions, meant_for: &[FileSystem]) -> Vec<String> 
     // The image has been made from this.
     let Ok((geometry, _)) = Geometry::new(&options.geometry) else { return Vec::new() };
     let mut objections = Vec::new();
-    if geometry.max_append().0 < PAGE {
+    if let Some(limit) = geometry.max_append().filter(|limit| limit.0 < PAGE) {
         objections.push(format!(
-            "max_append_bytes {} is less than a block of 4096 bytes, which Linux refuses: serve it with --block-size 512",
-            geometry.max_append()
+            "max_append_bytes {limit} is less than a block of 4096 bytes, which Linux refuses: serve it with --block-size 512"
         ));
     }
     objections.extend(meant_for.iter().flat_map(|file_system| file_system.objections(&geometry)));

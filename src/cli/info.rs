@@ -10,6 +10,7 @@ use serde_json::json;
 use super::{image, size};
 use crate::qcow2::ByteOrder;
 use crate::units::Bytes;
+use crate::virtio::config;
 
 pub(super) fn run(path: &Path, as_json: bool) -> Result<ExitCode> {
     let opened = image::look(path)?;
@@ -46,6 +47,13 @@ pub(super) fn run(path: &Path, as_json: bool) -> Result<ExitCode> {
         limit => limit.to_string(),
     };
     let bytes = |value: u32| size::show(Bytes(value.into()));
+    let append = match zoned.max_append_bytes {
+        0 => format!(
+            "not stated: what the queue can carry, {} with the default --queue-size",
+            size::show(config::max_append_carried(config::DEFAULT_QUEUE_SIZE).min(Bytes(zoned.zone_capacity.into())))
+        ),
+        limit => bytes(limit),
+    };
     println!("image: {}", path.display());
     println!("file format: qcow2, zoned (host-managed)");
     println!("virtual size: {}", size::show(header.size));
@@ -56,7 +64,7 @@ pub(super) fn run(path: &Path, as_json: bool) -> Result<ExitCode> {
     println!("zone capacity: {}", bytes(zoned.zone_capacity));
     println!("max open zones: {}", limit(zoned.max_open_zones));
     println!("max active zones: {}", limit(zoned.max_active_zones));
-    println!("max append: {}", bytes(zoned.max_append_bytes));
+    println!("max append: {append}");
     println!("write pointer table: {:#x}, {} bytes, {endian}-endian", zoned.zonedmeta_offset, zoned.zonedmeta_size);
     for clamp in opened.image.clamps() {
         println!("note: {} {} cannot be reached: {} is in force", clamp.field, clamp.from, clamp.to);

@@ -68,7 +68,7 @@ pub(super) fn disk(geometry: &Geometry, block_size: u32) -> Disk {
         ("a number of conventional zones of", geometry.conventional_zones().into()),
         ("an open limit of", geometry.max_open_zones().into()),
         ("an active limit of", geometry.max_active_zones().into()),
-        ("an append limit of", geometry.max_append().0),
+        ("an append limit of", geometry.max_append().map_or(0, |limit| limit.0)),
         ("a block size of", block_size.into()),
     ]
 }

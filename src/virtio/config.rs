@@ -162,7 +162,7 @@ impl ConfigSpace {
             zone_sectors: U32::new(zone_sectors),
             max_open_zones: U32::new(geometry.max_open_zones()),
             max_active_zones: U32::new(geometry.max_active_zones()),
-            max_append_sectors: U32::new(append_sectors(geometry.max_append(), block_size, queue_size)?),
+            max_append_sectors: U32::new(append_sectors(geometry, block_size, queue_size)?),
             write_granularity: U32::new(block_size),
             model: VIRTIO_BLK_Z_HM as u8,
             unused2: [0; 3],
@@ -219,8 +219,10 @@ impl ConfigSpace {
     }
 }
 
-/// The append limit in sectors: whole blocks, and no more than the segments of a request are sure to carry.
-fn append_sectors(max_append: Bytes, block_size: u32, queue_size: u16) -> Result<u32, ConfigError> {
+/// The append limit in sectors: whole blocks, and no more than the segments of a request are sure to carry. Where the
+/// image states none, only the zone bounds it too.
+fn append_sectors(geometry: &Geometry, block_size: u32, queue_size: u16) -> Result<u32, ConfigError> {
+    let max_append = geometry.max_append().unwrap_or(geometry.zone_capacity());
     let bytes = max_append.min(max_append_carried(queue_size)).0;
     let whole = bytes - bytes % u64::from(block_size);
     u32::try_from(whole / SECTOR_SIZE)
@@ -234,11 +236,26 @@ fn append_sectors(max_append: Bytes, block_size: u32, queue_size: u16) -> Result
 mod tests {
     use super::*;
     use crate::virtio::testing::geometry;
+    use crate::zone::GeometryRequest;
 
     const SHAPE: DeviceShape = DeviceShape { block_size: 4096, num_queues: 2, queue_size: 256, writeback: true };
 
     fn le32(space: &ConfigSpace, offset: usize) -> u32 {
         u32::from_le_bytes(space.read(offset, 4).try_into().unwrap())
+    }
+
+    /// A disk whose image states this append limit, 0 for none, with zones of this capacity.
+    fn with_append(max_append_bytes: Bytes, zone_capacity: Bytes) -> Geometry {
+        let request = GeometryRequest {
+            size: Bytes(768 << 20),
+            zone_size: Bytes(64 << 20),
+            zone_capacity,
+            conventional_zones: 0,
+            max_open_zones: 0,
+            max_active_zones: 0,
+            max_append_bytes,
+        };
+        Geometry::new(&request).unwrap().0
     }
 
     #[test]
@@ -299,11 +316,21 @@ mod tests {
 
     #[test]
     fn the_append_limit_is_what_the_segments_carry_in_whole_blocks() {
-        assert_eq!(append_sectors(Bytes(1 << 30), 4096, 128), Ok(126 * 8));
-        assert_eq!(append_sectors(Bytes(10 * 1024), 4096, 128), Ok(16));
-        assert_eq!(append_sectors(Bytes(10 * 1024), 512, 128), Ok(20));
-        let refused = append_sectors(Bytes(512), 4096, 128).unwrap_err();
+        let stated = |limit: u64| with_append(Bytes(limit), Bytes(64 << 20));
+        assert_eq!(append_sectors(&stated(32 << 20), 4096, 128), Ok(126 * 8));
+        assert_eq!(append_sectors(&stated(10 * 1024), 4096, 128), Ok(16));
+        assert_eq!(append_sectors(&stated(10 * 1024), 512, 128), Ok(20));
+        let refused = append_sectors(&stated(512), 4096, 128).unwrap_err();
         assert_eq!(refused.to_string(), "max_append_bytes of the image is 512: expected at least the block size, 4096");
+    }
+
+    #[test]
+    fn where_no_append_limit_is_stated_it_is_what_the_queue_carries_and_the_zone_takes() {
+        let unstated = |capacity: u64| with_append(Bytes(0), Bytes(capacity));
+        assert_eq!(append_sectors(&unstated(64 << 20), 4096, 128), Ok(126 * 8));
+        assert_eq!(append_sectors(&unstated(64 << 20), 4096, 32768), Ok(254 * 8));
+        assert_eq!(append_sectors(&unstated(4096), 4096, 128), Ok(8));
+        assert_eq!(append_sectors(&unstated(1536), 512, 128), Ok(3));
     }
 
     #[test]

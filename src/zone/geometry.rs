@@ -1,7 +1,7 @@
 //! The shape of a zoned device and the rules it must meet.
 //!
 //! The rules come from the zoned extension's format and from what Linux insists on before the disk appears: equal
-//! zones in order, a power-of-two size, at least one sequential zone, a non-zero append limit.
+//! zones in order, a power-of-two size, at least one sequential zone.
 
 use std::ops::Range;
 
@@ -44,7 +44,7 @@ pub struct GeometryRequest {
     pub max_open_zones: u32,
     /// Most zones active at a time; 0 is no limit.
     pub max_active_zones: u32,
-    /// Longest append.
+    /// Longest append; 0 states no limit, and what the queue can carry is in force.
     pub max_append_bytes: Bytes,
 }
 
@@ -159,9 +159,9 @@ impl Geometry {
         self.max_active_zones
     }
 
-    /// Longest append.
-    pub fn max_append(&self) -> Bytes {
-        Bytes(self.max_append)
+    /// Longest append, where a limit is stated.
+    pub fn max_append(&self) -> Option<Bytes> {
+        (self.max_append != 0).then_some(Bytes(self.max_append))
     }
 
     /// The zone that holds the byte at `offset`, or `None` past the end of the device.
@@ -231,10 +231,11 @@ fn check_sizes(request: &GeometryRequest) -> Result<u32, GeometryError> {
         );
         return wrong("zone_capacity", zone_capacity, expected);
     }
-    if max_append_bytes.0 == 0 || !max_append_bytes.is_multiple_of(SECTOR_SIZE) {
-        return wrong("max_append_bytes", max_append_bytes, "expected a multiple of 512 bytes, and not 0".into());
+    if !max_append_bytes.is_multiple_of(SECTOR_SIZE) {
+        let expected = "expected a multiple of 512 bytes, or 0 to state no limit".into();
+        return wrong("max_append_bytes", max_append_bytes, expected);
     }
-    if max_append_bytes.0.saturating_add(SECTOR_SIZE) >= zone_capacity.0 {
+    if max_append_bytes.0 != 0 && max_append_bytes.0.saturating_add(SECTOR_SIZE) >= zone_capacity.0 {
         let expected = format!("expected it, plus 512, to be less than the zone capacity, {zone_capacity}");
         return wrong("max_append_bytes", max_append_bytes, expected);
     }

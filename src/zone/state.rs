@@ -157,7 +157,8 @@ impl Zone {
         len: Bytes,
         granularity: Bytes,
     ) -> Result<Admission, Refusal> {
-        if geometry.kind(index) == ZoneKind::Conventional || len > geometry.max_append() {
+        let too_long = geometry.max_append().is_some_and(|most| len > most);
+        if geometry.kind(index) == ZoneKind::Conventional || too_long {
             return Err(Refusal::InvalidCommand);
         }
         self.check_writable()?;

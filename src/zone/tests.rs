@@ -160,7 +160,7 @@ impl Naive {
 
     fn write(&mut self, zone: usize, offset: Option<u64>, len: u64) -> Result<(), Refusal> {
         let (state, written) = self.zones[zone];
-        if offset.is_none() && (state == State::NotWp || len > self.geometry.max_append().0) {
+        if offset.is_none() && (state == State::NotWp || self.geometry.max_append().is_some_and(|most| len > most.0)) {
             return Err(Refusal::InvalidCommand);
         }
         if offset.is_some_and(|offset| offset + len > self.geometry.len(ZoneIndex(zone as u32)).0) {
@@ -280,7 +280,7 @@ fn geometry_names_the_rule_that_is_broken() {
         (GeometryRequest { size: Bytes(1000), ..good }, "size is 1000: expected a multiple of 512"),
         (GeometryRequest { zone_capacity: Bytes(0), ..good }, "zone_capacity is 0: expected a multiple of 512"),
         (GeometryRequest { zone_capacity: Bytes(ZONE + 512), ..good }, "zone_capacity is 16896"),
-        (GeometryRequest { max_append_bytes: Bytes(0), ..good }, "max_append_bytes is 0"),
+        (GeometryRequest { max_append_bytes: Bytes(1000), ..good }, "max_append_bytes is 1000"),
         (
             GeometryRequest { max_append_bytes: Bytes(11776), ..good },
             "max_append_bytes is 11776: expected it, plus 512",

@@ -234,7 +234,6 @@ fn a_nonsensical_geometry_is_refused_by_the_rule_it_breaks() {
             &["conventional_zones is 64", "64", "sequential"],
         ),
         ("64M", &["--zone-size", "1M", "--conventional-zones", "65"], &["conventional_zones is 65", "64"]),
-        ("64M", &["--zone-size", "1M", "--max-append-bytes", "0"], &["max_append_bytes is 0", "512"]),
         ("64M", &["--zone-size", "1M", "--max-append-bytes", "1000"], &["max_append_bytes is 1000", "512"]),
         ("64M", &["--zone-size", "1M", "--max-append-bytes", "1M"], &["max_append_bytes is 1048576", "zone capacity"]),
         ("64M", &["--zone-size", "1M", "--cluster-size", "256"], &["cluster_size is 256", "512"]),

@@ -3,6 +3,7 @@
 
 use crate::common::MIB;
 use crate::common::cli::{Image, SMALL, assert_refusal, fails, run, tool};
+use crate::common::request::State;
 
 /// Every command that opens an image refuses it and says each of `fragments`; the file stays as it is.
 #[track_caller]
@@ -155,7 +156,6 @@ fn each_field_of_the_extension_that_is_wrong_is_named_with_its_value() {
         (16, &[0, 0, 0, 7], &["nr_zones is 7", "8"]),
         (16, &[0, 0, 0, 9], &["nr_zones is 9", "8"]),
         (16, &[0xff, 0xff, 0xff, 0xff], &["nr_zones is 4294967295", "8"]),
-        (28, &[0, 0, 0, 0], &["max_append_bytes is 0", "512"]),
         (28, &[0, 0, 3, 0xe8], &["max_append_bytes is 1000", "512"]),
         (28, &[0, 0xc, 0, 0], &["max_append_bytes is 786432", "zone capacity"]),
         (28, &[0xff, 0xff, 0xfe, 0], &["max_append_bytes is 4294966784", "zone capacity"]),
@@ -174,6 +174,25 @@ fn each_field_of_the_extension_that_is_wrong_is_named_with_its_value() {
         image.patch(image.extension() + offset, bytes);
         assert_refused(&image, fragments);
     }
+}
+
+#[test]
+fn an_append_limit_that_is_not_stated_is_what_the_queue_carries() {
+    let image = Image::create(&SMALL);
+    image.patch(image.extension() + 28, &[0; 4]);
+    let name = image.name();
+    let text = crate::common::cli::ok(&["info", &name]);
+    assert!(text.contains("max append: not stated: what the queue can carry, 768 KiB with the default"), "{text}");
+    let info: serde_json::Value = serde_json::from_str(&crate::common::cli::ok(&["info", &name, "--json"])).unwrap();
+    assert_eq!(info["max_append_bytes"], 0);
+    crate::common::cli::ok(&["check", &name]);
+    crate::common::cli::ok(&["map", &name]);
+    let mut disk = crate::common::disk::Setup::new(SMALL).start_on(image);
+    let sectors = u64::from(disk.config_u32(84));
+    assert_eq!(sectors, SMALL.cap / 512, "the queue carries more than a zone takes");
+    let zone = SMALL.start(4);
+    assert_eq!(disk.append(zone, &vec![7; (sectors * 512) as usize]), Ok(zone));
+    assert_eq!(disk.state(4), State::Full);
 }
 
 #[test]

@@ -75,6 +75,8 @@ pub(super) struct Disk {
     pub(super) name: String,
     /// Its shape and limits.
     pub(super) geometry: Geometry,
+    /// The longest append: of a running daemon the one in force, of an image the one that it states, if any.
+    pub(super) longest_append: Option<Bytes>,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
@@ -120,7 +122,8 @@ fn open(args: &Args) -> Result<(Disk, Source)> {
     let mut opened = image::look(path)?;
     let name = path.display().to_string();
     let pointers = opened.image.write_pointers().with_context(|| name.clone())?;
-    Ok((Disk { name, geometry: *opened.image.geometry() }, Source::Image(pointers)))
+    let geometry = *opened.image.geometry();
+    Ok((Disk { name, geometry, longest_append: geometry.max_append() }, Source::Image(pointers)))
 }
 
 impl Source {
@@ -166,9 +169,10 @@ impl Disk {
             conventional_zones: info.conventional_zones,
             max_open_zones: info.max_open_zones,
             max_active_zones: info.max_active_zones,
-            max_append_bytes: Bytes(info.max_append_bytes),
+            // What is in force is no limit of the image, and need not keep the rules for one.
+            max_append_bytes: Bytes(0),
         })?;
-        Ok(Self { name: info.image.clone(), geometry })
+        Ok(Self { name: info.image.clone(), geometry, longest_append: Some(Bytes(info.max_append_bytes)) })
     }
 
     /// Size and zones, in words.

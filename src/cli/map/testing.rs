@@ -21,7 +21,8 @@ pub(in crate::cli) fn disk(zones: u32, conventional: u32) -> Disk {
         max_active_zones: 4,
         max_append_bytes: Bytes(512),
     };
-    Disk { name: "a disk".to_owned(), geometry: Geometry::new(&request).unwrap().0 }
+    let geometry = Geometry::new(&request).unwrap().0;
+    Disk { name: "a disk".to_owned(), geometry, longest_append: geometry.max_append() }
 }
 
 /// Zones by their states and how many 1024ths of each are written, in at most `cells` cells.

@@ -140,6 +140,15 @@ fn a_crash_while_creating_leaves_no_image() {
 }
 
 #[test]
+fn an_image_need_not_state_a_limit_of_appends() {
+    let mut options = small();
+    options.geometry.max_append_bytes = Bytes(0);
+    let image = open(image_file(&options));
+    assert_eq!((image.zoned().max_append_bytes, image.geometry().max_append()), (0, None));
+    assert_eq!(open(image_file(&small())).geometry().max_append(), Some(Bytes(4096)));
+}
+
+#[test]
 fn limits_that_cannot_be_met_are_stored_and_lowered() {
     let mut options = small();
     options.geometry.max_active_zones = 100;

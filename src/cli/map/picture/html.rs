@@ -63,7 +63,7 @@ fn geometry(disk: &Disk, totals: &Tally) -> String {
         ("conventional zones", geometry.conventional_zones().to_string()),
         ("zone size", size::show(geometry.zone_size())),
         ("zone capacity", size::show(geometry.zone_capacity())),
-        ("longest append", size::show(geometry.max_append())),
+        ("longest append", disk.longest_append.map_or_else(|| "not stated".to_owned(), size::show)),
         ("open zones", disk.open(totals)),
         ("active zones", disk.active(totals)),
     ];
