@@ -47,17 +47,19 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     } else {
         print_repaired(&report);
         print(&report.left);
+        print_way_out(&report.left, Some(pointers));
     }
     Ok(status(&report.left))
 }
 
 fn check(path: &Path, as_json: bool) -> Result<ExitCode> {
-    let mut opened = image::open_alone(path)?;
-    let report = opened.image.check().with_context(|| path.display().to_string())?;
+    let storage = image::hold_for_reading(path)?;
+    let report = qcow2::check(&storage).with_context(|| path.display().to_string())?;
     if as_json {
         print_json(&report)?;
     } else {
         print(&report);
+        print_way_out(&report, None);
     }
     Ok(status(&report))
 }
@@ -102,6 +104,20 @@ fn print_repaired(report: &RepairReport) {
         Some(Withheld::Leaks) => {
             println!("Leaked clusters were left alone: they may belong to what the errors are about.");
         }
+    }
+}
+
+/// What can be done about what was found and is still there.
+fn print_way_out(report: &CheckReport, repaired: Option<Pointers>) {
+    let others = report.errors - report.wrong_pointers + report.leaks;
+    if others > 0 && repaired.is_none() {
+        println!("check --repair sets right what is safe to set right of this.");
+    }
+    if report.wrong_pointers > 0 && repaired != Some(Pointers::Settle) {
+        println!(
+            "check --repair=pointers settles write pointers: an entry that says what was meant becomes that; \
+             elsewhere the zone becomes full, or empty where nothing is mapped."
+        );
     }
 }
 

@@ -32,7 +32,7 @@ pub(super) fn check_regular(file: File) -> Result<File> {
 
 /// Opens an image to look at it, also while it is being served; says so on standard error then.
 pub(super) fn look(path: &Path) -> Result<Opened> {
-    let opened = open(path, None)?;
+    let opened = open(path)?;
     if opened.served {
         eprintln!(
             "vhost-user-zbd: {}: being served now: the zones change meanwhile, and open ones show as closed",
@@ -50,26 +50,27 @@ pub(super) fn zones(geometry: &Geometry, pointers: &[Bytes], range: Range<u32>) 
     })
 }
 
-/// Opens an image that nobody else may be writing to.
-pub(super) fn open_alone(path: &Path) -> Result<Opened> {
-    open(path, Some(Purpose::Read))
+/// The file of an image that is to be checked, which nobody else may be writing to.
+pub(super) fn hold_for_reading(path: &Path) -> Result<Arc<FileStorage>> {
+    hold(path, File::open(path).context("the image cannot be opened"), Purpose::Read)
 }
 
 /// The file of an image that is to be repaired, which nobody else may have open.
 pub(super) fn hold_for_writing(path: &Path) -> Result<Arc<FileStorage>> {
-    let name = || path.display().to_string();
     let file = File::options().read(true).write(true).open(path).context("the image cannot be opened for writing");
+    hold(path, file, Purpose::Write)
+}
+
+fn hold(path: &Path, file: Result<File>, purpose: Purpose) -> Result<Arc<FileStorage>> {
+    let name = || path.display().to_string();
     let file = file.and_then(check_regular).with_context(name)?;
-    lock::lock_image(&file, Purpose::Write).with_context(name)?;
+    lock::lock_image(&file, purpose).with_context(name)?;
     Ok(Arc::new(FileStorage::new(file)))
 }
 
-fn open(path: &Path, purpose: Option<Purpose>) -> Result<Opened> {
+fn open(path: &Path) -> Result<Opened> {
     let name = || path.display().to_string();
     let file = File::open(path).context("the image cannot be opened").and_then(check_regular).with_context(name)?;
-    if let Some(purpose) = purpose {
-        lock::lock_image(&file, purpose).with_context(name)?;
-    }
     let served = lock::is_written(&file).unwrap_or(false);
     let storage = FileStorage::new(file.try_clone().with_context(name)?);
     let image = Image::open(Arc::new(storage), Access::ReadOnly).with_context(name)?;

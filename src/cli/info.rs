@@ -26,6 +26,7 @@ pub(super) fn run(path: &Path, as_json: bool) -> Result<ExitCode> {
             "virtual_size": header.size.0,
             "cluster_size": header.cluster_size().0,
             "disk_size": on_disk,
+            "layout": zoned.layout.name(),
             "zoned": zoned.zoned,
             "zone_size": zoned.zone_size,
             "zone_capacity": zoned.zone_capacity,
@@ -46,22 +47,22 @@ pub(super) fn run(path: &Path, as_json: bool) -> Result<ExitCode> {
         0 => "no limit".to_owned(),
         limit => limit.to_string(),
     };
-    let bytes = |value: u32| size::show(Bytes(value.into()));
     let append = match zoned.max_append_bytes {
         0 => format!(
             "not stated: what the queue can carry, {} with the default --queue-size",
-            size::show(config::max_append_carried(config::DEFAULT_QUEUE_SIZE).min(Bytes(zoned.zone_capacity.into())))
+            size::show(config::max_append_carried(config::DEFAULT_QUEUE_SIZE).min(Bytes(zoned.zone_capacity)))
         ),
-        limit => bytes(limit),
+        limit => size::show(Bytes(limit.into())),
     };
     println!("image: {}", path.display());
     println!("file format: qcow2, zoned (host-managed)");
+    println!("zoned layout: {}", zoned.layout.title());
     println!("virtual size: {}", size::show(header.size));
     println!("disk size: {}", size::show(Bytes(on_disk)));
     println!("cluster size: {}", size::show(header.cluster_size()));
     println!("zones: {} ({} conventional)", zoned.nr_zones, zoned.conventional_zones);
-    println!("zone size: {}", bytes(zoned.zone_size));
-    println!("zone capacity: {}", bytes(zoned.zone_capacity));
+    println!("zone size: {}", size::show(Bytes(zoned.zone_size)));
+    println!("zone capacity: {}", size::show(Bytes(zoned.zone_capacity)));
     println!("max open zones: {}", limit(zoned.max_open_zones));
     println!("max active zones: {}", limit(zoned.max_active_zones));
     println!("max append: {append}");

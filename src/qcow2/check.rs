@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::Image;
 use super::error::{CheckError, EntryFault, MapError};
@@ -22,7 +23,9 @@ const CHUNK_BYTES: usize = (CHUNK / 4) as usize;
 /// Most chunks at a time: 64 MiB of counts, enough for a full image of 16 TiB in clusters of 64 KiB in one pass.
 pub(super) const BUDGET: usize = 65_536;
 /// How many findings and how many ranges of leaked clusters are listed; all are counted.
-pub(super) const LISTED: usize = 100;
+const LISTED: usize = 100;
+/// How many wrong write pointers are listed besides; people look through these before they have them settled.
+pub(super) const LISTED_POINTERS: usize = 4096;
 /// How much of an L2 table is read at a time, in entries.
 pub(super) const SLICE: u64 = 8192;
 
@@ -31,6 +34,8 @@ pub(super) const SLICE: u64 = 8192;
 pub struct CheckReport {
     /// How many errors there are.
     pub errors: u64,
+    /// How many of these are wrong write pointers.
+    pub wrong_pointers: u64,
     /// The first errors.
     pub findings: Vec<Finding>,
     /// How many clusters are counted more often than used. That wastes space and harms nothing.
@@ -95,7 +100,7 @@ pub enum FindingKind {
     DoubleUse,
     /// An entry of an L1 or L2 table breaks a rule.
     BadEntry,
-    /// A write pointer is where it cannot be. Only a repair finds this: opening refuses the image otherwise.
+    /// A write pointer is where it cannot be. An image with one is not served.
     WritePointer,
 }
 
@@ -109,7 +114,7 @@ pub struct LeakedRange {
 }
 
 impl CheckReport {
-    pub(super) fn error(&mut self, kind: FindingKind, file: Option<u64>, guest: Option<u64>, message: String) {
+    fn error(&mut self, kind: FindingKind, file: Option<u64>, guest: Option<u64>, message: String) {
         self.errors += 1;
         if self.findings.len() < LISTED {
             self.findings.push(Finding { kind, file_offset: file, guest_offset: guest, message });
@@ -126,6 +131,14 @@ impl CheckReport {
             self.leaked.push(LeakedRange { file_offset: offset, clusters: 1 });
         }
     }
+}
+
+/// Checks an image that nobody is writing to, its write pointers included. Writes nothing.
+pub fn check<S: Storage>(storage: &Arc<S>) -> Result<CheckReport, CheckError> {
+    let mut image = Image::open_for_check(Arc::clone(storage))?;
+    let mut report = image.check()?;
+    image.add_wrong_pointers(&mut report)?;
+    Ok(report)
 }
 
 /// How often each cluster of a window is used: 0, 1, 2, or 3 for more.
@@ -179,7 +192,7 @@ impl Uses {
 }
 
 impl<S: Storage> Image<S> {
-    /// Checks everything and changes nothing. Clusters reserved by this open image are not leaks.
+    /// Checks everything but what opening has, and changes nothing. Clusters reserved by this open image are not leaks.
     pub fn check(&mut self) -> Result<CheckReport, CheckError> {
         self.check_within(BUDGET)
     }

@@ -9,11 +9,12 @@ use zerocopy::big_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::alloc::reserve_step;
+use super::entry::{ByteOrder, Entries};
 use super::error::CreateError;
-use super::extension::{self, RawZoned};
+use super::extension::{self, RawV7};
 use super::header::{self, HEADER_LENGTH, L1_LIMIT, REFCOUNT_TABLE_LIMIT, RawHeader};
 use super::refcount::Refcounts;
-use super::table::{self, ByteOrder};
+use super::{ZonedLayout, table};
 use crate::storage::Storage;
 use crate::units::{Bytes, FileOffset};
 use crate::zone::{Clamp, Geometry, GeometryRequest};
@@ -143,7 +144,8 @@ pub fn create<S: Storage>(storage: &S, options: &CreateOptions) -> Result<Vec<Cl
     storage.write_at(at, &bytes).map_err(io("write the refcount table"))?;
     let refcounts = Refcounts { table: blocks, order: REFCOUNT_ORDER, cluster_bits: layout.bits };
     refcounts.fill(storage, 0..layout.clusters(), 1).map_err(io("write the refcounts"))?;
-    table::write_new(storage, layout.offset(layout.zonedmeta_at()), &geometry, options.table_order)
+    let entries = Entries { geometry, layout: ZonedLayout::V7, order: options.table_order };
+    table::write_new(storage, layout.offset(layout.zonedmeta_at()), &entries)
         .map_err(io("write the zonedmeta table"))?;
     let (sector, rest) = first.split_at(SECTOR.min(first.len()));
     if !rest.is_empty() {
@@ -172,7 +174,7 @@ fn first_cluster(layout: &Layout, options: &CreateOptions, geometry: &Geometry) 
     raw.header_length = U32::new(HEADER_LENGTH as u32);
     // The geometry's rules keep the sizes below 4 GiB.
     let request = &options.geometry;
-    let zoned = RawZoned {
+    let zoned = RawV7 {
         zoned: extension::HOST_MANAGED,
         reserved: [0; 3],
         zone_size: U32::new(request.zone_size.0 as u32),

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use super::entry::ByteOrder;
+use super::layout::ZonedLayout;
 use super::regions::Kind;
 use crate::units::{Bytes, FileOffset, ZoneIndex};
 use crate::zone::GeometryError;
@@ -56,10 +58,24 @@ pub enum OpenError {
     #[error("the zoned extension (0x007a6264) is present, but incompatible feature bit 5 (zoned format) is not set")]
     FeatureBitMissing,
     /// Another layout of the zoned extension.
-    #[error("the zoned extension has the layout of {revision}: expected that of v5 to v7")]
+    #[error(
+        "the zoned extension has the layout of {revision}, which this program does not read: expected that of \
+         {}",
+        known_layouts()
+    )]
     OtherLayout {
         /// The revision recognised.
         revision: &'static str,
+    },
+    /// A layout of the zoned extension that nobody here knows.
+    #[error(
+        "the zoned extension, {len} bytes long, has no layout that this program knows: expected that of {}; either the \
+         image is damaged or a newer program has made it",
+        known_layouts()
+    )]
+    UnknownLayout {
+        /// How long its data is.
+        len: usize,
     },
     /// A feature of qcow2 that this project does not support.
     #[error("{feature} is not supported{hint}")]
@@ -124,7 +140,8 @@ pub enum OpenError {
     /// The clusters of the write-pointer table are not its own.
     #[error(
         "the zonedmeta cluster at {offset} has refcount {refcount}: expected 1; a check by qemu-img with bit 5 cleared, \
-         or by a v7 binary, frees the clusters of the table, and later data may have landed in them"
+         or by a v7 binary, frees the clusters of the table, and later data may have landed in them; check --repair counts \
+         them again where all write pointers are right"
     )]
     TableRefcount {
         /// The cluster.
@@ -132,9 +149,17 @@ pub enum OpenError {
         /// Its refcount.
         refcount: u64,
     },
+    /// A write pointer that cannot be.
+    #[error("{0}; check lists every such pointer, and check --repair=pointers settles them")]
+    Pointer(PointerError),
+}
+
+/// What is wrong with the entry of one zone in the write-pointer table.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PointerError {
     /// A write pointer where it cannot be.
     #[error("the write pointer of zone {zone} is {value:#x}: expected {expected}")]
-    Pointer {
+    Wrong {
         /// The zone.
         zone: ZoneIndex,
         /// The entry of the table as it stands there.
@@ -145,13 +170,33 @@ pub enum OpenError {
     /// The 32-bit bug of the v7 binaries.
     #[error(
         "the write pointer of zone {zone} is {value:#x}: expected {expected}; the entry was cut to 32 bits by the \
-         truncation bug of the v7 binaries, which check --repair=pointers settles"
+         truncation bug of the v7 binaries"
     )]
     Truncated32 {
-        /// The first zone that shows it.
+        /// The zone.
         zone: ZoneIndex,
         /// The entry of the table.
         value: u64,
+        /// What would have been right.
+        expected: String,
+    },
+    /// An entry of a v7 binary in a table of the other byte order.
+    #[error(
+        "the write pointer of zone {zone} is {value:#x} read {order}-endian, as the table is, and {other:#x} read \
+         {other_order}-endian: expected {expected}; the second reading fits, as where a v7 binary has written into a \
+         table of the other byte order"
+    )]
+    OtherOrder {
+        /// The zone.
+        zone: ZoneIndex,
+        /// The entry as the table is read.
+        value: u64,
+        /// The byte order in which the table is read.
+        order: ByteOrder,
+        /// The entry in the other byte order.
+        other: u64,
+        /// That byte order.
+        other_order: ByteOrder,
         /// What would have been right.
         expected: String,
     },
@@ -293,6 +338,9 @@ impl MapError {
 /// Why an image could not be checked to the end.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
+    /// The image cannot be opened even for a check.
+    #[error(transparent)]
+    Open(#[from] OpenError),
     /// The storage failed.
     #[error("cannot {doing}: {source}")]
     Io {
@@ -315,6 +363,11 @@ pub enum RepairError {
     /// Refcount blocks could not be added, or the storage failed.
     #[error(transparent)]
     Map(#[from] MapError),
+}
+
+/// The layouts that are read, in words.
+fn known_layouts() -> String {
+    ZonedLayout::ALL.map(ZonedLayout::title).join(" or ")
 }
 
 impl OpenError {

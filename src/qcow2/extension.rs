@@ -1,13 +1,14 @@
 //! Header extensions: the walk over them, the feature name table and the zoned extension.
 //!
-//! The zoned extension is that of revision v7 of the QEMU series (docs: the format document, section "Header").
-//! Other revisions used the same magic with other fields; they are told apart by which fields make sense together,
-//! never by the length alone, and refused by name.
+//! The zoned extension is read in each [`ZonedLayout`] (docs: the format document, sections "Header" and "Other
+//! layouts"). All revisions of the QEMU series use the same magic with other fields; they are told apart by which
+//! fields make sense together, never by the length alone, and those that are not read are refused by name.
 
 use zerocopy::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 use super::error::OpenError;
+use super::{ZonedLayout, table};
 use crate::units::Bytes;
 use crate::zone::GeometryRequest;
 
@@ -17,17 +18,15 @@ pub(super) const END: u32 = 0;
 pub(super) const FEATURE_NAMES: u32 = 0x6803_f857;
 /// The zoned extension, "\0zbd".
 pub(super) const ZONED_MAGIC: u32 = 0x007a_6264;
-/// Length of the zoned extension's data in the layout of v5 to v7.
-pub(super) const ZONED_LENGTH: usize = size_of::<RawZoned>();
 /// Length of an entry of the feature name table.
 pub(super) const FEATURE_NAME_LENGTH: usize = 48;
 /// `zoned` for a host-managed device.
 pub(super) const HOST_MANAGED: u8 = 1;
 
-/// The zoned extension's data as it stands in the file, every integer big-endian.
+/// The zoned extension's data in [`ZonedLayout::V7`] as it stands in the file, every integer big-endian.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
 #[repr(C)]
-pub(super) struct RawZoned {
+pub(super) struct RawV7 {
     pub(super) zoned: u8,
     pub(super) reserved: [u8; 3],
     pub(super) zone_size: U32,
@@ -41,15 +40,32 @@ pub(super) struct RawZoned {
     pub(super) zonedmeta_offset: U64,
 }
 
+/// The same in [`ZonedLayout::B`].
+#[derive(Clone, Copy, FromBytes, KnownLayout, Immutable, Unaligned)]
+#[repr(C)]
+struct RawB {
+    zoned: u8,
+    reserved: [u8; 3],
+    nr_zones: U32,
+    zone_size: U64,
+    zone_capacity: U64,
+    zonedmeta_offset: U64,
+    conventional_zones: U32,
+    max_active_zones: U32,
+    max_open_zones: U32,
+}
+
 /// The zoned extension, its fields by their names in the format document and with the values stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ZonedExtension {
+    /// The layout it is stored in.
+    pub layout: ZonedLayout,
     /// The zoned model; 1 is host-managed.
     pub zoned: u8,
     /// Bytes from one zone start to the next.
-    pub zone_size: u32,
+    pub zone_size: u64,
     /// Writable bytes of a sequential zone.
-    pub zone_capacity: u32,
+    pub zone_capacity: u64,
     /// How many zones, from the first, are conventional.
     pub conventional_zones: u32,
     /// How many zones there are.
@@ -58,41 +74,21 @@ pub struct ZonedExtension {
     pub max_active_zones: u32,
     /// Most zones open at a time; 0 is no limit.
     pub max_open_zones: u32,
-    /// Longest append in bytes.
+    /// Longest append in bytes; 0 where none is stated, as layout B never does.
     pub max_append_bytes: u32,
-    /// Length of the write-pointer table in bytes.
+    /// Length of the write-pointer table in bytes; what the zones need where the layout does not store it.
     pub zonedmeta_size: u64,
     /// Where the write-pointer table is.
     pub zonedmeta_offset: u64,
 }
 
-impl ZonedExtension {
-    /// Reads the extension, or names the other layout it has. `size` is the device's, `file_len` the file's.
-    pub(super) fn parse(data: &[u8], size: Bytes, cluster_size: Bytes, file_len: u64) -> Result<Self, OpenError> {
-        let place = Place { data, size: size.0, cluster_size: cluster_size.0, file_len };
-        let raw = RawZoned::read_from_prefix(data).ok().map(|(raw, _)| raw);
-        if !raw.as_ref().is_some_and(|raw| place.is_ours(raw))
-            && let Some(revision) = place.other_revision()
-        {
-            return Err(OpenError::OtherLayout { revision });
-        }
-        let Some(raw) = raw else {
-            let expected = format!("at least {ZONED_LENGTH}");
-            return Err(OpenError::field("the length of the zoned extension", data.len(), expected));
-        };
-        match raw.zoned {
-            HOST_MANAGED => {}
-            0 => return Err(OpenError::ZonedNone),
-            other => return Err(OpenError::field("zoned", other, "1 (host-managed)")),
-        }
-        if raw.reserved != [0; 3] {
-            let [a, b, c] = raw.reserved;
-            return Err(OpenError::hex("reserved", u64::from(u32::from_be_bytes([0, a, b, c])), "0"));
-        }
-        Ok(Self {
+impl From<RawV7> for ZonedExtension {
+    fn from(raw: RawV7) -> Self {
+        Self {
+            layout: ZonedLayout::V7,
             zoned: raw.zoned,
-            zone_size: raw.zone_size.get(),
-            zone_capacity: raw.zone_capacity.get(),
+            zone_size: raw.zone_size.get().into(),
+            zone_capacity: raw.zone_capacity.get().into(),
             conventional_zones: raw.conventional_zones.get(),
             nr_zones: raw.nr_zones.get(),
             max_active_zones: raw.max_active_zones.get(),
@@ -100,15 +96,58 @@ impl ZonedExtension {
             max_append_bytes: raw.max_append_bytes.get(),
             zonedmeta_size: raw.zonedmeta_size.get(),
             zonedmeta_offset: raw.zonedmeta_offset.get(),
-        })
+        }
+    }
+}
+
+impl From<RawB> for ZonedExtension {
+    fn from(raw: RawB) -> Self {
+        Self {
+            layout: ZonedLayout::B,
+            zoned: raw.zoned,
+            zone_size: raw.zone_size.get(),
+            zone_capacity: raw.zone_capacity.get(),
+            conventional_zones: raw.conventional_zones.get(),
+            nr_zones: raw.nr_zones.get(),
+            max_active_zones: raw.max_active_zones.get(),
+            max_open_zones: raw.max_open_zones.get(),
+            max_append_bytes: 0,
+            zonedmeta_size: u64::from(raw.nr_zones.get()) * table::ENTRY,
+            zonedmeta_offset: raw.zonedmeta_offset.get(),
+        }
+    }
+}
+
+impl ZonedExtension {
+    /// Reads the extension, or names the other layout it has. `size` is the device's, `file_len` the file's.
+    pub(super) fn parse(data: &[u8], size: Bytes, cluster_size: Bytes, file_len: u64) -> Result<Self, OpenError> {
+        let found = Place { data, size: size.0, cluster_size: cluster_size.0, file_len }.recognise()?;
+        match found.zoned {
+            HOST_MANAGED => {}
+            0 => return Err(OpenError::ZonedNone),
+            other => return Err(OpenError::field("zoned", other, "1 (host-managed)")),
+        }
+        match data {
+            [_, 0, 0, 0, ..] => Ok(found),
+            [_, a, b, c, ..] => Err(OpenError::hex("reserved", u32::from_be_bytes([0, *a, *b, *c]).into(), "0")),
+            _ => Err(OpenError::UnknownLayout { len: data.len() }),
+        }
+    }
+
+    /// The fields of a layout, where there is room for them; what they say is not looked at.
+    fn read(layout: ZonedLayout, data: &[u8]) -> Option<Self> {
+        match layout {
+            ZonedLayout::V7 => RawV7::read_from_prefix(data).ok().map(|(raw, _)| raw.into()),
+            ZonedLayout::B => RawB::read_from_prefix(data).ok().map(|(raw, _)| raw.into()),
+        }
     }
 
     /// The geometry that the fields describe, for [`Geometry::new`](crate::zone::Geometry::new) to judge.
     pub(super) fn geometry_request(&self, size: Bytes) -> GeometryRequest {
         GeometryRequest {
             size,
-            zone_size: Bytes(u64::from(self.zone_size)),
-            zone_capacity: Bytes(u64::from(self.zone_capacity)),
+            zone_size: Bytes(self.zone_size),
+            zone_capacity: Bytes(self.zone_capacity),
             conventional_zones: self.conventional_zones,
             max_open_zones: self.max_open_zones,
             max_active_zones: self.max_active_zones,
@@ -146,9 +185,40 @@ impl Place<'_> {
         offset != 0 && offset.is_multiple_of(self.cluster_size) && offset < self.file_len
     }
 
-    fn is_ours(&self, raw: &RawZoned) -> bool {
-        let sizes = [raw.zone_size, raw.zone_capacity, raw.nr_zones].map(|field| u64::from(field.get()));
-        self.zones_fit(sizes[0], sizes[1], sizes[2]) && self.is_table_offset(raw.zonedmeta_offset.get())
+    /// How much of what a layout says makes sense: its zones, and where its table is. Neither does by chance.
+    fn sense(&self, read: &ZonedExtension) -> u32 {
+        let zones = self.zones_fit(read.zone_size, read.zone_capacity, read.nr_zones.into());
+        u32::from(zones) + u32::from(self.is_table_offset(read.zonedmeta_offset))
+    }
+
+    /// The extension in the layout that makes sense. Where one half of it does not, a field is damaged, and reading on
+    /// names it.
+    fn recognise(&self) -> Result<ZonedExtension, OpenError> {
+        let mut likely: Option<(u32, ZonedExtension)> = None;
+        let mut long_enough = false;
+        for read in ZonedLayout::ALL.into_iter().filter_map(|layout| ZonedExtension::read(layout, self.data)) {
+            long_enough = true;
+            let sense = self.sense(&read);
+            if sense > likely.map_or(0, |(most, _)| most) {
+                likely = Some((sense, read));
+            }
+        }
+        match likely {
+            Some((2, read)) if read.layout.length() == self.data.len() => return Ok(read),
+            _ => {}
+        }
+        if let Some(revision) = self.other_revision() {
+            return Err(OpenError::OtherLayout { revision });
+        }
+        match likely {
+            Some((_, read)) => Ok(read),
+            None if long_enough => Err(OpenError::UnknownLayout { len: self.data.len() }),
+            None => {
+                let lengths = ZonedLayout::ALL.map(|layout| format!("{} ({})", layout.length(), layout.title()));
+                let expected = format!("at least {}", lengths.join(" or "));
+                Err(OpenError::field("the length of the zoned extension", self.data.len(), expected))
+            }
+        }
     }
 
     fn other_revision(&self) -> Option<&'static str> {
@@ -156,13 +226,9 @@ impl Place<'_> {
         if len >= 56 && self.zones_fit(self.u64(4), self.u64(12), self.u32(24)) && self.is_table_offset(self.u64(48)) {
             return Some("v8 to v10 of the QEMU series");
         }
-        if len >= 44 && self.zones_fit(self.u64(8), self.u64(16), self.u32(4)) {
-            if len >= 48 && self.is_table_offset(self.u64(40)) {
-                return Some("layout A (zone_size and zone_capacity of 64 bits, with max_append)");
-            }
-            if self.is_table_offset(self.u64(24)) {
-                return Some("layout B (zone_size and zone_capacity of 64 bits, without max_append)");
-            }
+        let counted_first = len >= 48 && self.zones_fit(self.u64(8), self.u64(16), self.u32(4));
+        if counted_first && self.is_table_offset(self.u64(40)) {
+            return Some("layout A (zone_size and zone_capacity of 64 bits, with max_append)");
         }
         let nr_zones = self.u32(16);
         let swapped = self.is_table_offset(self.u64(32)) && self.u64(40) == nr_zones.saturating_mul(8);

@@ -1,8 +1,8 @@
-//! The image: qcow2 version 3 with the zoned extension of the QEMU series' revision v7.
+//! The image: qcow2 version 3 with the zoned extension of the QEMU series, in each [layout](ZonedLayout) that is in use.
 //!
 //! Where it is specified: QEMU's docs/interop/qcow2 for everything but zones. For zones: revision v7 of the series
-//! "Add full zoned storage emulation to qcow2 driver" on qemu-devel, here called the format document, as the project's
-//! design notes have it.
+//! "Add full zoned storage emulation to qcow2 driver" on qemu-devel and its later layout B, here called the format
+//! document, as the project's design notes have it.
 //!
 //! What holds at all times, also after the death of the process or of the host at any instruction:
 //!
@@ -17,7 +17,8 @@
 //! | --- | --- |
 //! | [`header`], [`extension`] | the first cluster |
 //! | [`open`] | opening: everything that is checked before anything else happens |
-//! | [`table`] | the write-pointer table and its byte order |
+//! | [`layout`] | what sets the layouts of the extension apart |
+//! | [`entry`], [`table`] | the write-pointer table and its byte order |
 //! | [`regions`] | which clusters are metadata |
 //! | [`refcount`] | reading and writing refcounts |
 //! | [`mapping`] | from guest offsets to the file |
@@ -30,9 +31,11 @@
 mod alloc;
 mod check;
 mod create;
+mod entry;
 mod error;
 mod extension;
 mod header;
+mod layout;
 mod mapping;
 mod open;
 mod refcount;
@@ -44,15 +47,17 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use check::{CheckReport, Finding, FindingKind, LeakedRange};
+pub use check::{CheckReport, Finding, FindingKind, LeakedRange, check};
 pub use create::{CreateOptions, create};
-pub use error::{CheckError, CreateError, EntryFault, MapError, OpenError, RepairError};
+pub use entry::{ByteOrder, PointerFault};
+pub use error::{CheckError, CreateError, EntryFault, MapError, OpenError, PointerError, RepairError};
 pub use extension::ZonedExtension;
 pub use header::{Header, MAGIC};
+pub use layout::ZonedLayout;
 pub use mapping::Extent;
 pub use regions::Kind as MetadataKind;
 pub use repair::{Pointers, RepairReport, SettledPointer, Withheld, repair};
-pub use table::{ByteOrder, PointerFault, PointerTable};
+pub use table::PointerTable;
 
 use crate::storage::Storage;
 use crate::units::{Bytes, FileOffset};
@@ -76,7 +81,7 @@ pub struct Image<S> {
     zoned: ZonedExtension,
     geometry: Geometry,
     clamps: Vec<Clamp>,
-    order: ByteOrder,
+    entries: entry::Entries,
     /// The L1 table as it stands in the file (at most 32 MiB, QEMU's limit).
     l1: Vec<u64>,
     refcounts: refcount::Refcounts,
@@ -110,7 +115,7 @@ impl<S: Storage> Image<S> {
 
     /// The byte order of the write-pointer table.
     pub fn table_order(&self) -> ByteOrder {
-        self.order
+        self.entries.order
     }
 
     /// The length of the file as this image knows it. It is no multiple of the cluster size where another program
@@ -137,13 +142,13 @@ impl<S: Storage> Image<S> {
 
     /// Every zone's write pointer as stored, an absolute guest offset; the start of the zone for a conventional one.
     pub fn write_pointers(&mut self) -> Result<Vec<Bytes>, OpenError> {
-        table::read(&*self.storage, FileOffset(self.zoned.zonedmeta_offset), &self.geometry, self.order)
+        table::read(&*self.storage, FileOffset(self.zoned.zonedmeta_offset), &self.entries)
     }
 
     /// A handle for storing write pointers from any thread.
     pub fn pointer_table(&self) -> PointerTable<S> {
         let offset = FileOffset(self.zoned.zonedmeta_offset);
-        PointerTable::new(Arc::clone(&self.storage), offset, self.geometry, self.order, self.access)
+        PointerTable::new(Arc::clone(&self.storage), offset, self.entries, self.access)
     }
 
     /// What metadata there is in a range of the file.

@@ -12,8 +12,7 @@ use super::extension::{self, ZonedExtension};
 use super::header::{self, Header, RawHeader};
 use super::refcount::Refcounts;
 use super::regions::{Kind, Regions};
-use super::table::ByteOrder;
-use super::{Access, Image, alloc, mapping, table};
+use super::{Access, Image, alloc, entry, mapping, table};
 use crate::storage::Storage;
 use crate::units::{Bytes, FileOffset};
 use crate::zone::{Clamp, Geometry};
@@ -22,6 +21,7 @@ use crate::zone::{Clamp, Geometry};
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Aim {
     Use,
+    Check,
     Repair,
 }
 
@@ -34,6 +34,12 @@ impl<S: Storage> Image<S> {
             image.prepare_for_writing()?;
         }
         Ok(image)
+    }
+
+    /// Opens an image as for reading, but lets pass wrong write pointers, for a [`check`](super::check()) to list. Such an
+    /// image must not get out of the check.
+    pub(super) fn open_for_check(storage: Arc<S>) -> Result<Self, OpenError> {
+        Self::open_as(storage, Access::ReadOnly, Aim::Check)
     }
 
     /// Opens an image as for writing, but lets pass what a [`repair`](super::repair) is there for: wrong write
@@ -51,7 +57,7 @@ impl<S: Storage> Image<S> {
         let (geometry, clamps) = check_geometry(&zoned, &header)?;
         let regions = place_tables(&zoned, &header, file_len)?;
         let orderly = header.autoclear_features & header::ORDERLY != 0;
-        let (order, pointers_right) = find_order(&*storage, &zoned, &geometry, aim)?;
+        let (entries, pointers_right) = find_order(&*storage, &zoned, &geometry, aim)?;
         let mut image = Self {
             refcounts: Refcounts {
                 table: read_words(
@@ -64,7 +70,7 @@ impl<S: Storage> Image<S> {
                 cluster_bits: header.cluster_bits,
             },
             l1: read_words(&*storage, header.l1_table_offset, u64::from(header.l1_size), "read the L1 table")?,
-            order,
+            entries,
             reserve: alloc::Reserve::new(header.cluster_bits),
             storage,
             access,
@@ -193,19 +199,17 @@ fn read_extensions<S: Storage>(
     Ok(zoned)
 }
 
-/// The byte order of the table, and whether every pointer in it is right.
+/// How the table is read, and whether every pointer in it is right.
 fn find_order<S: Storage>(
     storage: &S,
     zoned: &ZonedExtension,
     geometry: &Geometry,
     aim: Aim,
-) -> Result<(ByteOrder, bool), OpenError> {
+) -> Result<(entry::Entries, bool), OpenError> {
     let offset = FileOffset(zoned.zonedmeta_offset);
-    match table::detect(storage, offset, geometry) {
-        Err(OpenError::Pointer { .. } | OpenError::Truncated32 { .. }) if aim == Aim::Repair => {
-            Ok((table::likely_order(storage, offset, geometry)?, false))
-        }
-        found => Ok((found?, true)),
+    match table::find_order(storage, offset, geometry, zoned.layout, aim != Aim::Use)? {
+        (_, Some(wrong)) if aim == Aim::Use => Err(OpenError::Pointer(wrong)),
+        (entries, wrong) => Ok((entries, wrong.is_none())),
     }
 }
 
@@ -216,13 +220,17 @@ fn check_geometry(zoned: &ZonedExtension, header: &Header) -> Result<(Geometry, 
         let expected = format!("{expected}, the zones of {} bytes on a device of {size} bytes", zoned.zone_size);
         return Err(OpenError::field("nr_zones", zoned.nr_zones, expected));
     }
+    let cluster_size = header.cluster_size().0;
+    if zoned.layout.has_whole_clusters() && !zoned.zone_size.is_multiple_of(cluster_size) {
+        let expected = format!("a multiple of the cluster size, {cluster_size}, in {}", zoned.layout.title());
+        return Err(OpenError::field("zone_size", zoned.zone_size, expected));
+    }
     let needed = u64::from(zoned.nr_zones) * table::ENTRY;
     if zoned.zonedmeta_size < needed {
         let expected = format!("at least {needed}, 8 bytes for each of {} zones", zoned.nr_zones);
         return Err(OpenError::field("zonedmeta_size", zoned.zonedmeta_size, expected));
     }
     let offset = zoned.zonedmeta_offset;
-    let cluster_size = header.cluster_size().0;
     if offset == 0 || !offset.is_multiple_of(cluster_size) {
         let expected = format!("a multiple of the cluster size, {cluster_size}, and not 0");
         return Err(OpenError::hex("zonedmeta_offset", offset, expected));

@@ -21,17 +21,14 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::check::{BUDGET, SLICE, Tally};
+use super::check::{BUDGET, LISTED_POINTERS, SLICE, Tally};
+use super::entry::WrongEntry;
 use super::error::{CheckError, EntryFault, MapError, OpenError, RepairError};
 use super::header::{DIRTY, INCOMPATIBLE_FIELD};
 use super::mapping::{COPIED, OFFSET_MASK};
-use super::table::{self, PointerFault, WrongEntry};
-use super::{CheckReport, FindingKind, Image};
+use super::{CheckReport, Finding, FindingKind, Image, PointerFault, table};
 use crate::storage::Storage;
 use crate::units::{Bytes, FileOffset, ZoneIndex};
-
-/// How many settled pointers are listed; all are counted.
-const LISTED: usize = super::check::LISTED;
 
 /// What is to be done about write pointers that are wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -335,7 +332,7 @@ impl<S: Storage> Image<S> {
 
     fn each_wrong_pointer(&self, each: impl FnMut(WrongEntry) -> ControlFlow<()>) -> Result<(), OpenError> {
         let offset = FileOffset(self.zoned.zonedmeta_offset);
-        table::wrong_entries(&*self.storage, offset, &self.geometry, self.order, each)
+        table::wrong_entries(&*self.storage, offset, &self.entries, each)
     }
 
     fn count_wrong_pointers(&self) -> Result<WrongPointers, OpenError> {
@@ -350,12 +347,19 @@ impl<S: Storage> Image<S> {
 
     pub(super) fn add_wrong_pointers(&self, report: &mut CheckReport) -> Result<(), OpenError> {
         let offset = |zone: ZoneIndex| self.zoned.zonedmeta_offset + u64::from(zone.0) * table::ENTRY;
+        let room = report.findings.len() + LISTED_POINTERS;
         self.each_wrong_pointer(|entry| {
-            let guest = self.geometry.start(entry.zone).0;
+            report.errors += 1;
+            report.wrong_pointers += 1;
             // Only what is listed needs words: a hostile image can have 2^32 of these.
-            let listed = report.findings.len() < LISTED;
-            let message = if listed { entry.message(&self.geometry) } else { String::new() };
-            report.error(FindingKind::WritePointer, Some(offset(entry.zone)), Some(guest), message);
+            if report.findings.len() < room {
+                report.findings.push(Finding {
+                    kind: FindingKind::WritePointer,
+                    file_offset: Some(offset(entry.zone)),
+                    guest_offset: Some(self.geometry.start(entry.zone).0),
+                    message: entry.error(&self.entries).to_string(),
+                });
+            }
             ControlFlow::Continue(())
         })
     }
@@ -370,8 +374,8 @@ impl<S: Storage> Image<S> {
                 return ControlFlow::Break(());
             }
             report.pointers_settled += 1;
-            if report.settled.len() < LISTED {
-                let (zone, message) = (entry.zone.0, entry.message(&self.geometry));
+            if report.settled.len() < LISTED_POINTERS {
+                let (zone, message) = (entry.zone.0, entry.error(&self.entries).to_string());
                 report.settled.push(SettledPointer { zone, fault: entry.fault, write_pointer: pointer.0, message });
             }
             ControlFlow::Continue(())
@@ -383,10 +387,10 @@ impl<S: Storage> Image<S> {
 
     /// The pointer of a zone whose entry says nothing: nothing that is mapped becomes unreadable.
     fn safe_pointer(&self, zone: ZoneIndex) -> Bytes {
-        let (start, size) = (self.geometry.start(zone), self.geometry.zone_size());
+        let start = self.geometry.start(zone);
         // What cannot be looked up may be mapped.
-        let mapped = self.anything_mapped(start, size).unwrap_or(true);
-        if mapped { Bytes(start.0 + size.0) } else { start }
+        let mapped = self.anything_mapped(start, self.geometry.zone_size()).unwrap_or(true);
+        if mapped { self.entries.layout.full_pointer(&self.geometry, zone) } else { start }
     }
 
     fn clear_dirty_bit(&mut self) -> Result<(), MapError> {

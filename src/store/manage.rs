@@ -153,9 +153,8 @@ impl<S: Storage> ZonedStore<S> {
         // The limits are checked, and what they allow is taken, before the pointer is stored: afterwards it is full
         // whatever happens.
         lock(&self.resources).open_for_write(&self.slots, &self.geometry, zone)?;
-        let past_end = Bytes(self.geometry.start(zone).0 + self.geometry.zone_size().0);
         let commit = self.slots.commit(zone);
-        let stored = self.store_pointer(zone, past_end);
+        let stored = self.store_pointer(zone, self.table.full_pointer(zone));
         drop(commit);
         let mut resources = lock(&self.resources);
         match stored {

@@ -8,22 +8,27 @@ use crate::common::request::State;
 /// Every command that opens an image refuses it and says each of `fragments`; the file stays as it is.
 #[track_caller]
 fn assert_refused(image: &Image, fragments: &[&str]) {
+    assert_not_used(image, fragments);
+    let name = image.name();
+    let check = run(&["check", &name]);
+    assert_refusal(&check, &[&[name.as_str()], fragments].concat(), "check");
+    assert_eq!(check.status.code(), Some(1), "could not check");
+}
+
+/// The same of every command but `check`.
+#[track_caller]
+fn assert_not_used(image: &Image, fragments: &[&str]) {
     let name = image.name();
     let before = std::fs::read(image.path()).unwrap();
     let socket = image.beside_name("socket");
-    let commands: [&[&str]; 5] = [
+    let commands: [&[&str]; 4] = [
         &["info", &name],
         &["report", &name, "--json"],
-        &["check", &name],
         &["serve", &name, "--socket-path", &socket, "--read-only"],
         &["serve", &name, "--socket-path", &socket],
     ];
     for args in commands {
-        let run = run(args);
-        assert_refusal(&run, &[&[name.as_str()], fragments].concat(), &format!("{args:?}"));
-        if args[0] == "check" {
-            assert_eq!(run.status.code(), Some(1), "{args:?}: could not check");
-        }
+        assert_refusal(&run(args), &[&[name.as_str()], fragments].concat(), &format!("{args:?}"));
     }
     assert!(!image.beside("socket").exists(), "a socket was made for an image that cannot be served");
     assert!(std::fs::read(image.path()).unwrap() == before, "the image was written");
@@ -253,8 +258,37 @@ fn write_pointers_that_cannot_be() {
     for (zone, entry, fragments) in cases {
         let image = Image::create(&SMALL);
         image.patch(image.be64(image.extension() + 40) + 8 * zone, &entry.to_be_bytes());
-        assert_refused(&image, fragments);
+        // Each refusal says the way out; a check goes on and lists what there is.
+        assert_not_used(&image, &[*fragments, &["check --repair=pointers settles them"]].concat());
+        let check = run(&["check", &image.name()]);
+        assert_eq!(check.status.code(), Some(2), "{check:?}");
+        for fragment in fragments.iter().chain(&["ERROR the write pointer", "check --repair=pointers settles"]) {
+            assert!(check.stdout.contains(fragment), "lacks \"{fragment}\": {check:?}");
+        }
     }
+}
+
+#[test]
+fn single_entries_of_a_v7_binary_in_a_big_endian_table() {
+    let image = Image::create(&SMALL);
+    let table = image.be64(image.extension() + 40);
+    let written = [(3, 3 * MIB + 4096), (6, 6 * MIB)];
+    for (zone, pointer) in written {
+        image.patch(table + 8 * zone, &pointer.to_le_bytes());
+    }
+    let check = run(&["check", &image.name()]);
+    assert_eq!(check.status.code(), Some(2), "{check:?}");
+    for part in ["zone 3 is 0x10300000000000 read big-endian", "0x301000 read little-endian", "zone 6", "2 errors"] {
+        assert!(check.stdout.contains(part), "lacks \"{part}\": {check:?}");
+    }
+    let name = image.name();
+    let settled = crate::common::cli::ok(&["check", &name, "--repair=pointers"]);
+    assert!(
+        settled.contains("Zone 3: write pointer is now 0x301000; before, the write pointer of zone 3"),
+        "{settled}"
+    );
+    assert_eq!(written.map(|(zone, _)| image.be64(table + 8 * zone)), written.map(|(_, pointer)| pointer));
+    image.assert_clean();
 }
 
 #[test]

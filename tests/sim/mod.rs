@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, reason = "each test uses a part")]
 
 pub mod disk;
+mod layout_b;
 pub mod model;
 pub mod rig;
 #[path = "../common/rng.rs"]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::sound::*;
 use super::support::*;
 use crate::fuzzing::Metered;
-use crate::qcow2::{Access, ByteOrder, CreateOptions, Finding, Image, Pointers};
+use crate::qcow2::{Access, ByteOrder, CreateOptions, Finding, Image, Pointers, ZonedLayout};
 use crate::storage::memory::MemoryStorage;
 use crate::units::{Bytes, ZoneIndex};
 
@@ -58,6 +58,19 @@ const EXTENSION: [(&str, u64, usize); 12] = [
     ("max_append_bytes", 36, 4),
     ("zonedmeta_size", 40, 8),
     ("zonedmeta_offset", 48, 8),
+];
+
+const EXTENSION_B: [(&str, u64, usize); 10] = [
+    ("type of the zoned extension", 0, 4),
+    ("its length", 4, 4),
+    ("zoned", 8, 1),
+    ("reserved", 9, 3),
+    ("nr_zones", 12, 4),
+    ("zone_size", 16, 8),
+    ("zone_capacity", 24, 8),
+    ("zonedmeta_offset", 32, 8),
+    ("conventional_zones", 40, 4),
+    ("max_active, max_open", 44, 8),
 ];
 
 /// What a refusal must speak of: one of the fields above, or one of these.
@@ -114,7 +127,7 @@ fn bases() -> Vec<Base> {
     let capped = |cluster| {
         let mut options = options((3 << 20) - 1024, 256 << 10, cluster);
         options.geometry.zone_capacity = Bytes(192 << 10);
-        image_file(&options)
+        options
     };
     let little = |options| image_file(&CreateOptions { table_order: ByteOrder::Little, ..options });
     let mut sequential = options(8 << 20, 1 << 20, 2 << 20);
@@ -125,13 +138,15 @@ fn bases() -> Vec<Base> {
             "64K, little-endian table, capacity, short last zone",
             lived_in(little(options((3 << 20) - 512, 256 << 10, 65536))),
         ),
-        ("4K, capacity, short last zone", lived_in(capped(4096))),
+        ("4K, capacity, short last zone", lived_in(image_file(&capped(4096)))),
         ("4K, little-endian table", lived_in(little(options(3 << 20, 256 << 10, 4096)))),
         ("512", lived_in(image_file(&options(768 << 10, 64 << 10, 512)))),
         ("4K, 1-bit refcounts", lived_in(foreign_file(12, 0, 3 << 20, 256 << 10))),
         ("512, 8-bit refcounts", lived_in(foreign_file(9, 3, 768 << 10, 64 << 10))),
         ("64K, 64-bit refcounts", lived_in(foreign_file(16, 6, 3 << 20, 256 << 10))),
         ("2M, no conventional zone", lived_in(image_file(&sequential))),
+        ("4K, layout B, capacity, short last zone", lived_in(layout_b(&capped(4096)))),
+        ("64K, layout B", lived_in(layout_b(&options(3 << 20, 256 << 10, 65536)))),
         ("4K, new", image_file(&options(3 << 20, 256 << 10, 4096))),
     ];
     made.into_iter().map(|(name, file)| Base::new(name, file)).collect()
@@ -145,14 +160,15 @@ fn lived_in(file: MemoryStorage) -> MemoryStorage {
     let (table, cluster) = (image.pointer_table(), image.header().cluster_size().0);
     for zone in (0..geometry.nr_zones()).map(ZoneIndex) {
         let (start, capacity) = (geometry.start(zone).0, geometry.capacity(zone).0);
+        let finished = table.full_pointer(zone).0 - start;
         // What is mapped, and where the pointer is.
         let (mapped, written) = match zone.0 {
             1 => (capacity, capacity),
-            2 => (capacity / 2, geometry.zone_size().0),
+            2 => (capacity / 2, finished),
             3 => (capacity, 0),
             4 => (capacity / 3, capacity / 3 / 512 * 512),
             5 => (512, 512),
-            6 => (0, geometry.zone_size().0),
+            6 => (0, finished),
             zone if zone < 10 => (capacity / 4, capacity / 4),
             _ => (0, 0),
         };
@@ -196,11 +212,15 @@ impl Base {
 
     /// Every field of the header and the extensions, and of each table the entries that differ in kind.
     fn places(&self) -> Vec<(&'static str, Place)> {
-        let Anatomy { cluster, clusters, refcounts, l1_at, tables, zonedmeta_at, order } = &self.anatomy;
+        let Anatomy { cluster, clusters, refcounts, l1_at, tables, zonedmeta_at, order, layout } = &self.anatomy;
         let number = |at, width| Place::Number { at, width, order: ByteOrder::Big };
         let extension = extension_at(&self.file) - 8;
         let mut places: Vec<_> = HEADER.iter().map(|(field, at, width)| (*field, number(*at, *width))).collect();
-        places.extend(EXTENSION.iter().map(|(field, at, width)| (*field, number(extension + at, *width))));
+        let fields: &[_] = match layout {
+            ZonedLayout::V7 => &EXTENSION,
+            ZonedLayout::B => &EXTENSION_B,
+        };
+        places.extend(fields.iter().map(|(field, at, width)| (*field, number(extension + at, *width))));
         let blocks = refcounts.blocks();
         let table = read_u64(&self.file, 48);
         for index in BTreeSet::from([0, blocks / 2, blocks - 1, blocks, refcounts.table.len() as u64 - 1]) {

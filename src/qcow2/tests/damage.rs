@@ -123,7 +123,11 @@ fn every_field_of_the_extension_that_is_wrong_is_named() {
         assert!(found.starts_with(message) || found.starts_with(&swapped), "field at {at}: {found}");
     }
     let found = open_error(damaged(ZONED - 4, &40u32.to_be_bytes()), Access::ReadOnly);
-    assert_eq!(found, "the length of the zoned extension is 40: expected at least 48");
+    assert_eq!(
+        found,
+        "the length of the zoned extension is 40: expected at least 48 (v5 to v7 of the QEMU series) or 44 (layout B of \
+         the QEMU series)"
+    );
     let found = open_error(damaged(ZONED - 4, &[0xff; 4]), Access::ReadOnly);
     assert!(found.starts_with("the length of the zoned extension is 4294967295: expected at most 64976"), "{found}");
     let found = open_error(damaged(ZONED - 8, &[0xff; 4]), Access::ReadOnly);
@@ -136,44 +140,6 @@ fn every_field_of_the_extension_that_is_wrong_is_named() {
     assert!(open_error(file, Access::ReadOnly).starts_with("not a zoned image: it is plain qcow2"));
     let found = open_error(damaged(116, &[0xff; 4]), Access::ReadOnly);
     assert!(found.starts_with("the length of a header extension is 4294967295"), "{found}");
-}
-
-#[test]
-fn a_longer_extension_is_read() {
-    let file = damaged(ZONED - 4, &56u32.to_be_bytes());
-    write(&file, ZONED + 56, &[0; 8]);
-    assert_eq!(open(file).geometry().nr_zones(), 12);
-}
-
-#[test]
-fn other_layouts_are_told_apart_by_name() {
-    let words = |fields: &[(usize, u64)], len: usize| {
-        let mut data = vec![0u8; len.next_multiple_of(8) + 8];
-        data[0] = 1;
-        for (at, value) in fields {
-            let (at, width) = (at % 1000, at / 1000);
-            data[at..at + width].copy_from_slice(&value.to_be_bytes()[8 - width..]);
-        }
-        data
-    };
-    let (zone, zones, table) = (1 << 20, 12, 0x30000);
-    let cases = [
-        // (width * 1000 + offset, value)
-        (48, vec![(4004, zone), (4008, zone), (4016, zones), (8032, table), (8040, zones * 8)], "v2 to v4"),
-        (48, vec![(4004, zone / 512), (4008, zone / 512), (4016, zones), (8032, table), (8040, 96)], "v2 to v4"),
-        (56, vec![(8004, zone), (8012, zone), (4024, zones), (8040, 96), (8048, table)], "v8 to v10"),
-        (48, vec![(4004, zones), (8008, zone), (8016, zone), (4036, 4096), (8040, table)], "layout A"),
-        (44, vec![(4004, zones), (8008, zone), (8016, zone), (8024, table), (4036, 4)], "layout B"),
-    ];
-    for (len, fields, name) in cases {
-        for bit in [0x20, 0] {
-            let file = damaged(ZONED - 4, &(len as u32).to_be_bytes());
-            write(&file, ZONED, &words(&fields, len));
-            write(&file, 79, &[bit]);
-            let found = open_error(file, Access::ReadOnly);
-            assert!(found.starts_with("the zoned extension has the layout of ") && found.contains(name), "{found}");
-        }
-    }
 }
 
 #[test]
@@ -226,51 +192,6 @@ fn entries_of_tables_that_are_wrong_are_named() {
         found.starts_with("the zonedmeta cluster at 0x30000 has refcount 0: expected 1; a check by qemu-img"),
         "{found}"
     );
-}
-
-#[test]
-fn write_pointers_out_of_place_are_named_with_their_zone() {
-    let conventional = 1u64 << 59;
-    let cases: &[(u64, u64, &str)] = &[
-        (3, 0x2ff000, "the write pointer of zone 3 is 0x2ff000: expected 0x300000 to 0x400000, inside the zone"),
-        (3, 0x400200, "the write pointer of zone 3 is 0x400200: expected 0x300000 to 0x400000"),
-        (3, 0x300100, "the write pointer of zone 3 is 0x300100: expected a multiple of 512"),
-        (3, 0x300000 | conventional, "the write pointer of zone 3 is 0x800000000300000: expected bit 59 clear"),
-        (0, 0, "the write pointer of zone 0 is 0x0: expected bit 59 set, as zone 0 is conventional"),
-        (11, u64::MAX, "the write pointer of zone 11 is 0xffffffffffffffff: expected 0xb00000 to 0xc00000"),
-    ];
-    for (zone, entry, message) in cases {
-        let found = open_error(damaged(0x30000 + zone * 8, &entry.to_be_bytes()), Access::ReadOnly);
-        assert!(found.starts_with(message), "{found}");
-        let mut options = small();
-        options.table_order = crate::qcow2::ByteOrder::Little;
-        let file = image_file(&options);
-        write(&file, 0x30000 + zone * 8, &entry.to_le_bytes());
-        let found = open_error(file, Access::ReadOnly);
-        // With the first zone wrong both orders fail, in big-endian as early as in little-endian.
-        assert!(found.starts_with(message) || *zone == 0, "{found}");
-    }
-}
-
-#[test]
-fn the_32_bit_bug_is_told_from_other_damage() {
-    let mut options = options(5 << 30, 64 << 20, 65536);
-    options.table_order = crate::qcow2::ByteOrder::Little;
-    for (zone, value, cut) in [
-        (64u64, 0u64, true),
-        (70, 6 << 26, true),
-        (70, (6 << 26) + 4096, true),
-        (63, 0, true),
-        (70, 8 << 26, false),
-        (70, (64 << 26) - 512, false),
-        (20, 0, false),
-    ] {
-        let file = image_file(&options);
-        write(&file, 0x30000 + zone * 8, &value.to_le_bytes());
-        let found = open_error(file, Access::ReadOnly);
-        assert_eq!(found.contains("truncation bug of the v7 binaries"), cut, "{found}");
-        assert!(found.starts_with(&format!("the write pointer of zone {zone} is {value:#x}: expected ")), "{found}");
-    }
 }
 
 #[test]

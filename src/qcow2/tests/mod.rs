@@ -6,7 +6,11 @@ mod create_open;
 mod damage;
 mod faults;
 mod foreign;
+#[path = "../../../tests/sim/layout_b.rs"]
+mod layout_b;
+mod layouts;
 mod mapping;
+mod pointers;
 mod repair;
 mod sound;
 mod support;

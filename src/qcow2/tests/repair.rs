@@ -6,45 +6,10 @@ use std::sync::atomic::Ordering;
 
 use super::sound::*;
 use super::support::*;
-use crate::qcow2::{Access, ByteOrder, FindingKind, Image, PointerFault, Pointers, Withheld, repair};
+use crate::qcow2::{Access, Image, Pointers, Withheld, repair};
 use crate::storage::Storage;
 use crate::storage::memory::MemoryStorage;
-use crate::units::{Bytes, ZoneIndex};
-
-/// An image whose zones are written in different amounts, each cluster with its own bytes, cleanly closed. Zone 11 is
-/// not mapped.
-fn written(mut image: Image<MemoryStorage>) -> MemoryStorage {
-    let geometry = *image.geometry();
-    let cluster = image.header().cluster_size().0;
-    let pointers = image.pointer_table();
-    for zone in (0..geometry.nr_zones().min(11)).map(ZoneIndex) {
-        let start = geometry.start(zone).0;
-        let len = u64::from(zone.0 + 1) * 24 * 1024;
-        image.map(Bytes(start), Bytes(len)).unwrap();
-        if zone.0 >= geometry.conventional_zones() {
-            pointers.store(zone, Bytes(start + len)).unwrap();
-        }
-    }
-    for extent in all_extents(&mut image) {
-        for at in (0..extent.len.0).step_by(cluster.min(4096) as usize) {
-            write(&**image.storage(), extent.file.0 + at, &(extent.guest.0 + at + 1).to_be_bytes().repeat(2));
-        }
-    }
-    image.release().unwrap();
-    (**image.storage()).clone()
-}
-
-fn bases() -> Vec<(&'static str, MemoryStorage)> {
-    let little = crate::qcow2::CreateOptions { table_order: ByteOrder::Little, ..small() };
-    vec![
-        ("64K", written(open(image_file(&small())))),
-        ("64K, little-endian table", written(open(image_file(&little)))),
-        ("4K", written(open(image_file(&options(12 << 20, 1 << 20, 4096))))),
-        ("512", written(open(image_file(&options(12 << 20, 1 << 20, 512))))),
-        ("4K, 1-bit refcounts", written(open(foreign_file(12, 0, 12 << 20, 1 << 20)))),
-        ("64K, 64-bit refcounts", written(open(foreign_file(16, 6, 12 << 20, 1 << 20)))),
-    ]
-}
+use crate::units::Bytes;
 
 #[test]
 fn leaks_after_a_kill_are_given_back() {
@@ -214,81 +179,6 @@ fn the_dirty_bit_goes_when_the_refcounts_are_right_and_not_before() {
     write(&file, 79, &[0x23]);
     let error = repair(&Arc::new(file), Pointers::Settle).unwrap_err();
     assert!(error.to_string().contains("corrupt bit"), "{error}");
-}
-
-#[test]
-fn pointers_are_settled_on_request_and_never_lose_what_is_mapped() {
-    const FLAG: u64 = 1 << 59;
-    let start = |zone: u64| zone << 20;
-    // Zones 0 to 10 are mapped, zone 11 is not; zone 0 is conventional.
-    let cases = [
-        (3, start(3) + 1000, PointerFault::Unaligned, start(3) + 512),
-        (3, start(3) + 511, PointerFault::Unaligned, start(3)),
-        (3, start(4) - 1, PointerFault::Unaligned, start(4) - 512),
-        (3, start(4) + 512, PointerFault::Contradiction, start(4)),
-        (3, start(2) + 512, PointerFault::Contradiction, start(4)),
-        (3, start(3) | FLAG, PointerFault::Contradiction, start(4)),
-        (11, start(3), PointerFault::Contradiction, start(11)),
-        (11, u64::MAX, PointerFault::Contradiction, start(11)),
-        (0, 0, PointerFault::Contradiction, 0),
-        (0, 5 << 40, PointerFault::Contradiction, 0),
-    ];
-    for (name, base) in &bases()[..2] {
-        for (zone, value, fault, expected) in cases {
-            let when = format!("{name}, zone {zone}, {value:#x}");
-            let anatomy = Anatomy::of(base);
-            let file = base.clone();
-            anatomy.set_pointer(&file, zone, value);
-            write(&file, 88, &(1u64 << 63).to_be_bytes());
-            if name.contains("little") && zone == 0 {
-                // The other entries tell the order.
-                assert_eq!(Image::open_for_repair(Arc::new(file.clone())).unwrap().table_order(), ByteOrder::Little);
-            }
-            let (untouched, report) = mend(&file, Pointers::Report);
-            assert!(untouched == file, "{when}");
-            assert_eq!((report.left.errors, report.left.findings[0].kind), (1, FindingKind::WritePointer), "{when}");
-            let (mended, report) = mend(&file, Pointers::Settle);
-            assert_eq!((report.pointers_settled, report.left.errors), (1, 0), "{when}: {report:?}");
-            assert!(!open(mended.clone()).ended_orderly(), "{when}: a pointer may have gone down over data");
-            let settled = &report.settled[0];
-            assert_eq!(
-                (u64::from(settled.zone), settled.fault, settled.write_pointer),
-                (zone, fault, expected),
-                "{when}"
-            );
-            let mut image = Image::open(Arc::new(mended.clone()), Access::ReadWrite).unwrap();
-            assert_eq!(image.write_pointers().unwrap()[zone as usize], Bytes(expected), "{when}");
-            assert_eq!(image.table_order(), anatomy.order, "{when}");
-            // Nothing but the one entry and the mark of the end has changed.
-            anatomy.set_pointer(&mended, zone, value);
-            write(&mended, 88, &(1u64 << 63).to_be_bytes());
-            assert!(mended == file, "{when}");
-        }
-    }
-}
-
-#[test]
-fn entries_cut_to_32_bits_are_made_whole() {
-    let mut options = options(5 << 30, 64 << 20, 65536);
-    options.table_order = ByteOrder::Little;
-    let file = image_file(&options);
-    let anatomy = Anatomy::of(&file);
-    let zone = |number: u64| number << 26;
-    let cases = [(63, 0, zone(64)), (64, 0, zone(64)), (70, zone(6) + 4096, zone(70) + 4096), (71, zone(8), zone(72))];
-    for (number, value, _) in cases {
-        anatomy.set_pointer(&file, number, value);
-    }
-    anatomy.set_pointer(&file, 66, zone(2) + 700);
-    let (mended, report) = mend(&file, Pointers::Settle);
-    assert_eq!((report.pointers_settled, report.left.errors), (5, 0), "{report:?}");
-    assert!(report.settled.iter().all(|settled| settled.fault == PointerFault::Truncated));
-    let mut image = Image::open(Arc::new(mended), Access::ReadWrite).unwrap();
-    assert_eq!(image.table_order(), ByteOrder::Little);
-    let pointers = image.write_pointers().unwrap();
-    for (number, _, expected) in cases {
-        assert_eq!(pointers[number as usize], Bytes(expected), "zone {number}");
-    }
-    assert_eq!(pointers[66], Bytes(zone(66) + 512));
 }
 
 /// Damage of every kind that a repair sets right, at once: with wrong pointers, or with refcount blocks missing. Not

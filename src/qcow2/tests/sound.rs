@@ -8,10 +8,13 @@ use super::support::*;
 use crate::fuzzing::Metered;
 use crate::qcow2::refcount::Refcounts;
 use crate::qcow2::repair::repair_within;
-use crate::qcow2::{Access, ByteOrder, CheckReport, Image, Pointers, RepairError, RepairReport, Withheld, repair};
+use crate::qcow2::{
+    Access, ByteOrder, CheckReport, CreateOptions, Image, Pointers, RepairError, RepairReport, Withheld, ZonedLayout,
+    repair,
+};
 use crate::storage::Storage;
 use crate::storage::memory::MemoryStorage;
-use crate::units::Bytes;
+use crate::units::{Bytes, ZoneIndex};
 
 pub(super) const COPIED: u64 = 1 << 63;
 pub(super) const OFFSET: u64 = 0x00ff_ffff_ffff_fe00;
@@ -58,6 +61,7 @@ pub(super) struct Anatomy {
     pub(super) tables: Vec<u64>,
     pub(super) zonedmeta_at: u64,
     pub(super) order: ByteOrder,
+    pub(super) layout: ZonedLayout,
 }
 
 impl Anatomy {
@@ -75,6 +79,7 @@ impl Anatomy {
             tables: image.l1.iter().map(|entry| entry & OFFSET).filter(|table| *table != 0).collect(),
             zonedmeta_at: image.zoned().zonedmeta_offset,
             order: image.table_order(),
+            layout: image.zoned().layout,
         }
     }
 
@@ -183,4 +188,43 @@ pub(super) fn assert_same_contents(before: &MemoryStorage, after: &MemoryStorage
     for (guest, (was, is)) in contents(before).into_iter().zip(contents(after)).enumerate() {
         assert!(was.is_none() || was == is, "{when}: guest cluster {guest} has changed");
     }
+}
+
+/// An image whose zones are written in different amounts, each cluster with its own bytes, cleanly closed. Zone 11 is
+/// not mapped.
+fn written(mut image: Image<MemoryStorage>) -> MemoryStorage {
+    let geometry = *image.geometry();
+    let cluster = image.header().cluster_size().0;
+    let pointers = image.pointer_table();
+    for zone in (0..geometry.nr_zones().min(11)).map(ZoneIndex) {
+        let start = geometry.start(zone).0;
+        let len = u64::from(zone.0 + 1) * 24 * 1024;
+        image.map(Bytes(start), Bytes(len)).unwrap();
+        if zone.0 >= geometry.conventional_zones() {
+            pointers.store(zone, Bytes(start + len)).unwrap();
+        }
+    }
+    for extent in all_extents(&mut image) {
+        for at in (0..extent.len.0).step_by(cluster.min(4096) as usize) {
+            write(&**image.storage(), extent.file.0 + at, &(extent.guest.0 + at + 1).to_be_bytes().repeat(2));
+        }
+    }
+    image.release().unwrap();
+    (**image.storage()).clone()
+}
+
+/// Sound images of many kinds, each with twelve zones of 1 MiB.
+pub(super) fn bases() -> Vec<(&'static str, MemoryStorage)> {
+    let little = CreateOptions { table_order: ByteOrder::Little, ..small() };
+    let mut capped = small();
+    capped.geometry.zone_capacity = Bytes(768 << 10);
+    vec![
+        ("64K", written(open(image_file(&small())))),
+        ("64K, little-endian table", written(open(image_file(&little)))),
+        ("4K", written(open(image_file(&options(12 << 20, 1 << 20, 4096))))),
+        ("512", written(open(image_file(&options(12 << 20, 1 << 20, 512))))),
+        ("4K, 1-bit refcounts", written(open(foreign_file(12, 0, 12 << 20, 1 << 20)))),
+        ("64K, 64-bit refcounts", written(open(foreign_file(16, 6, 12 << 20, 1 << 20)))),
+        ("64K, layout B, capacity", written(open(layout_b(&capped)))),
+    ]
 }

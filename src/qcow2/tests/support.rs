@@ -24,6 +24,13 @@ impl Seeded {
     }
 }
 
+/// A new image of layout B.
+pub(super) fn layout_b(options: &CreateOptions) -> MemoryStorage {
+    let file = image_file(options);
+    super::layout_b::rewrite(|at, len| read(&file, at, len), |at, bytes| write(&file, at, bytes));
+    file
+}
+
 /// Twelve zones, one of them conventional.
 pub(super) fn options(size: u64, zone_size: u64, cluster_size: u64) -> CreateOptions {
     CreateOptions {
