@@ -46,6 +46,19 @@ pub fn create(geometry: GeometryRequest, cluster_size: Bytes) -> Arc<SimDisk> {
     disk
 }
 
+/// The same in layout B, which nothing but a test makes here.
+pub fn create_b(geometry: GeometryRequest, cluster_size: Bytes) -> Arc<SimDisk> {
+    let disk = create(geometry, cluster_size);
+    let read = |at, len| {
+        let mut bytes = vec![0; len];
+        disk.read_at(FileOffset(at), &mut bytes).unwrap();
+        bytes
+    };
+    super::layout_b::rewrite(read, |at, bytes| disk.write_at(FileOffset(at), bytes).unwrap());
+    disk.settle();
+    disk
+}
+
 impl Rig {
     pub fn open(disk: Arc<SimDisk>) -> Rig {
         let options = OpenOptions { read_only: false, write_granularity: Bytes(GRAIN) };
