@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 
-use super::preset::{self, FileSystem, Preset};
+use super::preset::{self, MeantFor, Preset};
 use super::{parse_size, size};
 use crate::qcow2::{self, ByteOrder, CreateOptions};
 use crate::storage::file::FileStorage;
@@ -47,9 +47,9 @@ pub(super) struct Args {
     /// List the presets, and exit.
     #[arg(long)]
     list_presets: bool,
-    /// Warn where these will refuse the disk, and say why.
-    #[arg(long = "for", value_enum, value_name = "FILE SYSTEM", value_delimiter = ',')]
-    meant_for: Vec<FileSystem>,
+    /// Make the disk so that these take it, and warn where they will not, and say why.
+    #[arg(long = "for", value_enum, value_name = "WHAT", value_delimiter = ',')]
+    meant_for: Vec<MeantFor>,
     /// Bytes from one zone to the next: a power of two.
     #[arg(long, value_parser = parse_size)]
     zone_size: Option<Bytes>,
@@ -65,15 +65,15 @@ pub(super) struct Args {
     /// Most zones active at a time; 0 is no limit.
     #[arg(long)]
     max_active_zones: Option<u32>,
-    /// Longest zone append; what a queue of 256 entries can carry when not given.
+    /// Longest zone append; what a queue of 256 entries can carry when not given; 0 states no limit.
     #[arg(long, value_parser = parse_size)]
     max_append_bytes: Option<Bytes>,
     /// Cluster size of the image, 512 to 2M.
     #[arg(long, value_parser = parse_size)]
     cluster_size: Option<Bytes>,
-    /// Byte order of the write pointer table; little is for reading the image with QEMU binaries of the v7 series.
-    #[arg(long, value_enum, default_value = "big")]
-    table_endian: Endian,
+    /// Byte order of the write pointer table: big, or little with --for qemu-v7, as its binaries take no other.
+    #[arg(long, value_enum)]
+    table_endian: Option<Endian>,
 }
 
 /// Everything that was asked for, from all forms of options.
@@ -100,15 +100,23 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     };
     let name = path.display();
     let wanted = gather(args).with_context(|| name.to_string())?;
-    let order = match args.table_endian {
-        Endian::Big => ByteOrder::Big,
-        Endian::Little => ByteOrder::Little,
-    };
+    let order = table_order(args).with_context(|| name.to_string())?;
     let options = wanted.complete(order).with_context(|| name.to_string())?;
     for warning in make(path, &options)?.into_iter().chain(objections(&options, &args.meant_for)) {
         eprintln!("vhost-user-zbd: {name}: warning: {warning}");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn table_order(args: &Args) -> Result<ByteOrder> {
+    let for_v7 = args.meant_for.contains(&MeantFor::QemuV7);
+    match (args.table_endian, for_v7) {
+        (Some(Endian::Big), true) => {
+            bail!("--table-endian is big: expected little with --for qemu-v7, whose binaries write over any other")
+        }
+        (Some(Endian::Little), _) | (None, true) => Ok(ByteOrder::Little),
+        (Some(Endian::Big) | None, false) => Ok(ByteOrder::Big),
+    }
 }
 
 /// Makes an image where there is none. Returns what is worth a warning.
@@ -153,7 +161,7 @@ pub(super) fn make_whole(path: &Path, options: &CreateOptions) -> Result<Vec<Str
 }
 
 /// Why Linux, and what the disk is meant for, will refuse it.
-fn objections(options: &CreateOptions, meant_for: &[FileSystem]) -> Vec<String> {
+fn objections(options: &CreateOptions, meant_for: &[MeantFor]) -> Vec<String> {
     // The image has been made from this.
     let Ok((geometry, _)) = Geometry::new(&options.geometry) else { return Vec::new() };
     let mut objections = Vec::new();
@@ -162,7 +170,7 @@ fn objections(options: &CreateOptions, meant_for: &[FileSystem]) -> Vec<String> 
             "max_append_bytes {limit} is less than a block of 4096 bytes, which Linux refuses: serve it with --block-size 512"
         ));
     }
-    objections.extend(meant_for.iter().flat_map(|file_system| file_system.objections(&geometry)));
+    objections.extend(meant_for.iter().flat_map(|what| what.objections(&geometry, options.cluster_size)));
     objections
 }
 

@@ -1,4 +1,4 @@
-//! Geometries by name, and what file systems ask of one.
+//! Geometries by name, and what those ask of one that a disk may be meant for.
 
 use clap::ValueEnum;
 use clap::builder::PossibleValue;
@@ -23,8 +23,8 @@ pub(super) struct Preset {
     /// 0 is no limit, as for `create`.
     pub(super) max_open_zones: u32,
     pub(super) max_active_zones: u32,
-    /// The file systems that are known to take it.
-    pub(super) takes: &'static [FileSystem],
+    /// What is known to take it.
+    pub(super) takes: &'static [MeantFor],
 }
 
 /// Conventional zones.
@@ -59,7 +59,7 @@ pub(super) const PRESETS: &[Preset] = &[
         conventional: Conventional::Zones(0),
         max_open_zones: 14,
         max_active_zones: 14,
-        takes: &[FileSystem::Btrfs, FileSystem::Zonefs, FileSystem::Zenfs],
+        takes: &[MeantFor::Btrfs, MeantFor::Zonefs, MeantFor::Zenfs],
     },
     Preset {
         name: "smr",
@@ -70,18 +70,18 @@ pub(super) const PRESETS: &[Preset] = &[
         conventional: Conventional::Percent(1),
         max_open_zones: 128,
         max_active_zones: 0,
-        takes: &[FileSystem::Btrfs, FileSystem::F2fs, FileSystem::Xfs, FileSystem::Zonefs, FileSystem::Zenfs],
+        takes: &[MeantFor::Btrfs, MeantFor::F2fs, MeantFor::Xfs, MeantFor::Zonefs, MeantFor::Zenfs],
     },
     Preset {
         name: "btrfs-small",
-        about: "the least that mkfs.btrfs takes, with -d single -m single: seven zones of 4 MiB",
-        size: Bytes(28 * MIB),
+        about: "the least that every mkfs.btrfs since 6.2 takes without a word about profiles: zones of 4 MiB",
+        size: Bytes(112 * MIB),
         zone_size: Bytes(4 * MIB),
         zone_capacity: Bytes(4 * MIB),
         conventional: Conventional::Zones(0),
         max_open_zones: 0,
         max_active_zones: 0,
-        takes: &[FileSystem::Btrfs, FileSystem::Zonefs],
+        takes: &[MeantFor::Btrfs, MeantFor::Zonefs],
     },
     Preset {
         name: "xfs",
@@ -92,7 +92,7 @@ pub(super) const PRESETS: &[Preset] = &[
         conventional: Conventional::Zones(32),
         max_open_zones: 16,
         max_active_zones: 24,
-        takes: &[FileSystem::Btrfs, FileSystem::F2fs, FileSystem::Xfs, FileSystem::Zonefs, FileSystem::Zenfs],
+        takes: &[MeantFor::Btrfs, MeantFor::F2fs, MeantFor::Xfs, MeantFor::Zonefs, MeantFor::Zenfs],
     },
     Preset {
         name: "zonefs",
@@ -103,7 +103,7 @@ pub(super) const PRESETS: &[Preset] = &[
         conventional: Conventional::Zones(2),
         max_open_zones: 4,
         max_active_zones: 6,
-        takes: &[FileSystem::Zonefs],
+        takes: &[MeantFor::Zonefs],
     },
     Preset {
         name: "short-last",
@@ -114,7 +114,7 @@ pub(super) const PRESETS: &[Preset] = &[
         conventional: Conventional::Zones(2),
         max_open_zones: 0,
         max_active_zones: 0,
-        takes: &[FileSystem::Zonefs],
+        takes: &[MeantFor::Zonefs],
     },
     Preset {
         name: "tight",
@@ -125,7 +125,7 @@ pub(super) const PRESETS: &[Preset] = &[
         conventional: Conventional::Zones(0),
         max_open_zones: 1,
         max_active_zones: 2,
-        takes: &[FileSystem::Zonefs],
+        takes: &[MeantFor::Zonefs],
     },
 ];
 
@@ -155,7 +155,7 @@ pub(super) fn print_list() {
             limit(preset.max_open_zones),
             limit(preset.max_active_zones),
         );
-        let takes: Vec<_> = preset.takes.iter().filter_map(FileSystem::to_possible_value).collect();
+        let takes: Vec<_> = preset.takes.iter().filter_map(MeantFor::to_possible_value).collect();
         let takes: Vec<&str> = takes.iter().map(PossibleValue::get_name).collect();
         println!("{:12} for {}", "", takes.join(", "));
     }
@@ -163,22 +163,35 @@ pub(super) fn print_list() {
 
 /// What a disk may be meant for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum FileSystem {
+pub(super) enum MeantFor {
+    /// btrfs; asked is what mkfs.btrfs 6.2 and newer and Linux 6.1 and newer want.
     Btrfs,
+    /// f2fs.
     F2fs,
+    /// XFS, which has zones since Linux 6.15 and xfsprogs 6.15.
     Xfs,
+    /// zonefs.
     Zonefs,
+    /// ZenFS, RocksDB's own.
     Zenfs,
+    /// dm-zoned.
     DmZoned,
+    /// QEMU binaries with revision v7 of the zoned series: the write pointer table becomes little-endian.
+    QemuV7,
 }
 
 /// Bytes of metadata that XFS wants conventional.
 const XFS_METADATA: u64 = 300 * MIB;
 
-impl FileSystem {
-    /// Why it will refuse a disk like this one. What Linux and its tools of late 2026 ask for; docs/reliability.md and
-    /// tests/guest/software.sh have seen these refusals and what works.
-    pub(super) fn objections(self, geometry: &Geometry) -> Vec<String> {
+/// The smallest disks that mkfs.btrfs 6.2 takes, whatever its zones: with single profiles, and with metadata twice.
+const OLD_BTRFS_SINGLE: u64 = 47_185_920;
+const OLD_BTRFS_DUP: u64 = 114_294_784;
+
+impl MeantFor {
+    /// Why it will refuse a disk like this one, or do wrong with it. What Linux and its tools of late 2026 ask for, and
+    /// older ones where these say so; docs/reliability.md and tests/guest/software.sh have seen these refusals and what
+    /// works.
+    pub(super) fn objections(self, geometry: &Geometry, cluster_size: Bytes) -> Vec<String> {
         let mut objections = Vec::new();
         let mut unless = |fine: bool, objection: &str| {
             if !fine {
@@ -189,10 +202,23 @@ impl FileSystem {
         let conventional = geometry.conventional_zones();
         let at_least = |limit: u32, least: u32| limit == 0 || limit >= least;
         let whole = geometry.zone_capacity().0 == zone;
+        let size = geometry.size().0;
         match self {
             Self::Btrfs => {
                 unless(zone >= 4 * MIB, "btrfs takes zones of 4 MiB to 8 GiB");
                 unless(geometry.nr_zones() >= 7, "mkfs.btrfs takes seven zones or more");
+                unless(
+                    !(7..12).contains(&geometry.nr_zones()),
+                    "mkfs.btrfs takes fewer than twelve zones only with -d single -m single",
+                );
+                unless(
+                    size >= OLD_BTRFS_SINGLE,
+                    "mkfs.btrfs 6.2 (Debian 12) and 6.6 (Ubuntu 24.04) take a disk of 45 MiB or more",
+                );
+                unless(
+                    !(OLD_BTRFS_SINGLE..OLD_BTRFS_DUP).contains(&size),
+                    "mkfs.btrfs 6.2 (Debian 12) and 6.6 (Ubuntu 24.04) take a disk below 109 MiB only with -d single -m single",
+                );
                 // Newer kernels take the lower of both limits.
                 let limits = [geometry.max_active_zones(), geometry.max_open_zones()];
                 unless(
@@ -228,6 +254,14 @@ impl FileSystem {
                 unless(whole, "dm-zoned takes only zones with a capacity of the zone size");
                 unless(conventional > 0, "dm-zoned keeps metadata in conventional zones, or else on a second device");
             }
+            // What its binaries were seen to do wrong.
+            Self::QemuV7 => {
+                unless(size < 4 * GIB, "v7 cuts write pointers to 32 bits: a disk for it is below 4 GiB");
+                unless(whole, "v7 tells guests that the capacity of every zone is the zone size");
+                unless(size.is_multiple_of(zone), "v7 does not reset a last zone that is shorter than the others");
+                unless(zone >= cluster_size.0, "v7 fails to reset zones that are smaller than a cluster");
+                unless(geometry.max_append().is_some(), "v7 passes on an append limit of 0, which Linux refuses");
+            }
         }
         objections
     }
@@ -239,6 +273,8 @@ mod tests {
     use super::super::create::Wanted;
     use super::*;
     use crate::qcow2::ByteOrder;
+
+    const CLUSTER: Bytes = Bytes(64 << 10);
 
     fn geometry(description: &str) -> Geometry {
         let options = Wanted::parse(description).unwrap().complete(ByteOrder::Big).unwrap();
@@ -252,7 +288,7 @@ mod tests {
         for preset in PRESETS {
             let geometry = geometry(&format!("preset={}", preset.name));
             for file_system in preset.takes {
-                let objections = file_system.objections(&geometry);
+                let objections = file_system.objections(&geometry, CLUSTER);
                 assert!(objections.is_empty(), "{} {file_system:?}: {objections:?}", preset.name);
             }
         }
@@ -260,12 +296,20 @@ mod tests {
 
     #[test]
     fn each_rule_of_a_file_system_is_an_objection_of_its_own() {
-        use FileSystem::{Btrfs, DmZoned, F2fs, Xfs, Zenfs};
+        use MeantFor::{Btrfs, DmZoned, F2fs, QemuV7, Xfs, Zenfs};
         for (file_system, description, reason) in [
-            (Btrfs, "64M,zone.size=2M", "4 MiB"),
-            (Btrfs, "24M,zone.size=4M", "seven"),
-            (Btrfs, "64M,zone.size=4M,zone.max_active_zones=7", "limit"),
-            (Btrfs, "64M,zone.size=4M,zone.max_open_zones=7", "limit"),
+            (Btrfs, "128M,zone.size=2M", "4 MiB"),
+            (Btrfs, "192M,zone.size=32M", "seven"),
+            (Btrfs, "176M,zone.size=16M", "twelve"),
+            (Btrfs, "48M,zone.size=4M", "only with -d single -m single"),
+            (Btrfs, "108M,zone.size=4M", "only with -d single -m single"),
+            (Btrfs, "128M,zone.size=4M,zone.max_active_zones=7", "limit"),
+            (Btrfs, "128M,zone.size=4M,zone.max_open_zones=7", "limit"),
+            (QemuV7, "4G,zone.size=64M", "below 4 GiB"),
+            (QemuV7, "64M,zone.size=4M,zone.capacity=3M", "capacity"),
+            (QemuV7, "62M,zone.size=4M", "shorter"),
+            (QemuV7, "64M,zone.size=32K", "cluster"),
+            (QemuV7, "64M,zone.size=4M,zone.max_append_bytes=0", "append limit"),
             (F2fs, "64M,zone.size=1M,zone.conventional_zones=4", "2 MiB"),
             (F2fs, "64M,zone.size=2M,zone.conventional_zones=4,zone.max_active_zones=5", "six"),
             (F2fs, "64M,zone.size=2M,zone.conventional_zones=4,zone.max_open_zones=5", "six"),
@@ -277,10 +321,18 @@ mod tests {
             (DmZoned, "1G,zone.size=4M,zone.capacity=3M,zone.conventional_zones=8", "capacity"),
             (DmZoned, "1G,zone.size=4M", "second device"),
         ] {
-            let objections = file_system.objections(&geometry(description));
+            let objections = file_system.objections(&geometry(description), CLUSTER);
             assert_eq!(objections.len(), 1, "{description}: {objections:?}");
             assert!(objections.iter().all(|objection| objection.contains(reason)), "{description}: {objections:?}");
         }
+    }
+
+    #[test]
+    fn mkfs_btrfs_of_debian_12_says_its_least_size_whatever_the_zones() {
+        let objections = MeantFor::Btrfs.objections(&geometry("28M,zone.size=4M"), CLUSTER);
+        let reasons = ["only with -d single -m single", "45 MiB or more"];
+        assert_eq!(objections.len(), 2, "{objections:?}");
+        assert!(objections.iter().zip(reasons).all(|(objection, reason)| objection.contains(reason)), "{objections:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::common::MIB;
-use crate::common::cli::{Image, SMALL, fails, ok, tool};
+use crate::common::cli::{Image, SMALL, fails, ok, run, tool};
 
 fn info(image: &Image) -> serde_json::Value {
     serde_json::from_str(&ok(&["info", &image.name(), "--json"])).expect("info --json is not JSON")
@@ -145,7 +145,7 @@ fn the_header_is_that_of_the_format() {
 fn limits_that_cannot_be_reached_are_lowered_with_a_warning() {
     let image = Image::absent();
     let line = ["create", &image.name(), "8M", "--zone-size", "1M", "--max-open-zones", "6", "--max-active-zones", "4"];
-    let run = crate::common::cli::run(&line);
+    let run = run(&line);
     assert!(run.status.success(), "{run:?}");
     assert!(run.stderr.contains("max_open_zones 6") && run.stderr.contains('4'), "{run:?}");
 }
@@ -283,7 +283,7 @@ fn what_will_refuse_the_disk_is_a_warning_with_the_reason() {
         assert!(run.status.success() && run.stdout.is_empty(), "{run:?}");
         run.stderr
     };
-    let small = ["64M", "--zone-size", "1M"];
+    let small = ["128M", "--zone-size", "1M"];
     assert_eq!(warned(&small), "", "nobody has said what it is for");
     let both = warned(&[&small[..], &["--for", "btrfs,xfs"]].concat());
     assert_eq!(both.lines().count(), 2, "{both}");
@@ -295,4 +295,21 @@ fn what_will_refuse_the_disk_is_a_warning_with_the_reason() {
     let append = warned(&[&small[..], &["--max-append-bytes", "2048"]].concat());
     assert!(append.contains("max_append_bytes 2048") && append.contains("--block-size 512"), "{append}");
     fails(&["create", "x", "64M", "--zone-size", "1M", "--for", "ext4"], &["ext4", "btrfs"]);
+}
+
+#[test]
+fn an_image_for_v7_has_the_table_that_its_binaries_take() {
+    let line = ["64M", "--zone-size", "4M", "--for", "qemu-v7"];
+    for more in [&[][..], &["--table-endian", "little"]] {
+        let image = Image::create_with(&[&line, more].concat());
+        assert_eq!(info(&image)["table_endian"], "little");
+        assert_eq!(info(&image)["layout"], "v7");
+    }
+    let image = Image::absent();
+    let name = image.name();
+    let both = [&["create", &name], &line[..], &["--table-endian", "big"]].concat();
+    fails(&both, &[&name, "--table-endian is big", "little with --for qemu-v7"]);
+    assert!(!image.path().exists());
+    let large = run(&["create", &name, "5G", "--zone-size", "64M", "--for", "qemu-v7"]);
+    assert!(large.status.success() && large.stderr.contains("warning: v7 cuts write pointers to 32 bits"), "{large:?}");
 }
