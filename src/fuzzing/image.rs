@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use super::{Input, Metered};
-use crate::qcow2::{self, Access, ByteOrder, CreateOptions, Finding, Image, Pointers};
+use super::{Input, Metered, layout_b};
+use crate::qcow2::{self, Access, ByteOrder, CreateOptions, Finding, Image, Pointers, ZonedLayout};
 use crate::storage::Storage;
 use crate::storage::memory::MemoryStorage;
 use crate::store::{Action, Batch, Event, IoKind, IoResult, Op, OpenOptions, Segment, Step, Tag, ZonedStore};
@@ -21,7 +21,7 @@ struct Base {
 }
 
 impl Base {
-    fn new(cluster: u64, zone: u64, table_order: ByteOrder) -> Self {
+    fn new(cluster: u64, zone: u64, table_order: ByteOrder, layout: ZonedLayout) -> Self {
         let geometry = GeometryRequest {
             size: Bytes(ZONES * zone),
             zone_size: Bytes(zone),
@@ -33,12 +33,20 @@ impl Base {
         };
         let storage = Arc::new(MemoryStorage::default());
         qcow2::create(&*storage, &CreateOptions { geometry, cluster_size: Bytes(cluster), table_order }).unwrap();
+        if layout == ZonedLayout::B {
+            layout_b::rewrite(
+                |at, len| read(&storage, at, len),
+                |at, data| storage.write_at(FileOffset(at), data).unwrap(),
+            );
+        }
         let mut image = Image::open(Arc::clone(&storage), Access::ReadWrite).unwrap();
         // Full, finished, reset and still mapped, in part.
         for (number, mapped, written) in [(1, 3, 3), (2, 1, 4), (3, 3, 0), (4, 1, 1)] {
             let start = Bytes(number * zone);
             image.map(start, Bytes(mapped * zone / 4)).unwrap();
-            image.pointer_table().store(ZoneIndex(number as u32), Bytes(start.0 + written * zone / 4)).unwrap();
+            let table = image.pointer_table();
+            let pointer = table.full_pointer(ZoneIndex(number as u32)).min(Bytes(start.0 + written * zone / 4));
+            table.store(ZoneIndex(number as u32), pointer).unwrap();
         }
         image.map(Bytes(0), Bytes(zone / 2)).unwrap();
         image.release().unwrap();
@@ -50,9 +58,10 @@ impl Base {
         static BASES: OnceLock<Vec<Base>> = OnceLock::new();
         BASES.get_or_init(|| {
             vec![
-                Base::new(4096, 256 << 10, ByteOrder::Big),
-                Base::new(512, 32 << 10, ByteOrder::Little),
-                Base::new(65536, 256 << 10, ByteOrder::Little),
+                Base::new(4096, 256 << 10, ByteOrder::Big, ZonedLayout::V7),
+                Base::new(512, 32 << 10, ByteOrder::Little, ZonedLayout::V7),
+                Base::new(65536, 256 << 10, ByteOrder::Little, ZonedLayout::V7),
+                Base::new(4096, 256 << 10, ByteOrder::Big, ZonedLayout::B),
             ]
         })
     }
@@ -77,6 +86,12 @@ impl Base {
         };
         file.write_at(FileOffset(at), &value.to_be_bytes()[8 - width..]).unwrap();
     }
+}
+
+fn read(file: &MemoryStorage, at: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    file.read_at(FileOffset(at), &mut bytes).unwrap();
+    bytes
 }
 
 /// Damages an image and does with it what can be done with one.

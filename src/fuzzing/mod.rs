@@ -6,6 +6,7 @@
 
 mod image;
 mod input;
+pub(crate) mod layout_b;
 mod metered;
 mod request;
 

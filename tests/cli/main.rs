@@ -8,6 +8,7 @@ mod common;
 
 mod create;
 mod damage;
+mod foreign;
 mod inspect;
 mod map;
 mod packaging;

@@ -6,8 +6,6 @@ mod create_open;
 mod damage;
 mod faults;
 mod foreign;
-#[path = "../../../tests/sim/layout_b.rs"]
-mod layout_b;
 mod layouts;
 mod mapping;
 mod pointers;

@@ -27,7 +27,7 @@ impl Seeded {
 /// A new image of layout B.
 pub(super) fn layout_b(options: &CreateOptions) -> MemoryStorage {
     let file = image_file(options);
-    super::layout_b::rewrite(|at, len| read(&file, at, len), |at, bytes| write(&file, at, bytes));
+    crate::fuzzing::layout_b::rewrite(|at, len| read(&file, at, len), |at, bytes| write(&file, at, bytes));
     file
 }
 

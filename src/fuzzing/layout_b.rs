@@ -1,8 +1,9 @@
-//! Makes a new image one of layout B, as a program that has this layout lays it out. The unit tests share this file.
+//! Makes a new image one of layout B, as a program that has this layout lays it out. The integration tests include
+//! this file.
 
 /// Puts the fields of the zoned extension and the flags of the table's entries where layout B has them. `read` and
 /// `write` are the image's: offset and length, offset and bytes.
-pub(super) fn rewrite(read: impl Fn(u64, usize) -> Vec<u8>, write: impl Fn(u64, &[u8])) {
+pub(crate) fn rewrite(read: impl Fn(u64, usize) -> Vec<u8>, write: impl Fn(u64, &[u8])) {
     let mut at = 112;
     while read(at, 4) != 0x007a_6264u32.to_be_bytes() {
         let len = u32::from_be_bytes(read(at + 4, 4).try_into().unwrap());
