@@ -13,13 +13,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::{Duration, Instant};
 
-/// How long a manager that takes no messages may hold up the thread that tells it.
-const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a manager that takes no messages may hold up the thread that tells it, once.
+const SEND_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// The manager, or nobody.
 #[derive(Debug, Default)]
 pub struct ServiceManager {
     socket: Option<UnixDatagram>,
+    /// It did not take the last message in time, so the next ones wait for nothing.
+    deaf: Cell<bool>,
     watchdog: Option<Watchdog>,
 }
 
@@ -37,7 +39,7 @@ impl ServiceManager {
     pub fn from_environment() -> Self {
         let Some(address) = std::env::var_os("NOTIFY_SOCKET") else { return Self::default() };
         match connect(&address) {
-            Ok(socket) => Self { socket: Some(socket), watchdog: Watchdog::from_environment() },
+            Ok(socket) => Self { socket: Some(socket), deaf: Cell::new(false), watchdog: Watchdog::from_environment() },
             Err(error) => {
                 log::warn!("NOTIFY_SOCKET={}: the service manager cannot be told anything: {error}", address.display());
                 Self::default()
@@ -86,8 +88,17 @@ impl ServiceManager {
 
     fn tell(&self, message: &str) {
         let Some(socket) = &self.socket else { return };
-        if let Err(error) = socket.send(message.as_bytes()) {
-            log::warn!("the service manager cannot be told {message:?}: {error}");
+        let sent = socket.send(message.as_bytes());
+        let deaf = sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        if self.deaf.replace(deaf) != deaf {
+            // Cannot fail on a socket that is open; it would only wait once more.
+            let _ = socket.set_nonblocking(deaf);
+        } else if deaf {
+            return;
+        }
+        if let Err(error) = sent {
+            let reason = if deaf { "it takes no messages".to_owned() } else { error.to_string() };
+            log::warn!("the service manager cannot be told {message:?}: {reason}");
         }
     }
 }

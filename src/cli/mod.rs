@@ -17,6 +17,7 @@ mod serve;
 mod size;
 mod top;
 mod trace;
+mod verbosity;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -114,10 +115,12 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Check(args)) => check::run(&args),
         None => Err(anyhow::anyhow!("no command given: see --help")),
     };
-    done.unwrap_or_else(|error| {
+    let status = done.unwrap_or_else(|error| {
         logging::failure(in_one_line(&error));
         ExitCode::FAILURE
-    })
+    });
+    logging::end();
+    status
 }
 
 /// An error and its causes. Some errors name their cause themselves, as logs show them without it: it is not told again.

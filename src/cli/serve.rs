@@ -15,6 +15,7 @@ use clap::ValueEnum;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::create::{self, Wanted};
+use super::verbosity::Verbosity;
 use super::{image, trace};
 use crate::logging;
 use crate::qcow2::ByteOrder;
@@ -103,6 +104,8 @@ pub(super) struct Args {
     /// the kernel logs wrong ones; off: no restrictions.
     #[arg(long, value_enum, default_value = "enforce")]
     sandbox: Confinement,
+    #[command(flatten)]
+    verbosity: Verbosity,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -113,7 +116,7 @@ enum Confinement {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    logging::start();
+    logging::start(args.verbosity.level());
     let path = args.file.as_ref().or(args.blk_file.as_ref()).ok_or_else(|| anyhow!("no image given"))?;
     let name = || path.display().to_string();
     let stop = stop_on_signals().context("signals cannot be handled")?;

@@ -15,7 +15,8 @@ use super::{Role, SandboxError};
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// What every thread does: locks, memory, descriptors it has, its own end.
+/// What every thread does: locks, memory, descriptors it has, its own end; and the log, which never waits for its reader
+/// (poll, and sendto where that is the journal's socket).
 const COMMON: &[i64] = &[
     libc::SYS_brk,
     libc::SYS_clock_gettime,
@@ -35,12 +36,15 @@ const COMMON: &[i64] = &[
     libc::SYS_mremap,
     libc::SYS_msync,
     libc::SYS_munmap,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
     libc::SYS_pwrite64,
     libc::SYS_read,
     libc::SYS_restart_syscall,
     libc::SYS_rt_sigprocmask,
     libc::SYS_rt_sigreturn,
     libc::SYS_sched_yield,
+    libc::SYS_sendto,
     libc::SYS_sigaltstack,
     libc::SYS_tgkill,
     libc::SYS_write,
@@ -50,19 +54,11 @@ const COMMON: &[i64] = &[
 const IMAGE: &[i64] = &[libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_ftruncate, libc::SYS_pread64, libc::SYS_statx];
 
 /// A queue with either engine.
-const QUEUE: &[i64] = &[
-    libc::SYS_io_uring_enter,
-    libc::SYS_poll,
-    libc::SYS_ppoll,
-    libc::SYS_preadv,
-    libc::SYS_preadv2,
-    libc::SYS_pwritev,
-    libc::SYS_pwritev2,
-];
+const QUEUE: &[i64] =
+    &[libc::SYS_io_uring_enter, libc::SYS_preadv, libc::SYS_preadv2, libc::SYS_pwritev, libc::SYS_pwritev2];
 
 /// Clients of the control socket; it flushes the image too.
-const CONTROL: &[i64] =
-    &[libc::SYS_accept4, libc::SYS_poll, libc::SYS_ppoll, libc::SYS_recvfrom, libc::SYS_sendto, libc::SYS_fsync];
+const CONTROL: &[i64] = &[libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_fsync];
 
 /// Frontends, and making threads and their engines; a new thread has these until it has confined itself.
 const MAIN: &[i64] = &[
@@ -83,7 +79,6 @@ const MAIN: &[i64] = &[
     libc::SYS_sched_getaffinity,
     libc::SYS_seccomp,
     libc::SYS_sendmsg,
-    libc::SYS_sendto,
     libc::SYS_set_robust_list,
     libc::SYS_setsockopt,
     libc::SYS_shutdown,

@@ -74,6 +74,12 @@ impl Daemon {
     fn spawn_command(command: &mut Command, socket: &Path) -> Self {
         let log = socket.with_extension("log");
         let stderr = File::options().create(true).append(true).open(&log).expect("log file");
+        Self::spawn_logging_to(command, socket, stderr.into())
+    }
+
+    /// Runs any command line of the program that serves on `socket`, with a standard error of the test's own.
+    pub fn spawn_logging_to(command: &mut Command, socket: &Path, stderr: Stdio) -> Self {
+        let log = socket.with_extension("log");
         let quiet_file_limit = || {
             // SAFETY: an async-signal-safe call. A write past the file size limit then fails instead of killing.
             unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
@@ -81,9 +87,6 @@ impl Daemon {
         };
         // SAFETY: the closure makes only async-signal-safe calls.
         unsafe { command.pre_exec(quiet_file_limit) };
-        if std::env::var_os("RUST_LOG").is_none() {
-            command.env("RUST_LOG", "info");
-        }
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self { child, socket: socket.to_path_buf(), log, first: None, ended: None }

@@ -11,6 +11,7 @@ mod crash;
 mod inflight;
 mod load;
 mod lock;
+mod log;
 mod restart;
 mod sandbox;
 mod service;

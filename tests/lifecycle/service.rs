@@ -154,6 +154,25 @@ fn a_service_manager_that_cannot_be_told_is_worth_a_warning() {
 }
 
 #[test]
+fn a_service_manager_that_takes_no_messages_is_waited_for_once() {
+    let image = Image::create(&SMALL);
+    let manager = Manager::at(&image.beside("notify"));
+    let stuffed = UnixDatagram::unbound().unwrap();
+    stuffed.set_nonblocking(true).unwrap();
+    while stuffed.send_to(b"full", image.beside("notify")).is_ok() {}
+    let mut daemon = start(&image, &[("NOTIFY_SOCKET", &image.beside_name("notify"))]);
+    daemon.await_socket();
+    drop(works(&mut daemon));
+    drop(works(&mut daemon));
+    daemon.await_log(&["WARN", "the service manager cannot be told", "it takes no messages"]);
+    assert_eq!(daemon.log().matches("cannot be told").count(), 1, "{}", daemon.log());
+    while !manager.is_silent(Duration::from_millis(1)) {}
+    drop(works(&mut daemon));
+    while manager.next() != "STATUS=serving a frontend" {}
+    assert!(daemon.terminate().success());
+}
+
+#[test]
 fn lines_to_the_journal_begin_with_their_priority_and_no_others_do() {
     for to_journal in [true, false] {
         let image = Image::create(&SMALL);
