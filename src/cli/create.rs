@@ -1,20 +1,18 @@
 //! `create`: a new image. Takes qemu-img's command line, and options of its own for the same things.
 
-use std::fs::{self, OpenOptions};
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 
+use super::make::make;
 use super::preset::{self, MeantFor, Preset};
 use super::{parse_size, size};
-use crate::qcow2::{self, ByteOrder, CreateOptions};
-use crate::storage::file::FileStorage;
+use crate::qcow2::{ByteOrder, CreateOptions};
 use crate::units::{Bytes, SECTOR_SIZE};
 use crate::virtio::config;
-use crate::zone::{Clamp, Geometry, GeometryRequest};
+use crate::zone::{Geometry, GeometryRequest};
 
 const DEFAULT_CLUSTER_SIZE: Bytes = Bytes(64 << 10);
 /// The unit in which a default append limit is chosen.
@@ -116,47 +114,6 @@ fn table_order(args: &Args) -> Result<ByteOrder> {
         }
         (Some(Endian::Little), _) | (None, true) => Ok(ByteOrder::Little),
         (Some(Endian::Big) | None, false) => Ok(ByteOrder::Big),
-    }
-}
-
-/// Makes an image where there is none. Returns what is worth a warning.
-fn make(path: &Path, options: &CreateOptions) -> Result<Vec<String>> {
-    let name = path.display();
-    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
-    let file = file.map_err(|error| match error.kind() {
-        io::ErrorKind::AlreadyExists => anyhow!("{name}: the file exists: remove it first, or choose another name"),
-        _ => anyhow!("{name}: the image cannot be made: {error}"),
-    })?;
-    match qcow2::create(&FileStorage::new(file), options) {
-        Ok(clamps) => {
-            let lowered = |clamp: Clamp| {
-                format!("{} {} cannot be reached: {} will be in force", clamp.field, clamp.from, clamp.to)
-            };
-            Ok(clamps.into_iter().map(lowered).collect())
-        }
-        Err(error) => {
-            // What was begun is worth nothing; the first error is the one to tell.
-            let _ = fs::remove_file(path);
-            Err(anyhow!(error).context(name.to_string()))
-        }
-    }
-}
-
-/// Makes an image under a name of its own first, so that whoever looks finds a whole one or none, whenever this is
-/// killed; one that has come to be there meanwhile stays.
-pub(super) fn make_whole(path: &Path, options: &CreateOptions) -> Result<Vec<String>> {
-    let mut unfinished = path.as_os_str().to_owned();
-    unfinished.push(format!(".{}.new", std::process::id()));
-    let unfinished = PathBuf::from(unfinished);
-    let warnings = make(&unfinished, options)?;
-    let linked = fs::hard_link(&unfinished, path);
-    // Of no use now, whether it has got its name or not.
-    let _ = fs::remove_file(&unfinished);
-    match linked {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-            Err(anyhow!("{}: the image cannot be made: {error}", path.display()))
-        }
-        _ => Ok(warnings),
     }
 }
 

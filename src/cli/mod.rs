@@ -9,8 +9,10 @@ mod create;
 mod ctl;
 mod image;
 mod info;
+mod make;
 mod map;
 mod preset;
+mod process;
 mod report;
 mod screen;
 mod serve;
@@ -95,6 +97,7 @@ const CAPABILITIES: &str = r#"{"type":"block","features":["read-only","blk-file"
 
 /// Runs the program with these arguments, the first being its name.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    process::survive_file_limit();
     let cli = match Cli::try_parse_from(with_command(arguments.collect())) {
         Ok(cli) => cli,
         Err(error) => return refuse_usage(&error),

@@ -12,11 +12,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::ValueEnum;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::create::{self, Wanted};
+use super::create::Wanted;
 use super::verbosity::Verbosity;
-use super::{image, trace};
+use super::{image, make, process, trace};
 use crate::logging;
 use crate::qcow2::ByteOrder;
 use crate::sandbox;
@@ -117,9 +116,10 @@ enum Confinement {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     logging::start(args.verbosity.level());
+    process::raise_limits();
     let path = args.file.as_ref().or(args.blk_file.as_ref()).ok_or_else(|| anyhow!("no image given"))?;
     let name = || path.display().to_string();
-    let stop = stop_on_signals().context("signals cannot be handled")?;
+    let stop = process::stop_on_signals().context("signals cannot be handled")?;
     let manager = ServiceManager::from_environment();
     manager.status(&format!("opening {}", name()));
     let options = ServeOptions {
@@ -178,7 +178,7 @@ fn create_absent(path: &Path, args: &Args) -> Result<()> {
     let options = wanted().with_context(|| format!("--create {description}"))?;
     // Whatever else is in the way, opening it tells.
     if std::fs::symlink_metadata(path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
-        for warning in create::make_whole(path, &options)? {
+        for warning in make::make_whole(path, &options)? {
             log::warn!("{}: {warning}", path.display());
         }
         log::info!("{}: made, as there was no image", path.display());
@@ -225,19 +225,6 @@ fn data_file(file: &File, args: &Args) -> Result<File> {
 fn reopen(file: &File, args: &Args, flags: i32) -> Result<File> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     Ok(OpenOptions::new().read(true).write(!args.read_only).custom_flags(flags).open(path)?)
-}
-
-/// An event that fires on SIGTERM and SIGINT.
-fn stop_on_signals() -> Result<EventFd> {
-    let stop = EventFd::new(EFD_NONBLOCK)?;
-    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        let event = stop.try_clone()?;
-        // A full counter needs no further count, so a failed write is nothing to report.
-        let fire = move || drop(event.write(1));
-        // SAFETY: the handler only calls write(2) on a descriptor it owns, which is async-signal-safe.
-        unsafe { signal_hook::low_level::register(signal, fire) }?;
-    }
-    Ok(stop)
 }
 
 fn parse_block_size(text: &str) -> Result<u32, String> {

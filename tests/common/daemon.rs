@@ -80,13 +80,6 @@ impl Daemon {
     /// Runs any command line of the program that serves on `socket`, with a standard error of the test's own.
     pub fn spawn_logging_to(command: &mut Command, socket: &Path, stderr: Stdio) -> Self {
         let log = socket.with_extension("log");
-        let quiet_file_limit = || {
-            // SAFETY: an async-signal-safe call. A write past the file size limit then fails instead of killing.
-            unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
-            Ok(())
-        };
-        // SAFETY: the closure makes only async-signal-safe calls.
-        unsafe { command.pre_exec(quiet_file_limit) };
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
         let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self { child, socket: socket.to_path_buf(), log, first: None, ended: None }

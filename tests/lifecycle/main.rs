@@ -15,5 +15,6 @@ mod log;
 mod restart;
 mod sandbox;
 mod service;
+mod signals;
 mod sockets;
 mod space;

@@ -1,0 +1,107 @@
+//! Making the file of a new image.
+//!
+//! The file has no name until it is whole, so whatever ends this program meanwhile leaves nothing behind. Where the file
+//! system has no files without a name, one is removed again when making it fails.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow};
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::linkat;
+
+use crate::qcow2::{self, CreateOptions};
+use crate::storage::file::FileStorage;
+use crate::zone::Clamp;
+
+/// Where a file without a name can be found.
+const DESCRIPTORS: &str = "/proc/self/fd";
+
+/// An image that is whole.
+struct Made {
+    /// What is worth a warning.
+    warnings: Vec<String>,
+    /// Whether it has got its name.
+    named: io::Result<()>,
+}
+
+/// Makes an image where there is none. Returns what is worth a warning.
+pub(super) fn make(path: &Path, options: &CreateOptions) -> Result<Vec<String>> {
+    if fs::symlink_metadata(path).is_ok() {
+        return Err(failed(path, io::ErrorKind::AlreadyExists.into()));
+    }
+    match make_unnamed(path, options)? {
+        Some(made) => made.named.map(|()| made.warnings).map_err(|error| failed(path, error)),
+        None => make_named(path, options),
+    }
+}
+
+/// Makes an image such that whoever looks finds a whole one or none; one that has come to be there meanwhile stays.
+pub(super) fn make_whole(path: &Path, options: &CreateOptions) -> Result<Vec<String>> {
+    let made = match make_unnamed(path, options)? {
+        Some(made) => made,
+        None => {
+            let mut unfinished = path.as_os_str().to_owned();
+            unfinished.push(format!(".{}.new", std::process::id()));
+            let unfinished = PathBuf::from(unfinished);
+            let warnings = make_named(&unfinished, options)?;
+            let named = fs::hard_link(&unfinished, path);
+            // Of no use now, whether the image has got its name or not.
+            let _ = fs::remove_file(&unfinished);
+            Made { warnings, named }
+        }
+    };
+    match made.named {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(path, error)),
+        _ => Ok(made.warnings),
+    }
+}
+
+/// Makes an image in a file that has no name before it is whole; none where there are no such files.
+fn make_unnamed(path: &Path, options: &CreateOptions) -> Result<Option<Made>> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !Path::new(DESCRIPTORS).is_dir() {
+        return Ok(None);
+    }
+    let file = match OpenOptions::new().read(true).write(true).custom_flags(libc::O_TMPFILE).open(folder) {
+        Ok(file) => file,
+        // What file systems and kernels without them say.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EISDIR | libc::EINVAL)) => {
+            return Ok(None);
+        }
+        Err(error) => return Err(failed(path, error)),
+    };
+    let its_name = format!("{DESCRIPTORS}/{}", file.as_raw_fd());
+    let storage = FileStorage::new(file);
+    let warnings = fill(&storage, options).with_context(|| path.display().to_string())?;
+    let named = linkat(AT_FDCWD, its_name.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW);
+    drop(storage);
+    Ok(Some(Made { warnings, named: named.map_err(io::Error::from) }))
+}
+
+/// Makes an image in a file that has its name from the beginning.
+fn make_named(path: &Path, options: &CreateOptions) -> Result<Vec<String>> {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
+    let file = file.map_err(|error| failed(path, error))?;
+    fill(&FileStorage::new(file), options).with_context(|| path.display().to_string()).inspect_err(|_| {
+        // What was begun is worth nothing; the first error is the one to tell.
+        let _ = fs::remove_file(path);
+    })
+}
+
+fn fill(file: &FileStorage, options: &CreateOptions) -> Result<Vec<String>> {
+    let lowered =
+        |clamp: Clamp| format!("{} {} cannot be reached: {} will be in force", clamp.field, clamp.from, clamp.to);
+    Ok(qcow2::create(file, options)?.into_iter().map(lowered).collect())
+}
+
+fn failed(path: &Path, error: io::Error) -> anyhow::Error {
+    let name = path.display();
+    match error.kind() {
+        io::ErrorKind::AlreadyExists => anyhow!("{name}: the file exists: remove it first, or choose another name"),
+        _ => anyhow!("{name}: the image cannot be made: {error}"),
+    }
+}

@@ -1,0 +1,113 @@
+//! Signals and limits, as a process has them that no test has arranged anything for.
+
+use std::fs;
+use std::io::Error;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use crate::common::cli::{Image, PROGRAM, SMALL};
+use crate::common::daemon::Daemon;
+use crate::common::frontend::{Frontend, Options};
+use crate::common::request::{Req, Status};
+
+/// The daemon, started by a process that has arranged something.
+fn start(image: &Image, arranged: impl Fn() -> bool + Send + Sync + 'static) -> Daemon {
+    let socket = image.beside("zbd.sock");
+    let mut command = Command::new(PROGRAM);
+    command.arg("serve").arg(image.path()).arg("--socket-path").arg(&socket);
+    let arrange = move || if arranged() { Ok(()) } else { Err(Error::last_os_error()) };
+    // SAFETY: the closures below make only async-signal-safe calls.
+    unsafe { command.pre_exec(arrange) };
+    let mut daemon = Daemon::spawn_program(&mut command, &socket);
+    daemon.await_socket();
+    daemon
+}
+
+fn written(daemon: &mut Daemon) -> Frontend {
+    let mut front = Frontend::connect(daemon.connect(), &Options::default()).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(front.call(0, &Req::write(SMALL.start(2), [1; 4096])).status, Status::Ok);
+    front
+}
+
+/// The daemon ended as one does that was asked to.
+#[track_caller]
+fn assert_orderly(daemon: &mut Daemon, image: &Image, what: &str) {
+    assert!(daemon.wait().success(), "{what}");
+    assert!(!image.beside("zbd.sock").exists(), "{what}: the socket is left behind");
+    image.assert_clean();
+}
+
+#[test]
+fn each_signal_that_asks_for_an_end_gets_an_orderly_one() {
+    for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        let image = Image::create(&SMALL);
+        let mut daemon = start(&image, || true);
+        let front = written(&mut daemon);
+        daemon.signal(signal);
+        assert_orderly(&mut daemon, &image, &format!("signal {signal}"));
+        drop(front);
+    }
+}
+
+#[test]
+fn a_signal_that_was_blocked_at_the_start_ends_the_daemon_all_the_same() {
+    let blocked = || {
+        // SAFETY: async-signal-safe calls on a set that is filled first.
+        unsafe {
+            let mut all = std::mem::zeroed();
+            libc::sigfillset(&mut all) == 0 && libc::sigprocmask(libc::SIG_BLOCK, &all, std::ptr::null_mut()) == 0
+        }
+    };
+    let image = Image::create(&SMALL);
+    let mut daemon = start(&image, blocked);
+    let front = written(&mut daemon);
+    daemon.signal(libc::SIGTERM);
+    assert_orderly(&mut daemon, &image, "blocked");
+    drop(front);
+}
+
+#[test]
+fn a_daemon_under_nohup_outlives_its_terminal() {
+    // SAFETY: an async-signal-safe call.
+    let ignored = || unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) != libc::SIG_ERR };
+    let image = Image::create(&SMALL);
+    let mut daemon = start(&image, ignored);
+    let mut front = written(&mut daemon);
+    daemon.signal(libc::SIGHUP);
+    assert_eq!(front.call(0, &Req::flush()).status, Status::Ok);
+    assert!(daemon.is_alive());
+    daemon.signal(libc::SIGTERM);
+    assert_orderly(&mut daemon, &image, "nohup");
+}
+
+#[test]
+fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
+    let limit = |soft, hard| {
+        let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+        // SAFETY: an async-signal-safe call on a valid value.
+        move || unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) == 0 }
+    };
+    let image = Image::create(&SMALL);
+    let mut daemon = start(&image, limit(20, 900));
+    let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let files = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+    assert_eq!(files.split_whitespace().skip(3).take(2).collect::<Vec<_>>(), ["900", "900"], "{limits}");
+    drop(written(&mut daemon));
+    daemon.signal(libc::SIGTERM);
+    assert_orderly(&mut daemon, &image, "limits");
+}
+
+#[test]
+fn paths_from_the_folder_that_it_was_started_in_are_as_good_as_others() {
+    let image = Image::create(&SMALL);
+    let folder = image.path().parent().unwrap();
+    let mut command = Command::new(PROGRAM);
+    command.args(["serve", "disk.qcow2", "--socket-path", "zbd.sock", "--control-path", "control"]).current_dir(folder);
+    let mut daemon = Daemon::spawn_program(&mut command, &image.beside("zbd.sock"));
+    daemon.await_socket();
+    drop(written(&mut daemon));
+    assert!(image.beside("control").exists());
+    daemon.signal(libc::SIGTERM);
+    assert_orderly(&mut daemon, &image, "relative paths");
+    assert!(!image.beside("control").exists());
+}
