@@ -348,7 +348,7 @@ fn the_32_bit_bug_of_v7_is_settled_on_request() {
 #[test]
 fn pointers_of_v7_past_the_end_of_a_short_last_zone_are_full() {
     let (file, _) = golden("short-7x4M+1536K-finished-64k");
-    let mut image = Image::open(Arc::new(file), Access::ReadOnly).unwrap();
+    let image = Image::open(Arc::new(file), Access::ReadOnly).unwrap();
     let last = ZoneIndex(7);
     let pointer = image.write_pointers().unwrap()[last.index()];
     assert_eq!(pointer, Bytes(8 * (4 << 20)));

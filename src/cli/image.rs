@@ -1,18 +1,25 @@
 //! Opening image files for the commands.
 
-use std::fs::File;
-use std::ops::Range;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::ops::{ControlFlow, Range};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use crate::qcow2::{Access, Image};
+use crate::qcow2::{Image, OpenError};
 use crate::storage::file::FileStorage;
 use crate::storage::lock::{self, Purpose};
 use crate::store::ZoneInfo;
-use crate::units::{Bytes, ZoneIndex};
-use crate::zone::{Geometry, Zone};
+use crate::zone::Zone;
+
+/// What the file of an image is expected to be.
+const IMAGE: &str = "a qcow2 image in a file";
+
+/// Zones that are read at a time.
+const CHUNK: u32 = 4096;
 
 /// An image opened for looking at it.
 pub(super) struct Opened {
@@ -22,12 +29,25 @@ pub(super) struct Opened {
     pub(super) served: bool,
 }
 
-/// Lets pass a regular file only: a device or a pipe is not an image.
-pub(super) fn check_regular(file: File) -> Result<File> {
-    if !file.metadata()?.file_type().is_file() {
-        bail!("not a regular file: expected a qcow2 image in a file");
-    }
+/// Opens a regular file. A device or a pipe is refused at once, whoever has its other end.
+pub(super) fn open_regular(path: &Path, options: &mut OpenOptions, expected: &str) -> Result<File> {
+    let regular = |about: Metadata| match about.is_file() {
+        true => Ok(()),
+        false => Err(anyhow!("not a regular file: expected {expected}")),
+    };
+    // A file that is yet to be made, and what else is wrong, is for opening it to tell.
+    fs::metadata(path).map_or(Ok(()), regular)?;
+    // Something else may have come in its place.
+    let file = options.custom_flags(libc::O_NONBLOCK).open(path)?;
+    regular(file.metadata()?)?;
+    let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+    fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
     Ok(file)
+}
+
+/// Opens the file of an image.
+pub(super) fn open_file(path: &Path, options: &mut OpenOptions) -> Result<File> {
+    open_regular(path, options, IMAGE).context("the image cannot be opened")
 }
 
 /// Opens an image to look at it, also while it is being served; says so on standard error then.
@@ -42,37 +62,54 @@ pub(super) fn look(path: &Path) -> Result<Opened> {
     Ok(opened)
 }
 
-/// The zones in `range` as the image's write pointers, one a zone, describe them.
-pub(super) fn zones(geometry: &Geometry, pointers: &[Bytes], range: Range<u32>) -> impl Iterator<Item = ZoneInfo> {
-    range.map(ZoneIndex).filter_map(|index| {
-        let zone = Zone::from_pointer(geometry, index, *pointers.get(index.index())?);
-        Some(ZoneInfo::of(geometry, index, &zone))
-    })
+impl Opened {
+    /// Gives these zones, as their write pointers describe them, to `with`, and its result unless one cannot be read.
+    pub(super) fn with_zones<R>(
+        &self,
+        zones: Range<u32>,
+        with: impl FnOnce(&mut dyn Iterator<Item = ZoneInfo>) -> R,
+    ) -> Result<R, OpenError> {
+        let mut read = Ok(());
+        let chunk = |first: u32| self.chunk(first..zones.end.min(first.saturating_add(CHUNK)));
+        let all = zones.clone().step_by(CHUNK as usize).map_while(|first| chunk(first).map_err(|e| read = Err(e)).ok());
+        let result = with(&mut all.flatten());
+        read.map(|()| result)
+    }
+
+    fn chunk(&self, zones: Range<u32>) -> Result<Vec<ZoneInfo>, OpenError> {
+        let geometry = self.image.geometry();
+        let mut chunk = Vec::with_capacity(CHUNK as usize);
+        self.image.each_write_pointer(zones, |index, pointer| {
+            chunk.push(ZoneInfo::of(geometry, index, &Zone::from_pointer(geometry, index, pointer)));
+            ControlFlow::Continue(())
+        })?;
+        Ok(chunk)
+    }
 }
 
 /// The file of an image that is to be checked, which nobody else may be writing to.
 pub(super) fn hold_for_reading(path: &Path) -> Result<Arc<FileStorage>> {
-    hold(path, File::open(path).context("the image cannot be opened"), Purpose::Read)
+    hold(path, open_file(path, File::options().read(true)), Purpose::Read)
 }
 
 /// The file of an image that is to be repaired, which nobody else may have open.
 pub(super) fn hold_for_writing(path: &Path) -> Result<Arc<FileStorage>> {
-    let file = File::options().read(true).write(true).open(path).context("the image cannot be opened for writing");
-    hold(path, file, Purpose::Write)
+    let file = open_regular(path, File::options().read(true).write(true), IMAGE);
+    hold(path, file.context("the image cannot be opened for writing"), Purpose::Write)
 }
 
 fn hold(path: &Path, file: Result<File>, purpose: Purpose) -> Result<Arc<FileStorage>> {
     let name = || path.display().to_string();
-    let file = file.and_then(check_regular).with_context(name)?;
+    let file = file.with_context(name)?;
     lock::lock_image(&file, purpose).with_context(name)?;
     Ok(Arc::new(FileStorage::new(file)))
 }
 
 fn open(path: &Path) -> Result<Opened> {
     let name = || path.display().to_string();
-    let file = File::open(path).context("the image cannot be opened").and_then(check_regular).with_context(name)?;
+    let file = open_file(path, File::options().read(true)).with_context(name)?;
     let served = lock::is_written(&file).unwrap_or(false);
     let storage = FileStorage::new(file.try_clone().with_context(name)?);
-    let image = Image::open(Arc::new(storage), Access::ReadOnly).with_context(name)?;
+    let image = Image::open_to_look(Arc::new(storage)).with_context(name)?;
     Ok(Opened { image, file, served })
 }

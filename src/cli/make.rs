@@ -9,13 +9,14 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::linkat;
 
 use crate::qcow2::{self, CreateOptions};
 use crate::storage::file::FileStorage;
-use crate::zone::Clamp;
+use crate::store::{self, MAX_ZONES};
+use crate::zone::{Clamp, Geometry};
 
 /// Where a file without a name can be found.
 const DESCRIPTORS: &str = "/proc/self/fd";
@@ -93,9 +94,27 @@ fn make_named(path: &Path, options: &CreateOptions) -> Result<Vec<String>> {
 }
 
 fn fill(file: &FileStorage, options: &CreateOptions) -> Result<Vec<String>> {
+    let (geometry, _) = Geometry::new(&options.geometry)?;
+    let (zones, zone) = (geometry.nr_zones(), geometry.zone_size());
+    if zones > MAX_ZONES {
+        bail!(
+            "zone_size is {zone}, which makes {zones} zones: expected at most {MAX_ZONES}, as serving takes {} bytes of \
+             memory for each",
+            store::zone_memory()
+        );
+    }
     let lowered =
         |clamp: Clamp| format!("{} {} cannot be reached: {} will be in force", clamp.field, clamp.from, clamp.to);
-    Ok(qcow2::create(file, options)?.into_iter().map(lowered).collect())
+    let mut warnings: Vec<_> = qcow2::create(file, options)?.into_iter().map(lowered).collect();
+    let cluster = options.cluster_size;
+    if zone < cluster {
+        warnings.push(format!(
+            "zone_size {zone} is less than a cluster of {cluster} bytes, so {} zones share each: expected larger zones or \
+             --cluster-size {zone}",
+            cluster.0 / zone.0
+        ));
+    }
+    Ok(warnings)
 }
 
 fn failed(path: &Path, error: io::Error) -> anyhow::Error {

@@ -29,17 +29,22 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let mut opened = image::look(&args.file)?;
+    let opened = image::look(&args.file)?;
     let geometry = *opened.image.geometry();
     let Some(first) = geometry.zone_at(args.offset) else {
         bail!("{}: --offset is {}: expected less than the size, {}", args.file.display(), args.offset, geometry.size());
     };
-    let pointers = opened.image.write_pointers().with_context(|| args.file.display().to_string())?;
     let left = geometry.nr_zones() - first.0;
     let last = first.0 + args.count.unwrap_or(left).min(left);
-    let zones = image::zones(&geometry, &pointers, first.0..last);
+    let zones = first.0..last;
+    let name = || args.file.display().to_string();
+    // Nothing is printed of a report that would end in the midst.
+    opened.with_zones(zones.clone(), |zones| zones.for_each(drop)).with_context(name)?;
     let mut out = BufWriter::new(io::stdout().lock());
-    let printed = if args.json { print_json(&mut out, zones) } else { print_text(&mut out, zones) };
+    let print = |zones: &mut dyn Iterator<Item = ZoneInfo>| {
+        if args.json { print_json(&mut out, zones) } else { print_text(&mut out, zones) }
+    };
+    let printed = opened.with_zones(zones, print).with_context(name)?;
     super::printed(printed.and_then(|()| out.flush()), "the report cannot be written")?;
     Ok(ExitCode::SUCCESS)
 }

@@ -198,8 +198,7 @@ fn listen_on(args: &Args) -> ListenOn {
 }
 
 fn open(path: &Path, args: &Args) -> Result<(Arc<ZonedStore<FileStorage>>, DataFiles)> {
-    let file = OpenOptions::new().read(true).write(!args.read_only).open(path);
-    let file = image::check_regular(file.context("the image cannot be opened")?)?;
+    let file = image::open_file(path, OpenOptions::new().read(true).write(!args.read_only))?;
     let purpose = if args.read_only { Purpose::Read } else { Purpose::Write };
     lock::lock_image(&file, purpose)?;
     let files = DataFiles { data: data_file(&file, args)?, buffered: reopen(&file, args, 0)? };

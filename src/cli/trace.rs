@@ -9,6 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 use zerocopy::{FromBytes, IntoBytes};
 
+use super::image;
 use crate::observe::trace::{HEADER_BYTES, Header, RECORD_BYTES, Record, Traced};
 use crate::observe::{Kind, Rule};
 use crate::virtio::status::Status;
@@ -42,11 +43,9 @@ pub(super) struct Args {
 /// Opens a trace to go on with, or makes it. What is cut off at its end is removed.
 pub(super) fn open(path: &Path, geometry: &Geometry) -> Result<File> {
     let go_on = || -> Result<File> {
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let options = &mut OpenOptions::new();
+        let file = image::open_regular(path, options.read(true).append(true).create(true), "a trace, or no file yet")?;
         let found = file.metadata()?;
-        if !found.file_type().is_file() {
-            return Err(anyhow!("not a regular file"));
-        }
         if found.len() == 0 {
             (&file).write_all(Header::new(geometry).as_bytes())?;
             return Ok(file);

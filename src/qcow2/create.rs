@@ -12,7 +12,7 @@ use super::alloc::reserve_step;
 use super::entry::{ByteOrder, Entries};
 use super::error::CreateError;
 use super::extension::{self, RawV7};
-use super::header::{self, HEADER_LENGTH, L1_LIMIT, REFCOUNT_TABLE_LIMIT, RawHeader};
+use super::header::{self, FILE_LIMIT, HEADER_LENGTH, L1_LIMIT, REFCOUNT_TABLE_LIMIT, RawHeader};
 use super::refcount::Refcounts;
 use super::{ZonedLayout, table};
 use crate::storage::Storage;
@@ -25,8 +25,6 @@ const REFCOUNT_ORDER: u32 = 4;
 const SECTOR: usize = 512;
 /// How many reservations the refcount table has room for beyond the full device, for those lost in crashes.
 const SLACK_STEPS: u64 = 16;
-/// QEMU keeps offsets of clusters in 56 bits.
-const FILE_LIMIT: u64 = 1 << 56;
 
 /// What an image is to look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,6 +24,8 @@ pub(super) const HEADER_LENGTH: usize = size_of::<RawHeader>();
 const LEAST_LENGTH: u32 = 104;
 /// QEMU's limit for an L1 table.
 pub(super) const L1_LIMIT: u64 = 32 << 20;
+/// The longest file: offsets of clusters have 56 bits.
+pub(super) const FILE_LIMIT: u64 = 1 << 56;
 /// QEMU's limit for a refcount table.
 pub(super) const REFCOUNT_TABLE_LIMIT: u64 = 8 << 20;
 

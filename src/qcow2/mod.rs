@@ -45,6 +45,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 pub use check::{CheckReport, Finding, FindingKind, LeakedRange, check};
@@ -60,7 +61,7 @@ pub use repair::{Pointers, RepairReport, SettledPointer, Withheld, repair};
 pub use table::PointerTable;
 
 use crate::storage::Storage;
-use crate::units::{Bytes, FileOffset};
+use crate::units::{Bytes, FileOffset, ZoneIndex};
 use crate::zone::{Clamp, Geometry};
 
 /// What an image is opened for.
@@ -140,9 +141,25 @@ impl<S: Storage> Image<S> {
         &self.storage
     }
 
-    /// Every zone's write pointer as stored, an absolute guest offset; the start of the zone for a conventional one.
-    pub fn write_pointers(&mut self) -> Result<Vec<Bytes>, OpenError> {
-        table::read(&*self.storage, FileOffset(self.zoned.zonedmeta_offset), &self.entries)
+    /// Calls `each` with the write pointer of each of these zones, in order, until it breaks: as stored, an absolute guest
+    /// offset; the start of the zone for a conventional one. Reads as much of the table as that takes.
+    pub fn each_write_pointer(
+        &self,
+        zones: Range<u32>,
+        each: impl FnMut(ZoneIndex, Bytes) -> ControlFlow<()>,
+    ) -> Result<(), OpenError> {
+        let zones = zones.start..zones.end.min(self.geometry.nr_zones());
+        table::read(&*self.storage, FileOffset(self.zoned.zonedmeta_offset), &self.entries, zones, each)
+    }
+
+    /// Every zone's write pointer, of an image whose zones fit in memory.
+    pub fn write_pointers(&self) -> Result<Vec<Bytes>, OpenError> {
+        let mut pointers = open::room(u64::from(self.geometry.nr_zones()), "hold all write pointers")?;
+        self.each_write_pointer(0..u32::MAX, |_, pointer| {
+            pointers.push(pointer);
+            ControlFlow::Continue(())
+        })?;
+        Ok(pointers)
     }
 
     /// A handle for storing write pointers from any thread.

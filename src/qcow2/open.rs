@@ -3,13 +3,14 @@
 //! What is not checked here, as it would take reading gigabytes: L2 entries (checked one by one as they are used,
 //! and all of them by [`check`](super::check)) and the refcounts of clusters other than the write-pointer table's.
 
+use std::io;
 use std::sync::Arc;
 
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::error::OpenError;
 use super::extension::{self, ZonedExtension};
-use super::header::{self, Header, RawHeader};
+use super::header::{self, FILE_LIMIT, Header, RawHeader};
 use super::refcount::Refcounts;
 use super::regions::{Kind, Regions};
 use super::{Access, Image, alloc, entry, mapping, table};
@@ -17,10 +18,14 @@ use crate::storage::Storage;
 use crate::units::{Bytes, FileOffset};
 use crate::zone::{Clamp, Geometry};
 
+/// How many words of a table are read at a time.
+const READ_WORDS: u64 = 8192;
+
 /// What an image is opened to do.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Aim {
     Use,
+    Look,
     Check,
     Repair,
 }
@@ -34,6 +39,12 @@ impl<S: Storage> Image<S> {
             image.prepare_for_writing()?;
         }
         Ok(image)
+    }
+
+    /// Opens an image for reading, and judges no more of its write pointers than takes a moment: whoever needs one judges it
+    /// then. However large the image says it is, this takes little memory and time.
+    pub fn open_to_look(storage: Arc<S>) -> Result<Self, OpenError> {
+        Self::open_as(storage, Access::ReadOnly, Aim::Look)
     }
 
     /// Opens an image as for reading, but lets pass wrong write pointers, for a [`check`](super::check()) to list. Such an
@@ -54,6 +65,10 @@ impl<S: Storage> Image<S> {
         let (raw, header) = read_header(&*storage, file_len)?;
         let zoned = read_extensions(&*storage, file_len, &raw, &header)?;
         header.check_marks(access, aim == Aim::Repair)?;
+        if file_len > FILE_LIMIT && aim != Aim::Repair {
+            let expected = format!("at most {FILE_LIMIT}, as far as offsets of qcow2 reach; check --repair cuts it");
+            return Err(OpenError::field("the length of the file", file_len, expected));
+        }
         let (geometry, clamps) = check_geometry(&zoned, &header)?;
         let regions = place_tables(&zoned, &header, file_len)?;
         let orderly = header.autoclear_features & header::ORDERLY != 0;
@@ -112,7 +127,8 @@ impl<S: Storage> Image<S> {
         }
         // A last cluster that the file holds in part would make every reader treat its end specially.
         let whole = self.file_len.next_multiple_of(self.header.cluster_size().0);
-        if whole != self.file_len {
+        // A file that is too long for any use of its end is only opened to be cut.
+        if whole != self.file_len && whole <= FILE_LIMIT {
             self.storage.set_len(Bytes(whole)).map_err(OpenError::io("extend the file to whole clusters"))?;
             self.file_len = whole;
         }
@@ -207,8 +223,10 @@ fn find_order<S: Storage>(
     aim: Aim,
 ) -> Result<(entry::Entries, bool), OpenError> {
     let offset = FileOffset(zoned.zonedmeta_offset);
-    match table::find_order(storage, offset, geometry, zoned.layout, aim != Aim::Use)? {
-        (_, Some(wrong)) if aim == Aim::Use => Err(OpenError::Pointer(wrong)),
+    let refuses = matches!(aim, Aim::Use | Aim::Look);
+    let zones = geometry.nr_zones().min(if aim == Aim::Look { table::SAMPLE } else { u32::MAX });
+    match table::find_order(storage, offset, geometry, zoned.layout, zones, !refuses)? {
+        (_, Some(wrong)) if refuses => Err(OpenError::Pointer(wrong)),
         (entries, wrong) => Ok((entries, wrong.is_none())),
     }
 }
@@ -275,15 +293,32 @@ fn place_tables(zoned: &ZonedExtension, header: &Header, file_len: u64) -> Resul
     Ok(regions)
 }
 
+/// Room for as many values as an image says that there are.
+pub(super) fn room<T>(count: u64, doing: &'static str) -> Result<Vec<T>, OpenError> {
+    let mut room = Vec::new();
+    let had = usize::try_from(count).map(|count| room.try_reserve_exact(count));
+    match had {
+        Ok(Ok(())) => Ok(room),
+        _ => Err(OpenError::io(doing)(io::ErrorKind::OutOfMemory.into())),
+    }
+}
+
 fn read_words<S: Storage>(
     storage: &S,
     offset: FileOffset,
     count: u64,
     doing: &'static str,
 ) -> Result<Vec<u64>, OpenError> {
-    let mut bytes = vec![0u8; count as usize * 8];
-    storage.read_at(offset, &mut bytes).map_err(OpenError::io(doing))?;
-    Ok(bytes.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)).collect())
+    let mut words = room(count, doing)?;
+    let mut piece = room(count.min(READ_WORDS) * 8, doing)?;
+    let mut at = offset;
+    while (words.len() as u64) < count {
+        piece.resize((count - words.len() as u64).min(READ_WORDS) as usize * 8, 0u8);
+        storage.read_at(at, &mut piece).map_err(OpenError::io(doing))?;
+        words.extend(piece.as_chunks::<8>().0.iter().map(|word| u64::from_be_bytes(*word)));
+        at.0 += piece.len() as u64;
+    }
+    Ok(words)
 }
 
 /// An entry of the L1 or refcount table, to be judged.

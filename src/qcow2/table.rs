@@ -5,7 +5,7 @@
 //! both, and then big-endian is taken. The table is read in pieces, never as a whole.
 
 use std::io;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use super::entry::{ByteOrder, Entries, WrongEntry};
@@ -19,8 +19,9 @@ use crate::zone::Geometry;
 const PIECE: usize = 64 * 1024;
 /// Bytes of an entry.
 pub(super) const ENTRY: u64 = 8;
-/// How many entries tell the likely order where only the first fault is wanted.
-const SAMPLE: u32 = 65_536;
+/// How many entries tell the likely order where only the first fault is wanted; and by how many an image is judged that is
+/// only looked at: all of a usual one, and of any other no more than this.
+pub(super) const SAMPLE: u32 = 65_536;
 
 /// Calls `each` with every wrong entry in zone order until it breaks.
 pub(super) fn wrong_entries<S: Storage>(
@@ -29,22 +30,22 @@ pub(super) fn wrong_entries<S: Storage>(
     entries: &Entries,
     mut each: impl FnMut(WrongEntry) -> ControlFlow<()>,
 ) -> Result<(), OpenError> {
-    stream(storage, offset, entries.geometry.nr_zones(), |zone, entry| {
+    stream(storage, offset, 0..entries.geometry.nr_zones(), |zone, entry| {
         entries.wrong(zone, entry).map_or(ControlFlow::Continue(()), &mut each)
     })
 }
 
-/// Calls `each` with every entry in zone order until it breaks.
+/// Calls `each` with the entry of each of these zones, in order, until it breaks.
 fn stream<S: Storage>(
     storage: &S,
     offset: FileOffset,
-    nr_zones: u32,
+    zones: Range<u32>,
     mut each: impl FnMut(ZoneIndex, [u8; 8]) -> ControlFlow<()>,
 ) -> Result<(), OpenError> {
     let mut piece = vec![0u8; PIECE];
-    let mut zone = 0u32;
-    while zone < nr_zones {
-        let count = (nr_zones - zone).min((PIECE as u64 / ENTRY) as u32);
+    let mut zone = zones.start;
+    while zone < zones.end {
+        let count = (zones.end - zone).min((PIECE as u64 / ENTRY) as u32);
         let bytes = &mut piece[..count as usize * ENTRY as usize];
         let at = FileOffset(offset.0 + u64::from(zone) * ENTRY);
         storage.read_at(at, bytes).map_err(OpenError::io("read the zonedmeta table"))?;
@@ -66,19 +67,21 @@ struct Reading {
     first_wrong: Option<WrongEntry>,
 }
 
-/// Finds the byte order in which every entry is right, or else most make sense, big-endian where both fit as well; and
-/// what is wrong first in it. A table that is right in no order is looked at as a whole only where `thorough`.
+/// Finds the byte order in which the entries of the first `zones` zones are right, or else most make sense, big-endian
+/// where both fit as well; and what is wrong first in it. Those that are right in no order are all looked at only where
+/// `thorough`.
 pub(super) fn find_order<S: Storage>(
     storage: &S,
     offset: FileOffset,
     geometry: &Geometry,
     layout: ZonedLayout,
+    zones: u32,
     thorough: bool,
 ) -> Result<(Entries, Option<PointerError>), OpenError> {
     let usual = Entries { geometry: *geometry, layout, order: ByteOrder::Big };
     let reading = |order: &ByteOrder| Reading { entries: usual.in_order(*order), score: (0, 0), first_wrong: None };
     let mut readings: Vec<Reading> = layout.orders().iter().map(reading).collect();
-    stream(storage, offset, geometry.nr_zones(), |zone, entry| {
+    stream(storage, offset, 0..zones, |zone, entry| {
         for reading in &mut readings {
             let (tells, right) = reading.entries.telling(zone, entry);
             reading.score.0 += u32::from(tells);
@@ -98,23 +101,24 @@ pub(super) fn find_order<S: Storage>(
     }))
 }
 
-/// Reads every write pointer; the start of the zone for a conventional one.
-pub(super) fn read<S: Storage>(storage: &S, offset: FileOffset, entries: &Entries) -> Result<Vec<Bytes>, OpenError> {
-    // The number of zones is safe to allocate for: opening has read that many entries from inside the file, and all
-    // but the first zone's differ from the zeros of a hole.
-    let mut pointers = Vec::with_capacity(entries.geometry.nr_zones() as usize);
+/// Calls `each` with the write pointer of each of these zones, in order, until it breaks; the start of the zone for a
+/// conventional one.
+pub(super) fn read<S: Storage>(
+    storage: &S,
+    offset: FileOffset,
+    entries: &Entries,
+    zones: Range<u32>,
+    mut each: impl FnMut(ZoneIndex, Bytes) -> ControlFlow<()>,
+) -> Result<(), OpenError> {
     let mut fault = Ok(());
-    stream(storage, offset, entries.geometry.nr_zones(), |zone, entry| match entries.pointer(zone, entry) {
-        Ok(pointer) => {
-            pointers.push(pointer);
-            ControlFlow::Continue(())
-        }
+    stream(storage, offset, zones, |zone, entry| match entries.pointer(zone, entry) {
+        Ok(pointer) => each(zone, pointer),
         Err(wrong) => {
             fault = Err(OpenError::Pointer(wrong.error(entries)));
             ControlFlow::Break(())
         }
     })?;
-    fault.map(|()| pointers)
+    fault
 }
 
 /// Writes the table of a new image: every zone empty.

@@ -50,6 +50,7 @@ mod slot;
 mod write;
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -63,6 +64,14 @@ use crate::zone::{Clamp, Geometry, Resources, State, Zone, ZoneKind};
 use fuse::Fuse;
 use keeper::{Job, Keeper};
 use slot::{Slots, Stale, lock};
+
+/// Most zones that are served: each takes memory from the beginning, used or not ([`zone_memory`]).
+pub const MAX_ZONES: u32 = 1 << 24;
+
+/// What a zone takes of memory, in bytes, as long as nothing is done to it.
+pub fn zone_memory() -> Bytes {
+    Bytes(Slots::WEIGHT)
+}
 
 /// How an image is opened.
 #[derive(Clone, Copy, Debug)]
@@ -90,6 +99,25 @@ pub enum OpenError {
         pointer: Bytes,
         /// The granularity asked for.
         granularity: Bytes,
+    },
+    /// More zones than are served.
+    #[error(
+        "the image has {zones} zones, which would take {bytes} bytes of memory: expected at most {MAX_ZONES} zones; a disk \
+         of this size needs larger ones"
+    )]
+    TooManyZones {
+        /// How many.
+        zones: u32,
+        /// What they would take.
+        bytes: Bytes,
+    },
+    /// Less memory than the zones take.
+    #[error("there is no memory for the {zones} zones of the image, which take {bytes} bytes")]
+    NoMemory {
+        /// How many.
+        zones: u32,
+        /// What they take.
+        bytes: Bytes,
     },
     /// A length of the geometry is not a multiple of the write granularity.
     #[error(
@@ -131,26 +159,10 @@ impl<S: Storage> ZonedStore<S> {
     pub fn open(storage: Arc<S>, options: OpenOptions) -> Result<Self, OpenError> {
         let access = if options.read_only { Access::ReadOnly } else { Access::ReadWrite };
         let storage = Arc::new(Fuse::new(storage));
-        let mut image = Image::open(Arc::clone(&storage), access)?;
+        let image = Image::open(Arc::clone(&storage), access)?;
         let geometry = *image.geometry();
         check_granularity(&geometry, options.write_granularity)?;
-        let pointers = image.write_pointers()?;
-        let mut resources = Resources::new(&geometry);
-        let mut zones = Vec::with_capacity(pointers.len());
-        for (index, pointer) in (0..geometry.nr_zones()).map(ZoneIndex).zip(pointers) {
-            let zone = Zone::from_pointer(&geometry, index, pointer);
-            if zone.state() == State::Closed && !pointer.is_multiple_of(options.write_granularity.0) {
-                let granularity = options.write_granularity;
-                return Err(OpenError::PointerOffGranularity { zone: index, pointer, granularity });
-            }
-            resources.count(&zone);
-            let stale = match zone.state() {
-                State::Empty => Stale::AtOpen,
-                State::Closed if !image.ended_orderly() => Stale::AtOpen,
-                _ => Stale::No,
-            };
-            zones.push((zone, stale));
-        }
+        let (slots, resources) = read_zones(&image, options.write_granularity)?;
         let table = image.pointer_table();
         table.prepare();
         Ok(Self {
@@ -159,7 +171,7 @@ impl<S: Storage> ZonedStore<S> {
             clamps: image.clamps().to_vec(),
             granularity: options.write_granularity,
             read_only: options.read_only,
-            slots: Slots::new(zones.into_iter()),
+            slots,
             resources: Mutex::new(resources),
             table,
             keeper: Mutex::new(Keeper::new(image)),
@@ -338,6 +350,35 @@ impl Batch {
 /// A zone of `kind` sequential; conventional zones have no write pointer to act on.
 fn sequential(geometry: &Geometry, zone: ZoneIndex) -> bool {
     geometry.kind(zone) == ZoneKind::SequentialWriteRequired
+}
+
+/// All zones, as the image has them.
+fn read_zones<S: Storage>(image: &Image<S>, granularity: Bytes) -> Result<(Slots, Resources), OpenError> {
+    let geometry = image.geometry();
+    let zones = geometry.nr_zones();
+    let bytes = Bytes(u64::from(zones) * Slots::WEIGHT);
+    if zones > MAX_ZONES {
+        return Err(OpenError::TooManyZones { zones, bytes });
+    }
+    let mut slots = Slots::with_room(zones).ok_or(OpenError::NoMemory { zones, bytes })?;
+    let mut resources = Resources::new(geometry);
+    let mut wrong = Ok(());
+    image.each_write_pointer(0..zones, |index, pointer| {
+        let zone = Zone::from_pointer(geometry, index, pointer);
+        if zone.state() == State::Closed && !pointer.is_multiple_of(granularity.0) {
+            wrong = Err(OpenError::PointerOffGranularity { zone: index, pointer, granularity });
+            return ControlFlow::Break(());
+        }
+        resources.count(&zone);
+        let stale = match zone.state() {
+            State::Empty => Stale::AtOpen,
+            State::Closed if !image.ended_orderly() => Stale::AtOpen,
+            _ => Stale::No,
+        };
+        slots.push(zone, stale);
+        ControlFlow::Continue(())
+    })?;
+    wrong.map(|()| (slots, resources))
 }
 
 fn check_granularity(geometry: &Geometry, granularity: Bytes) -> Result<(), OpenError> {

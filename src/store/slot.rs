@@ -80,12 +80,20 @@ enum Flight {
 }
 
 impl Slots {
-    pub(super) fn new(zones: impl Iterator<Item = (Zone, Stale)>) -> Self {
-        let slot = |(zone, stale)| Slot {
-            commit: Mutex::new(()),
-            inner: Mutex::new(Inner { zone, stale, map: None, lane: None }),
-        };
-        Self(zones.map(slot).collect())
+    /// What a zone takes, in bytes, as long as nothing is done to it.
+    pub(super) const WEIGHT: u64 = size_of::<Slot>() as u64;
+
+    /// Room for this many zones, or none where there is not enough memory.
+    pub(super) fn with_room(zones: u32) -> Option<Self> {
+        let mut slots = Vec::new();
+        slots.try_reserve_exact(usize::try_from(zones).ok()?).ok()?;
+        Some(Self(slots))
+    }
+
+    /// Takes the next zone.
+    pub(super) fn push(&mut self, zone: Zone, stale: Stale) {
+        let inner = Inner { zone, stale, map: None, lane: None };
+        self.0.push(Slot { commit: Mutex::new(()), inner: Mutex::new(inner) });
     }
 
     /// The zone's own lock.

@@ -10,6 +10,7 @@ mod create;
 mod damage;
 mod foreign;
 mod inspect;
+mod limits;
 mod map;
 mod packaging;
 mod program;

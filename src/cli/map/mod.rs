@@ -19,8 +19,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
+use super::image::{self, Opened};
 use super::screen::{self, Colours};
-use super::{image, size};
+use super::size;
 use crate::control::client::Client;
 use crate::control::{Command, MAX_CELLS};
 use crate::observe::info::Info;
@@ -62,8 +63,8 @@ pub(super) struct Args {
 
 /// Where the zones come from.
 enum Source {
-    /// The write pointers of an image.
-    Image(Vec<Bytes>),
+    /// An image.
+    Image(Box<Opened>),
     /// A running daemon.
     Daemon(Client),
 }
@@ -119,21 +120,22 @@ fn open(args: &Args) -> Result<(Disk, Source)> {
         return Ok((disk, Source::Daemon(client)));
     }
     let Some(path) = &args.file else { bail!("no image given: expected FILE or --socket") };
-    let mut opened = image::look(path)?;
+    let opened = image::look(path)?;
     let name = path.display().to_string();
-    let pointers = opened.image.write_pointers().with_context(|| name.clone())?;
     let geometry = *opened.image.geometry();
-    Ok((Disk { name, geometry, longest_append: geometry.max_append() }, Source::Image(pointers)))
+    Ok((Disk { name, geometry, longest_append: geometry.max_append() }, Source::Image(Box::new(opened))))
 }
 
 impl Source {
     fn summary(&mut self, disk: &Disk, cells: u32) -> Result<Summary> {
+        let cells = cells.min(MAX_CELLS);
         match self {
-            Self::Image(pointers) => {
+            Self::Image(opened) => {
                 let zones = disk.geometry.nr_zones();
-                Ok(Summary::of(image::zones(&disk.geometry, pointers, 0..zones), zones, cells))
+                let summary = opened.with_zones(0..zones, |all| Summary::of(all, zones, cells));
+                Ok(summary.with_context(|| disk.name.clone())?)
             }
-            Self::Daemon(client) => Ok(client.ask(&Command::Map { cells: cells.min(MAX_CELLS) })?),
+            Self::Daemon(client) => Ok(client.ask(&Command::Map { cells })?),
         }
     }
 }

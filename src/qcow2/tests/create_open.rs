@@ -54,7 +54,7 @@ fn stored_pointers_are_read_again_in_the_order_of_the_image() {
         let raw = read_u64(&**image.storage(), table.offset(ZoneIndex(0)).0);
         let raw = if order == ByteOrder::Little { raw.swap_bytes() } else { raw };
         assert_eq!(raw, 1 << 59, "a conventional zone keeps its start and its flag");
-        let mut image = Image::open(Arc::clone(image.storage()), Access::ReadWrite).unwrap();
+        let image = Image::open(Arc::clone(image.storage()), Access::ReadWrite).unwrap();
         assert_eq!(image.table_order(), order);
         let pointers = image.write_pointers().unwrap();
         assert_eq!([pointers[0], pointers[3], pointers[11]], [Bytes(0), Bytes((3 << 20) + 512), Bytes(12 << 20)]);

@@ -109,7 +109,7 @@ fn a_finish_stores_what_the_layout_has_for_it() {
         }
         let flag = 1 << image.zoned().layout.conventional_bit();
         assert_eq!(u64::from_be_bytes(table.encode(ZoneIndex(0), Bytes(512))), flag);
-        let mut image = Image::open(Arc::clone(image.storage()), Access::ReadWrite).unwrap();
+        let image = Image::open(Arc::clone(image.storage()), Access::ReadWrite).unwrap();
         assert_eq!([third, last].map(|zone| image.write_pointers().unwrap()[zone.index()].0), expected);
     }
 }

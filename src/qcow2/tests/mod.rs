@@ -7,6 +7,7 @@ mod damage;
 mod faults;
 mod foreign;
 mod layouts;
+mod length;
 mod mapping;
 mod pointers;
 mod repair;

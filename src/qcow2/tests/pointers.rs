@@ -107,7 +107,7 @@ fn pointers_are_settled_on_request_and_never_lose_what_is_mapped() {
                 (zone, fault, expected),
                 "{when}"
             );
-            let mut image = Image::open(Arc::new(mended.clone()), Access::ReadWrite).unwrap();
+            let image = Image::open(Arc::new(mended.clone()), Access::ReadWrite).unwrap();
             assert_eq!(image.write_pointers().unwrap()[zone as usize], Bytes(expected), "{when}");
             assert_eq!(image.table_order(), anatomy.order, "{when}");
             // Nothing but the one entry and the mark of the end has changed.
@@ -133,7 +133,7 @@ fn entries_cut_to_32_bits_are_made_whole() {
     let (mended, report) = mend(&file, Pointers::Settle);
     assert_eq!((report.pointers_settled, report.left.errors), (5, 0), "{report:?}");
     assert!(report.settled.iter().all(|settled| settled.fault == PointerFault::Truncated));
-    let mut image = Image::open(Arc::new(mended), Access::ReadWrite).unwrap();
+    let image = Image::open(Arc::new(mended), Access::ReadWrite).unwrap();
     assert_eq!(image.table_order(), ByteOrder::Little);
     let pointers = image.write_pointers().unwrap();
     for (number, _, expected) in cases {
@@ -174,7 +174,7 @@ fn single_entries_in_the_other_byte_order_are_named_with_both_readings_and_settl
         let settled: Vec<_> =
             report.settled.iter().map(|one| (u64::from(one.zone), one.write_pointer, one.fault)).collect();
         assert_eq!(settled, written.map(|(zone, pointer)| (zone, pointer, PointerFault::OtherOrder)), "{order}");
-        let mut image = Image::open(Arc::new(mended), Access::ReadWrite).unwrap();
+        let image = Image::open(Arc::new(mended), Access::ReadWrite).unwrap();
         assert_eq!(image.table_order(), order);
         let pointers = image.write_pointers().unwrap();
         assert_eq!([pointers[1], pointers[2], pointers[7]], written.map(|(_, pointer)| Bytes(pointer)));
