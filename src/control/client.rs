@@ -1,16 +1,21 @@
 //! Asking a running daemon.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde::de::DeserializeOwned;
 
 use super::{Answer, Command, Zones};
 
-/// A daemon that does not answer for so long will not: what takes longest is a flush.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// A daemon that does not answer for so long will not.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The same for a flush, which takes as long as the disk takes.
+const FLUSH_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +28,15 @@ pub enum ClientError {
         /// What the system said.
         source: io::Error,
     },
-    /// It went away, or does not answer.
+    /// It is there, and says nothing.
+    #[error("{}: the daemon has not answered within {} s", .path.display(), .patience.as_secs_f32())]
+    Silent {
+        /// Where.
+        path: PathBuf,
+        /// How long it was waited for.
+        patience: Duration,
+    },
+    /// It went away, or cannot be asked.
     #[error("{}: the daemon does not answer: {source}", .path.display())]
     Lost {
         /// Where.
@@ -54,18 +67,21 @@ pub enum ClientError {
 pub struct Client {
     path: PathBuf,
     stream: BufReader<UnixStream>,
+    patience: Duration,
 }
 
 impl Client {
     /// Connects to the daemon.
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
-        let connected = UnixStream::connect(path).and_then(|stream| {
-            stream.set_read_timeout(Some(PATIENCE))?;
-            stream.set_write_timeout(Some(PATIENCE))?;
-            Ok(stream)
-        });
-        let stream = connected.map_err(|source| ClientError::Connect { path: path.into(), source })?;
-        Ok(Self { path: path.into(), stream: BufReader::new(stream) })
+        Self::connect_within(path, PATIENCE)
+    }
+
+    fn connect_within(path: &Path, patience: Duration) -> Result<Self, ClientError> {
+        let stream = stream_within(path, patience).map_err(|source| match source.kind() {
+            ErrorKind::WouldBlock => ClientError::Silent { path: path.into(), patience },
+            _ => ClientError::Connect { path: path.into(), source },
+        })?;
+        Ok(Self { path: path.into(), stream: BufReader::new(stream), patience })
     }
 
     /// Asks, and waits for the answer.
@@ -78,13 +94,19 @@ impl Client {
         };
         line.push(b'\n');
         let mut answer = String::new();
-        let asked = self.stream.get_mut().write_all(&line).and_then(|()| self.stream.read_line(&mut answer));
+        let patience = if matches!(command, Command::Flush {}) { FLUSH_PATIENCE } else { self.patience };
+        let stream = self.stream.get_mut();
+        let asked = stream.set_read_timeout(Some(patience)).and_then(|()| stream.write_all(&line));
+        let asked = asked.and_then(|()| self.stream.read_line(&mut answer));
         match asked {
             Ok(0) => {
                 let source = io::Error::new(io::ErrorKind::UnexpectedEof, "the connection is closed");
                 return Err(ClientError::Lost { path: self.path.clone(), source });
             }
             Ok(_) => {}
+            Err(source) if source.kind() == ErrorKind::WouldBlock => {
+                return Err(ClientError::Silent { path: self.path.clone(), patience });
+            }
             Err(source) => return Err(ClientError::Lost { path: self.path.clone(), source }),
         }
         match serde_json::from_str(&answer) {
@@ -105,5 +127,45 @@ impl Client {
                 Some(next) => (first, count) = (next, count.saturating_sub(len)),
             }
         }
+    }
+}
+
+/// Connects to a socket whose owner may have no time for that; `WouldBlock` where it takes too long.
+fn stream_within(path: &Path, patience: Duration) -> io::Result<UnixStream> {
+    let stream = UnixStream::from(socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?);
+    // It holds for a connection that waits to be accepted, too.
+    stream.set_write_timeout(Some(patience))?;
+    connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(stream)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(100);
+
+    #[test]
+    fn a_daemon_that_says_nothing_is_not_waited_for_without_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("control");
+        let _listener = UnixListener::bind(&path).unwrap();
+        let mut client = Client::connect_within(&path, SHORT).unwrap();
+        let asked = client.ask::<Value>(&Command::Info {}).unwrap_err();
+        assert_eq!(asked.to_string(), format!("{}: the daemon has not answered within 0.1 s", path.display()));
+        // One that accepts nobody has room for some who wait, and then for nobody.
+        let mut waiting = Vec::new();
+        let refused = loop {
+            match Client::connect_within(&path, SHORT) {
+                Ok(client) => waiting.push(client),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused.to_string(), asked.to_string());
     }
 }

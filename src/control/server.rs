@@ -1,13 +1,15 @@
 //! The daemon's side of the control socket: one thread, any number of questions, a bounded number of clients.
 //!
 //! No client can hold up another, the guest, or the daemon's end: sockets are non-blocking, a client's next line is
-//! looked at only when it has taken the answer to the last one, and lines, answers and clients are bounded.
+//! looked at only when it has taken the answer to the last one, and lines, answers and clients are bounded. A client that
+//! has asked for nothing for a while gives its place to one that waits for one.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -15,6 +17,9 @@ use super::{Answer, Command};
 
 /// Clients at a time; others wait to be accepted.
 const MAX_CLIENTS: usize = 16;
+
+/// How long a client that neither asks nor takes its answer keeps its place while others wait.
+const SILENCE: Duration = Duration::from_secs(2);
 
 /// The longest line, or head of a scraper's question.
 const MAX_LINE: usize = 4096;
@@ -41,12 +46,21 @@ impl Server {
         subject: Arc<dyn Subject>,
         confine: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
+        Self::start_with(listener, subject, confine, SILENCE)
+    }
+
+    fn start_with(
+        listener: UnixListener,
+        subject: Arc<dyn Subject>,
+        confine: impl FnOnce() + Send + 'static,
+        silence: Duration,
+    ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let stop = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let stopped = Arc::clone(&stop);
         let run = move || {
             confine();
-            if let Err(error) = serve(&listener, subject.as_ref(), &stopped) {
+            if let Err(error) = serve(&listener, subject.as_ref(), &stopped, silence) {
                 log::error!("the control socket is lost: {error}");
             }
         };
@@ -64,14 +78,17 @@ impl Server {
     }
 }
 
-fn serve(listener: &UnixListener, subject: &dyn Subject, stop: &EventFd) -> io::Result<()> {
+fn serve(listener: &UnixListener, subject: &dyn Subject, stop: &EventFd, silence: Duration) -> io::Result<()> {
     let mut clients: Vec<Client> = Vec::new();
     loop {
-        let room = clients.len() < MAX_CLIENTS;
+        // Somebody new is looked for where a place is free, or is one that may be given away.
+        let full = clients.len() >= MAX_CLIENTS;
+        let longest = clients.iter().map(|client| client.heard.elapsed()).max().filter(|_| full).unwrap_or(silence);
+        let wait = silence.checked_sub(longest).filter(|wait| !wait.is_zero());
         let mut fds = vec![watch(stop.as_raw_fd(), libc::POLLIN)];
-        fds.push(watch(if room { listener.as_raw_fd() } else { -1 }, libc::POLLIN));
+        fds.push(watch(if wait.is_none() { listener.as_raw_fd() } else { -1 }, libc::POLLIN));
         fds.extend(clients.iter().map(|client| watch(client.stream.as_raw_fd(), client.awaits())));
-        poll(&mut fds)?;
+        poll(&mut fds, wait)?;
         let ready = |at: usize| fds.get(at).is_some_and(|fd| fd.revents != 0);
         if ready(0) {
             return Ok(());
@@ -82,6 +99,7 @@ fn serve(listener: &UnixListener, subject: &dyn Subject, stop: &EventFd) -> io::
             !ready(at) || client.go_on(subject)
         });
         if ready(1) {
+            give_place(&mut clients, silence);
             match listener.accept() {
                 Ok((stream, _)) => clients.extend(Client::new(stream).ok()),
                 Err(error) => match error.raw_os_error() {
@@ -97,14 +115,26 @@ fn serve(listener: &UnixListener, subject: &dyn Subject, stop: &EventFd) -> io::
     }
 }
 
+/// Ends the client that has been silent for longest, where all places are taken.
+fn give_place(clients: &mut Vec<Client>, silence: Duration) {
+    let silent = clients.iter().enumerate().filter(|(_, client)| client.heard.elapsed() >= silence);
+    let longest = silent.min_by_key(|(_, client)| client.heard).map(|(at, _)| at);
+    if let Some(at) = longest.filter(|_| clients.len() >= MAX_CLIENTS) {
+        clients.swap_remove(at);
+    }
+}
+
 fn watch(fd: RawFd, events: i16) -> libc::pollfd {
     libc::pollfd { fd, events, revents: 0 }
 }
 
-fn poll(fds: &mut [libc::pollfd]) -> io::Result<()> {
+/// Waits for one of them, or for a while.
+fn poll(fds: &mut [libc::pollfd], wait: Option<Duration>) -> io::Result<()> {
+    // One millisecond more, as a wait that is cut short would only be begun again.
+    let millis = wait.map_or(-1, |wait| i32::try_from(wait.as_millis()).unwrap_or(i32::MAX).saturating_add(1));
     loop {
         // SAFETY: a slice of valid pollfds.
-        let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, -1) };
+        let ready = unsafe { libc::poll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, millis) };
         match io::Error::last_os_error() {
             _ if ready >= 0 => return Ok(()),
             error if error.kind() == ErrorKind::Interrupted => {}
@@ -119,6 +149,8 @@ struct Client {
     output: Vec<u8>,
     /// How much of the output was taken.
     taken: usize,
+    /// When it last asked for something, or took some of an answer.
+    heard: Instant,
     /// Nothing more is read: the connection ends with the output.
     last: bool,
 }
@@ -126,7 +158,7 @@ struct Client {
 impl Client {
     fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, input: Vec::new(), output: Vec::new(), taken: 0, last: false })
+        Ok(Self { stream, input: Vec::new(), output: Vec::new(), taken: 0, heard: Instant::now(), last: false })
     }
 
     fn awaits(&self) -> i16 {
@@ -156,6 +188,7 @@ impl Client {
 
     fn write(&mut self) -> io::Result<bool> {
         self.taken += self.stream.write(self.output.get(self.taken..).unwrap_or_default())?;
+        self.heard = Instant::now();
         if self.taken >= self.output.len() {
             self.output = Vec::new();
             self.taken = 0;

@@ -109,6 +109,32 @@ fn more_clients_than_there_are_places_wait_for_one() {
 }
 
 #[test]
+fn a_client_that_asks_nothing_gives_its_place_to_one_that_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("control");
+    let silence = Duration::from_millis(50);
+    let server = Server::start_with(UnixListener::bind(&path).unwrap(), Arc::new(Echo), || (), silence).unwrap();
+    let silent: Vec<_> = (0..MAX_CLIENTS).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    // What is no question is silence, too; what nobody waits for the place of is nobody's.
+    silent.iter().for_each(|mut client| client.write_all(b"{\"cmd\"").unwrap());
+    std::thread::sleep(2 * silence);
+    assert_eq!(ask(&silent[0], ":\"info\"}\n")["result"], json!({"asked": {"cmd": "info"}}));
+    let waiting: Vec<_> = (0..3).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    for mut client in &waiting {
+        client.write_all(b"{\"cmd\":\"info\"}\n").unwrap();
+    }
+    for client in &waiting {
+        assert!(answer(client)["result"].is_object());
+    }
+    let gone = silent.iter().filter(|client| {
+        client.set_nonblocking(true).unwrap();
+        (&mut &**client).read(&mut [0; 16]).is_ok_and(|read| read == 0)
+    });
+    assert_eq!(gone.count(), waiting.len());
+    server.stop();
+}
+
+#[test]
 fn a_scraper_gets_its_text_and_the_end() {
     let (_folder, path, server) = start();
     for (question, status, text) in [

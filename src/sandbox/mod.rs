@@ -115,6 +115,8 @@ fn drop_capabilities() -> Result<(), SandboxError> {
 /// From here on no path can be opened. Sets "no new privileges" too.
 fn deny_paths(removable: &[&Path]) -> Result<(), SandboxError> {
     let failed = SandboxError::of::<landlock::RulesetError>("Landlock");
+    let folders: Result<Vec<_>, _> = removable.iter().map(PathFd::new).collect();
+    let folders = folders.map_err(SandboxError::of("Landlock"))?;
     let restrict = || -> Result<_, landlock::RulesetError> {
         let mut rules = Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
@@ -122,7 +124,7 @@ fn deny_paths(removable: &[&Path]) -> Result<(), SandboxError> {
             .handle_access(AccessNet::from_all(LANDLOCK))?
             .scope(Scope::from_all(LANDLOCK))?
             .create()?;
-        for folder in removable.iter().filter_map(|folder| PathFd::new(folder).ok()) {
+        for folder in folders {
             rules = rules.add_rule(PathBeneath::new(folder, AccessFs::RemoveFile))?;
         }
         rules.restrict_self()

@@ -74,7 +74,13 @@ pub(super) fn converse<S: Storage + 'static>(
     handler: Handler<S>,
     by: Supervised<'_>,
 ) -> Result<bool, ServeError> {
-    let watched = stream.try_clone().map_err(ServeError::system("duplicate a socket"))?;
+    let watched = match stream.try_clone() {
+        Ok(watched) => watched,
+        Err(error) => {
+            log::warn!("a frontend is turned away: {error}");
+            return Ok(false);
+        }
+    };
     let handler = Arc::new(Mutex::new(handler));
     let mut endpoint = BackendReqHandler::from_stream(stream, Arc::clone(&handler));
     let mut limiter = LogLimiter::new();

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use vm_memory::GuestMemoryMmap;
 
-use super::engine::Transfer;
+use super::engine::{Transfer, error_of};
 use super::journal::{LeftBehind, Recovery};
 use super::router::queue_of;
 use super::slots::{FLUSH_SLOT, head_of};
@@ -269,7 +269,7 @@ impl<S: Storage> Worker<S> {
         }
         let failed = result < 0 || (result == 0 && piece != SYNC_PIECE);
         if failed && self.limiter.allow() {
-            let error = std::io::Error::from_raw_os_error(-result);
+            let error = error_of(result);
             log::error!("queue {}: the image file failed: {error} ({:?})", self.queue, slot.request);
         }
         self.io_over(number);

@@ -147,6 +147,15 @@ fn the_control_socket_is_its_owners_and_goes_with_the_daemon() {
 }
 
 #[test]
+fn silent_clients_keep_nobody_from_asking() {
+    let disk = start(1);
+    let silent: Vec<_> = (0..20).map(|_| UnixStream::connect(disk.image.beside("control")).unwrap()).collect();
+    assert_eq!(ask(&disk, &["info"])["nr_zones"], 8);
+    drop(silent);
+    disk.finish_clean();
+}
+
+#[test]
 fn the_log_says_more_when_the_control_socket_asks_for_it() {
     let mut disk = start(1);
     assert_eq!(disk.write(GEO.start(2) + 8, &[0; 4096]), Status::UnalignedWp);

@@ -2,11 +2,15 @@
 
 use std::fs;
 use std::io::Error;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
 
 use crate::common::cli::{Image, PROGRAM, SMALL};
 use crate::common::daemon::Daemon;
+use crate::common::eventually;
 use crate::common::frontend::{Frontend, Options};
 use crate::common::request::{Req, Status};
 
@@ -110,4 +114,80 @@ fn paths_from_the_folder_that_it_was_started_in_are_as_good_as_others() {
     daemon.signal(libc::SIGTERM);
     assert_orderly(&mut daemon, &image, "relative paths");
     assert!(!image.beside("control").exists());
+}
+
+#[test]
+fn too_few_descriptors_to_start_with_are_an_end_in_words_that_leaves_no_socket() {
+    let mut ended = 0;
+    for files in (6..40).step_by(2) {
+        let limit = libc::rlimit { rlim_cur: files, rlim_max: files };
+        let image = Image::create(&SMALL);
+        let socket = image.beside("zbd.sock");
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve").arg(image.path()).arg("--socket-path").arg(&socket);
+        // SAFETY: the closure makes one async-signal-safe call on a valid value.
+        unsafe {
+            command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, &limit) {
+                0 => Ok(()),
+                _ => Err(Error::last_os_error()),
+            });
+        }
+        let mut daemon = Daemon::spawn_program(&mut command, &socket);
+        let serves = eventually("the daemon to serve or to end", || match daemon.is_alive() {
+            true => daemon.log().contains("serving on").then_some(true),
+            false => Some(false),
+        });
+        if serves {
+            daemon.signal(libc::SIGTERM);
+        } else {
+            assert!(daemon.log().contains("Too many open files"), "{files}: {}", daemon.log());
+            ended += 1;
+        }
+        assert_eq!(daemon.wait().success(), serves, "{files}");
+        assert!(!socket.exists(), "{files}: the socket is left behind");
+        image.assert_clean();
+    }
+    assert!(ended > 0);
+}
+
+/// The limit of open files below which a process has so many numbers unused.
+fn limit_with_room(pid: i32, room: usize) -> u64 {
+    let open: Vec<u64> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .collect();
+    (0..).filter(|number| !open.contains(number)).nth(room).unwrap()
+}
+
+#[test]
+fn a_frontend_for_which_there_is_no_descriptor_is_turned_away_in_words_and_the_daemon_goes_on() {
+    // None for the connection itself, and none beside it.
+    for room in [0, 1] {
+        let image = Image::create(&SMALL);
+        let mut daemon = start(&image, || true);
+        drop(written(&mut daemon));
+        let free = |daemon: &Daemon, descriptors: u64| {
+            let limit = libc::rlimit { rlim_cur: descriptors, rlim_max: 1024 };
+            // SAFETY: the structure is valid during the call; the old limit is not asked for.
+            let set = unsafe { libc::prlimit(daemon.pid(), libc::RLIMIT_NOFILE, &limit, std::ptr::null_mut()) };
+            assert_eq!(set, 0, "{}", Error::last_os_error());
+        };
+        // The first frontend may not be gone at once, and has descriptors until then.
+        eventually("a frontend to be turned away", || {
+            free(&daemon, limit_with_room(daemon.pid(), room));
+            let _waiting = UnixStream::connect(daemon.socket()).unwrap();
+            sleep(Duration::from_millis(20));
+            daemon
+                .log()
+                .lines()
+                .any(|line| line.contains("frontend") && line.contains("Too many open files"))
+                .then_some(())
+        });
+        free(&daemon, 1024);
+        let mut front = Frontend::connect(daemon.connect(), &Options::default()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(front.call(0, &Req::flush()).status, Status::Ok);
+        drop(front);
+        daemon.signal(libc::SIGTERM);
+        assert_orderly(&mut daemon, &image, &format!("room for {room}"));
+    }
 }

@@ -134,6 +134,14 @@ fn result_of(returned: isize) -> i32 {
     i32::try_from(returned).unwrap_or(i32::MAX)
 }
 
+/// What a result says that is no success: a negated error number, or that nothing was written where something was to be.
+pub(super) fn error_of(result: i32) -> io::Error {
+    match result {
+        0 => io::Error::new(io::ErrorKind::WriteZero, "nothing was written, and no reason given"),
+        result => io::Error::from_raw_os_error(result.saturating_neg()),
+    }
+}
+
 /// Says once a process that io_uring cannot be used.
 fn note_fallback(error: &io::Error) {
     static SAID: AtomicBool = AtomicBool::new(false);

@@ -248,3 +248,9 @@ fn transfers_that_go_on_from_each_other_each_have_the_result_they_would_have_alo
         }
     }
 }
+
+#[test]
+fn a_write_of_nothing_is_told_as_that_and_not_as_a_success() {
+    assert_eq!(error_of(0).to_string(), "nothing was written, and no reason given");
+    assert_eq!(error_of(-libc::ENOSPC).raw_os_error(), Some(libc::ENOSPC));
+}
