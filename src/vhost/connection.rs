@@ -1,32 +1,31 @@
-//! Frontends, one after another: accepting them and carrying their messages to the handler.
+//! Frontends, one after another, and the messages of each.
 //!
 //! Whatever a frontend does, the daemon goes on with the next one. A refused message is answered (where a reply was
 //! asked for) and the connection goes on; where the frontend cannot know what became of its message, or where the
-//! stream is not what the protocol says, the connection is closed. The stop descriptor is watched at every wait.
+//! stream is not what the protocol says, the connection is closed.
 //!
-//! The crate reads a message with blocking calls that give up on one that comes in pieces. So it is called only when
-//! a whole message is there; a frontend that sends half of one is cut off after a while.
+//! Nothing that a frontend has in its hands is waited for without a bound: a message that has begun ends within a time,
+//! and none is looked at before there is room for its answer.
 
-use std::os::fd::AsRawFd;
-use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use vhost::vhost_user::{BackendReqHandler, Error as WireError};
-
 use super::device::{Device, ServeOptions};
-use super::handler::{Handler, ProtocolError};
-use super::limiter::LogLimiter;
-use super::socket::{Listening, Ready, message_complete, wait_readable, wait_supervised};
+use super::handler::{Handler, ProtocolError, Reply};
+use super::message::{self, Request};
+use super::reception::{Caller, Met, Patience, Reception};
+use super::socket::Listening;
+use super::wire::{Frame, Received, Wire};
 use super::{CLOSING, ServeError, Supervised};
 use crate::storage::Storage;
 use crate::virtio::config::ConfigSpace;
 
-/// How long a frontend may take to send the rest of a message.
+/// How long a frontend may take to send the rest of a message, or to take the answers to the ones before.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often it is looked for meanwhile.
-const MESSAGE_POLL: Duration = Duration::from_millis(5);
+/// How long a frontend may say nothing at first while another one waits.
+const SILENCE: Duration = Duration::from_secs(3);
 
 /// What is said of the daemon while there is no frontend.
 pub(super) fn waiting(listening: &Listening) -> String {
@@ -42,23 +41,18 @@ pub(super) fn accept_loop<S: Storage + 'static>(
     by: Supervised<'_>,
 ) -> Result<(), ServeError> {
     let handler = || Handler::new(Arc::clone(device), config.clone(), options);
-    loop {
-        match listening.accept(by)? {
-            None => return Ok(()),
-            Some(stream) => {
-                log::debug!("a frontend is connected");
-                by.manager.status("serving a frontend");
-                device.watch.frontend_is(true);
-                let stopped = converse(stream, handler(), by)?;
-                device.watch.frontend_is(false);
-                log::debug!("the frontend is gone");
-                if stopped || listening.is_single() {
-                    return Ok(());
-                }
-                by.manager.status(&waiting(listening));
-            }
+    let mut reception = Reception::new(Some(listening), &device.lines, by);
+    while let Some(caller) = reception.next()? {
+        by.manager.status("serving a frontend");
+        device.watch.frontend_is(true);
+        let stopped = converse(caller, handler(), &mut reception)?;
+        device.watch.frontend_is(false);
+        if stopped || listening.is_single() {
+            break;
         }
+        by.manager.status(&waiting(listening));
     }
+    Ok(())
 }
 
 /// Why a connection ends.
@@ -70,98 +64,112 @@ enum End {
 
 /// Serves one frontend. Returns whether that ended because it is time to stop.
 pub(super) fn converse<S: Storage + 'static>(
-    stream: UnixStream,
-    handler: Handler<S>,
-    by: Supervised<'_>,
+    caller: Caller,
+    mut handler: Handler<S>,
+    reception: &mut Reception<'_>,
 ) -> Result<bool, ServeError> {
-    let watched = match stream.try_clone() {
-        Ok(watched) => watched,
-        Err(error) => {
-            log::warn!("a frontend is turned away: {error}");
-            return Ok(false);
-        }
-    };
-    let handler = Arc::new(Mutex::new(handler));
-    let mut endpoint = BackendReqHandler::from_stream(stream, Arc::clone(&handler));
-    let mut limiter = LogLimiter::new();
+    let name = caller.to_string();
+    let silent_until = caller.since + SILENCE;
+    let wire = Wire::new(caller.stream).map_err(ServeError::system("set up a socket"))?;
+    let mut conversation = Conversation { wire, silent_until: Some(silent_until) };
     let end = loop {
-        if let Some(end) = next_message(&watched, by)? {
-            break end;
-        }
-        let result = endpoint.handle_request();
-        let refusal = lock(&handler).take_refusal();
-        if let Some(end) = judge(result, refusal, &mut limiter) {
+        let frame = match conversation.next_message(reception)? {
+            Ok(frame) => frame,
+            Err(end) => break end,
+        };
+        if let Err(end) = conversation.answer(frame, &mut handler) {
             break end;
         }
     };
     if let End::Broken(reason) = &end
-        && limiter.allow()
+        && handler.lines().refusals.allow()
     {
-        log::warn!("the connection to the frontend is closed: {reason}");
+        log::warn!("the connection to the frontend is closed ({name}): {reason}");
     }
     let stopped = matches!(end, End::Stopped);
     if stopped {
         // Requests in flight may take their time; nobody is to wait for a sign of life meanwhile.
-        by.manager.stopping(CLOSING);
+        reception.by.manager.stopping(CLOSING);
     }
-    lock(&handler).stop_all();
+    handler.stop_all();
+    reception.tell(format_args!("the frontend is gone: {name}"));
     Ok(stopped)
 }
 
-fn lock<T>(handler: &Mutex<T>) -> MutexGuard<'_, T> {
-    handler.lock().unwrap_or_else(PoisonError::into_inner)
+/// What a connection has come to.
+struct Conversation {
+    wire: Wire,
+    /// Until when it may say nothing while another frontend waits; none when it has said something.
+    silent_until: Option<Instant>,
 }
 
-/// Waits until a whole message is there; gives the reason where none will come.
-fn next_message(stream: &UnixStream, by: Supervised<'_>) -> Result<Option<End>, ServeError> {
-    let failed = ServeError::system("wait for a message");
-    match wait_supervised(Some(stream.as_raw_fd()), by).map_err(failed)? {
-        Ready::Stop => return Ok(Some(End::Stopped)),
-        Ready::Descriptor | Ready::Timeout => {}
+impl Conversation {
+    /// Waits until a whole message and room for its answer are there; gives the reason where that will not be.
+    fn next_message(&mut self, reception: &mut Reception<'_>) -> Result<Result<Frame, End>, ServeError> {
+        let mut until = None;
+        let frame = loop {
+            match self.wire.receive() {
+                Err(error) => return Ok(Err(End::Broken(error.to_string()))),
+                Ok(Received::HungUp) => return Ok(Err(End::HungUp)),
+                Ok(Received::Whole(frame)) => break frame,
+                Ok(Received::Nothing) => {}
+                Ok(Received::Part) => until = until.or_else(|| Some(Instant::now() + MESSAGE_TIMEOUT)),
+            }
+            let patience = Patience { until, if_others_wait: self.silent_until };
+            match reception.attend(self.wire.as_fd(), libc::POLLIN, patience)? {
+                Met::Ready => {}
+                Met::Stop => return Ok(Err(End::Stopped)),
+                Met::Late => return Ok(Err(End::Broken(self.too_late(reception)))),
+            }
+        };
+        self.silent_until = None;
+        let patience = Patience { until: Some(Instant::now() + MESSAGE_TIMEOUT), if_others_wait: None };
+        Ok(match reception.attend(self.wire.as_fd(), libc::POLLOUT, patience)? {
+            Met::Ready => Ok(frame),
+            Met::Stop => Err(End::Stopped),
+            Met::Late => Err(End::Broken("it does not read the answers to its messages".into())),
+        })
     }
-    let deadline = Instant::now() + MESSAGE_TIMEOUT;
-    loop {
-        match message_complete(stream) {
-            Err(error) => return Ok(Some(End::Broken(error.to_string()))),
-            Ok(None) => return Ok(Some(End::HungUp)),
-            Ok(Some(true)) => return Ok(None),
-            Ok(Some(false)) if Instant::now() > deadline => {
-                return Ok(Some(End::Broken("the rest of a message did not come".into())));
+
+    fn too_late(&self, reception: &Reception<'_>) -> String {
+        match (self.silent_until, reception.waiting()) {
+            (Some(_), Some(other)) => {
+                format!("it has said nothing for {} s, and another frontend waits: {other}", SILENCE.as_secs())
             }
-            Ok(Some(false)) => {
-                by.manager.alive();
-                let failed = ServeError::system("wait for a message");
-                if let Ready::Stop = wait_readable(None, by.stop, Some(MESSAGE_POLL)).map_err(failed)? {
-                    return Ok(Some(End::Stopped));
-                }
+            _ => "the rest of a message did not come".into(),
+        }
+    }
+
+    /// Does what a message asks for, and answers it.
+    fn answer<S: Storage + 'static>(&mut self, frame: Frame, handler: &mut Handler<S>) -> Result<(), End> {
+        let request = message::parse(frame, handler.protocol()).map_err(|error| End::Broken(error.to_string()))?;
+        let Request { code, needs_reply, message } = request;
+        let result = handler.handle(message);
+        if let Err(reason) = &result {
+            if ends_connection(reason) {
+                return Err(End::Broken(reason.to_string()));
             }
+            if handler.lines().refusals.allow() {
+                log::warn!("a message of the frontend is refused: {reason}");
+            }
+        }
+        let acknowledged = needs_reply && handler.acknowledges();
+        let mut send = |payload: &[u8], file: Option<BorrowedFd<'_>>| {
+            // There was room for it, so that whoever is gone by now has gone.
+            self.wire.send(&message::reply(code, payload), file).map_err(|_| End::HungUp)
+        };
+        match result {
+            Ok(Reply::Done) if acknowledged => send(&0u64.to_ne_bytes(), None),
+            Err(_) if acknowledged => send(&1u64.to_ne_bytes(), None),
+            Ok(Reply::Done) | Err(_) => Ok(()),
+            Ok(Reply::Payload(payload)) => send(&payload, None),
+            Ok(Reply::WithFile(payload, file)) => send(&payload, Some(file.as_fd())),
         }
     }
 }
 
-/// What follows from the result of a message.
-fn judge(result: Result<(), WireError>, refusal: Option<ProtocolError>, limiter: &mut LogLimiter) -> Option<End> {
-    if let Some(reason) = &refusal
-        && limiter.allow()
-    {
-        log::warn!("a message of the frontend is refused: {reason}");
-    }
-    match (result, refusal) {
-        (Ok(()), _) => None,
-        // The message was read to its end and refused by the handler, which the frontend can be told.
-        (Err(WireError::InvalidParam), Some(reason)) if !ends_connection(&reason) => None,
-        (Err(WireError::Disconnected), _) => Some(End::HungUp),
-        (Err(WireError::SocketBroken(error)), _) => {
-            log::debug!("the frontend has hung up in the middle of a message: {error}");
-            Some(End::HungUp)
-        }
-        (Err(_), Some(reason)) => Some(End::Broken(reason.to_string())),
-        (Err(error), None) => Some(End::Broken(error.to_string())),
-    }
-}
-
-/// Whether the connection cannot go on after this: the message is always answered with a payload, which the crate
-/// leaves out, and the frontend would wait for ever; or its requests in flight would be done a second time.
+/// Whether the connection cannot go on after this: the message is always answered with a payload, and there is none for
+/// an error; or the frontend's requests in flight would be done a second time.
 fn ends_connection(reason: &ProtocolError) -> bool {
-    matches!(reason, ProtocolError::Unsupported(_) | ProtocolError::NoBase { .. } | ProtocolError::Inflight(_))
+    matches!(reason, ProtocolError::NoBase { .. } | ProtocolError::Inflight(_))
 }

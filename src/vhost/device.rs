@@ -10,6 +10,7 @@ use virtio_bindings::bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
 use super::ServeError;
 use super::files::{DataFiles, Files};
 use super::journal::Journals;
+use super::limiter::Lines;
 use super::router::Router;
 use super::watch::Watch;
 use crate::sandbox::{self, Sandbox};
@@ -80,6 +81,8 @@ pub(super) struct Device<S> {
     /// The unit of writes.
     pub(super) block: Bytes,
     pub(super) watch: Watch,
+    /// How much may be logged because of guests and frontends.
+    pub(super) lines: Lines,
     pub(super) aio: AioMode,
     pub(super) poll: Duration,
     pub(super) sandbox: Sandbox,
@@ -112,6 +115,7 @@ impl<S: Storage> Device<S> {
             max_append,
             block: Bytes(options.block_size.into()),
             watch: Watch::new(MAX_QUEUES, trace),
+            lines: Lines::new(MAX_QUEUES),
             aio: options.aio,
             poll: options.poll,
             sandbox,

@@ -93,7 +93,7 @@ impl<S: Storage> Worker<S> {
             }
         });
         self.note_ring(walked);
-        if !parsed.is_empty() {
+        if !parsed.is_empty() && self.device.lines.of_queue(self.queue).allow() {
             log::info!("queue {}: goes on with {} requests that were in flight", self.queue, parsed.len());
         }
         for (head, number, request) in parsed {
@@ -268,7 +268,7 @@ impl<S: Storage> Worker<S> {
             }
         }
         let failed = result < 0 || (result == 0 && piece != SYNC_PIECE);
-        if failed && self.limiter.allow() {
+        if failed && self.device.lines.of_queue(self.queue).allow() {
             let error = error_of(result);
             log::error!("queue {}: the image file failed: {error} ({:?})", self.queue, slot.request);
         }
@@ -380,7 +380,7 @@ impl<S: Storage> Worker<S> {
             slot.seen.refused = Some((refused.rule(), zone));
         }
         let level = error.log_level();
-        if log::log_enabled!(level) && self.limiter.allow() {
+        if log::log_enabled!(level) && self.device.lines.of_queue(self.queue).allow() {
             log::log!(level, "queue {}: {refused}", self.queue);
         }
         self.answer_now(slot, error.status(), 1);

@@ -23,6 +23,7 @@ use super::handler::Handler;
 use super::housekeeper::Housekeeper;
 use super::inflight::{self, Inflight, Tracker};
 use super::journal::{self, Journals};
+use super::reception::{Caller, Reception};
 use super::ring::{Ring, RingError, RingSetup};
 use crate::fuzzing::Input;
 use crate::qcow2::{self, ByteOrder, CreateOptions};
@@ -447,7 +448,9 @@ pub fn messages(bytes: &[u8]) {
         Arc::new(Device::new(Arc::clone(&store), files, &options, config.max_append(), None, sandbox).unwrap());
     let housekeeper = Housekeeper::start(Arc::clone(&device)).unwrap();
     let by = Supervised { stop: &stop, manager: &ServiceManager::default() };
-    let stopped = converse(served, Handler::new(device, config, &options), by).unwrap();
+    let handler = Handler::new(Arc::clone(&device), config, &options);
+    let mut reception = Reception::new(None, &device.lines, by);
+    let stopped = converse(Caller::new(served), handler, &mut reception).unwrap();
     housekeeper.stop();
     assert!(!stopped, "nobody has stopped it");
     store.close().unwrap();

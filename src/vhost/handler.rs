@@ -1,8 +1,8 @@
-//! The vhost-user protocol of one connection: what the frontend sets up, and when queues start and stop.
+//! What the vhost-user messages of one connection mean: what the frontend sets up, and when queues start and stop.
 //!
-//! The crate has parsed each message and checked its framing; here its meaning is checked, and everything in it is
-//! the frontend's word: indices, sizes, addresses, descriptors. A message that makes no sense is refused, which the
-//! frontend learns where it asked for a reply, and changes nothing.
+//! The form of each message was checked; everything in it is the frontend's word: indices, sizes, addresses,
+//! descriptors. A message that makes no sense is refused, which the frontend learns where it asked for a reply, and
+//! changes nothing: what could be wrong is looked at first, and what still fails at the end is taken back.
 //!
 //! A queue runs while it has addresses and a kick descriptor and is enabled. Whatever stops it (GET_VRING_BASE,
 //! disabling, a device reset, the end of the connection) first waits for its requests in flight.
@@ -10,26 +10,21 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use vhost::VhostUserMemoryRegionBase;
-use vhost::vhost_user::message::{
-    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
-    VhostUserMemoryRegion, VhostUserProtocolFeatures, VhostUserShMemConfig, VhostUserSharedMsg,
-    VhostUserSingleMemoryRegion, VhostUserVringAddrFlags, VhostUserVringState,
-};
-use vhost::vhost_user::{Error as WireError, GpuBackend, VhostUserBackendReqHandlerMut};
+use vhost::vhost_user::VhostUserProtocolFeatures;
+use vhost::vhost_user::message::VhostUserInflight;
 
 use super::device::{Device, MAX_QUEUES, ServeOptions};
 use super::inflight::{self, Disk, Inflight, InflightError};
 use super::journal::{self, LeftBehind};
+use super::limiter::Lines;
 use super::memory::{MAX_REGIONS, MemoryError, MemoryTable};
-use super::ring::RingSetup;
+use super::message::{Message, inflight_payload};
+use super::notify::Notifier;
+use super::ring::{Ring, RingSetup};
 use super::worker::{QueueSetup, WorkerError, WorkerHandle};
 use crate::storage::Storage;
 use crate::virtio::config::{ConfigSpace, Written};
 use crate::virtio::features::Features;
-
-type WireResult<T> = Result<T, WireError>;
 
 /// Why a message was refused.
 #[derive(Debug, thiserror::Error)]
@@ -50,18 +45,35 @@ pub(super) enum ProtocolError {
     Running { index: u32, what: &'static str },
     #[error("the rings of queue {index} are at user addresses that no memory region holds")]
     RingAddress { index: u32 },
+    #[error("queue {index} runs, and its rings would not lie in the guest's memory any more")]
+    RingMemory { index: u32 },
     #[error("queue {index} has no kick descriptor: polling the ring is not supported")]
     NoKick { index: u32 },
-    #[error("the kick descriptor of queue {index} cannot be made non-blocking: {source}")]
-    Kick { index: u32, source: nix::Error },
+    #[error("the {what} descriptor of queue {index} is {kind}: expected an eventfd")]
+    Event { index: u32, what: &'static str, kind: &'static str },
+    #[error("queue {index} is enabled or disabled, and VHOST_USER_F_PROTOCOL_FEATURES was not accepted")]
+    NotByMessage { index: u32 },
     #[error(transparent)]
     Memory(#[from] MemoryError),
     #[error("queue {index} cannot run: {source}")]
     Worker { index: u32, source: WorkerError },
     #[error(transparent)]
     Inflight(#[from] InflightError),
-    #[error("{0} is not supported")]
-    Unsupported(&'static str),
+}
+
+/// What a message that was done is answered with.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// That it was done, if that was asked for.
+    Done,
+    Payload(Vec<u8>),
+    WithFile(Vec<u8>, File),
+}
+
+impl Reply {
+    fn number(number: u64) -> Self {
+        Self::Payload(number.to_ne_bytes().into())
+    }
 }
 
 /// Ring addresses in the frontend's address space.
@@ -73,16 +85,22 @@ struct UserAddresses {
 }
 
 /// One queue as the frontend has set it up.
-#[derive(Default)]
-struct Vring {
+#[derive(Clone, Default)]
+struct Wanted {
     size: Option<u16>,
     addresses: Option<UserAddresses>,
     /// The available index of the first chain to take, while the queue is stopped.
     base: u16,
-    kick: Option<Arc<File>>,
-    call: Option<Arc<File>>,
-    error: Option<Arc<File>>,
+    kick: Option<Arc<Notifier>>,
+    call: Option<Arc<Notifier>>,
+    error: Option<Arc<Notifier>>,
     enabled: bool,
+}
+
+/// A queue, and its worker while it runs.
+#[derive(Default)]
+struct Vring {
+    wanted: Wanted,
     worker: Option<WorkerHandle>,
 }
 
@@ -92,6 +110,7 @@ pub(super) struct Handler<S: Storage> {
     config: ConfigSpace,
     offered: Features,
     accepted: Features,
+    protocol: VhostUserProtocolFeatures,
     memory: MemoryTable,
     vrings: Vec<Vring>,
     max_size: u16,
@@ -99,7 +118,6 @@ pub(super) struct Handler<S: Storage> {
     inflight: Option<Arc<Inflight>>,
     /// What the last process left behind, by queue, until the queue runs.
     left: Vec<LeftBehind<S>>,
-    refused: Option<ProtocolError>,
     complained: bool,
 }
 
@@ -113,20 +131,68 @@ impl<S: Storage + 'static> Handler<S> {
             config,
             offered,
             accepted: Features::default(),
+            protocol: VhostUserProtocolFeatures::empty(),
             memory: MemoryTable::default(),
             vrings: (0..MAX_QUEUES).map(|_| Vring::default()).collect(),
             max_size: options.queue_size,
             disk,
             inflight: None,
             left: Vec::new(),
-            refused: None,
             complained: false,
         }
     }
 
-    /// Why the last message was refused, if it was.
-    pub(super) fn take_refusal(&mut self) -> Option<ProtocolError> {
-        self.refused.take()
+    /// How much may be logged because of the frontend.
+    pub(super) fn lines(&self) -> &Lines {
+        &self.device.lines
+    }
+
+    /// The protocol features that were agreed on.
+    pub(super) fn protocol(&self) -> VhostUserProtocolFeatures {
+        self.protocol
+    }
+
+    /// Whether a message is acknowledged where that is asked for.
+    pub(super) fn acknowledges(&self) -> bool {
+        self.protocol.contains(VhostUserProtocolFeatures::REPLY_ACK)
+    }
+
+    /// Does what a message asks for; an error has changed nothing.
+    pub(super) fn handle(&mut self, message: Message) -> Result<Reply, ProtocolError> {
+        match message {
+            Message::GetFeatures => return Ok(Reply::number(self.offered.bits())),
+            Message::GetProtocolFeatures => return Ok(Reply::number(offered_protocol_features().bits())),
+            Message::GetQueueNum => return Ok(Reply::number(MAX_QUEUES.into())),
+            Message::GetMaxMemSlots => return Ok(Reply::number(MAX_REGIONS as u64)),
+            Message::GetVringBase { index } => return self.give_base(index),
+            Message::GetConfig { offset, size, flags } => return Ok(self.read_config(offset, size, flags)),
+            Message::GetInflightFd(asked) => {
+                let (told, file) = Inflight::create(&asked, &self.disk, self.device.store.geometry().nr_zones())?;
+                return Ok(Reply::WithFile(inflight_payload(&told), file));
+            }
+            Message::SetOwner => {}
+            Message::SetFeatures(bits) => self.accept_features(bits)?,
+            Message::SetProtocolFeatures(bits) => self.accept_protocol_features(bits)?,
+            Message::Reset => self.reset(),
+            Message::SetMemTable(regions) => self.replace_memory(MemoryTable::new(regions)?)?,
+            Message::AddMemReg(region, file) => self.replace_memory(self.memory.with(&region, &file)?)?,
+            Message::RemMemReg(region) => self.replace_memory(self.memory.without(&region)?)?,
+            Message::SetVringNum { index, size } => self.set_size(index, size)?,
+            Message::SetVringAddr { index, descriptors, used, available } => {
+                self.set_addresses(index, UserAddresses { descriptors, used, available })?;
+            }
+            Message::SetVringBase { index, base } => {
+                let base = u16::try_from(base).map_err(|_| ProtocolError::Base { index, base })?;
+                self.stopped_vring(index, "the available index")?.wanted.base = base;
+            }
+            Message::SetVringKick { index, file } => self.set_kick(index, file)?,
+            Message::SetVringCall { index, file } => self.set_call(index, file)?,
+            Message::SetVringErr { index, file } => self.set_error(index, file)?,
+            Message::SetVringEnable { index, on } => self.enable(index, on)?,
+            Message::SetConfig { offset, data } => self.write_config(offset, &data),
+            Message::SetInflightFd(told, file) => self.track(&told, &file)?,
+        }
+        Ok(Reply::Done)
     }
 
     /// Stops every queue, after its requests in flight, and tracks none any more.
@@ -155,18 +221,6 @@ impl<S: Storage + 'static> Handler<S> {
         Ok(())
     }
 
-    /// Keeps the reason for the log and makes of it what the crate understands.
-    fn answer<T>(&mut self, result: Result<T, ProtocolError>) -> WireResult<T> {
-        result.map_err(|error| {
-            self.refused = Some(error);
-            WireError::InvalidParam
-        })
-    }
-
-    fn unsupported<T>(&mut self, what: &'static str) -> WireResult<T> {
-        self.answer(Err(ProtocolError::Unsupported(what)))
-    }
-
     fn vring(&mut self, index: u32) -> Result<&mut Vring, ProtocolError> {
         self.vrings.get_mut(index as usize).ok_or(ProtocolError::NoSuchQueue { index })
     }
@@ -178,50 +232,47 @@ impl<S: Storage + 'static> Handler<S> {
         }
     }
 
-    /// Where a queue's rings are in guest memory, if it has addresses.
-    fn ring_setup(&self, index: u16) -> Result<Option<RingSetup>, ProtocolError> {
+    /// Where a queue's rings are in this memory, if it has addresses.
+    fn ring_setup(&self, index: u16, memory: &MemoryTable) -> Result<Option<RingSetup>, ProtocolError> {
         let Some(vring) = self.vrings.get(usize::from(index)) else { return Ok(None) };
-        let Some(addresses) = vring.addresses else { return Ok(None) };
+        let Some(addresses) = vring.wanted.addresses else { return Ok(None) };
         let translate = |user| {
             let index = u32::from(index);
-            self.memory.translate(user).ok_or(ProtocolError::RingAddress { index })
+            memory.translate(user).ok_or(ProtocolError::RingAddress { index })
         };
         Ok(Some(RingSetup {
-            size: vring.size.unwrap_or(self.max_size),
+            size: vring.wanted.size.unwrap_or(self.max_size),
             descriptors: translate(addresses.descriptors)?,
             available: translate(addresses.available)?,
             used: translate(addresses.used)?,
-            next_available: vring.base,
+            next_available: vring.wanted.base,
             event_idx: self.accepted.event_idx(),
         }))
     }
 
-    /// Starts a queue if all it needs is there and it is not running.
-    fn start_if_ready(&mut self, index: u16) -> Result<(), ProtocolError> {
+    /// Starts a queue if all it needs is there and it is not running. Returns whether it has.
+    fn start_if_ready(&mut self, index: u16) -> Result<bool, ProtocolError> {
         let enabled_by_itself = !self.accepted.protocol_features();
-        let Some(vring) = self.vrings.get(usize::from(index)) else { return Ok(()) };
-        let (Some(kick), None) = (&vring.kick, &vring.worker) else { return Ok(()) };
-        if !vring.enabled && !enabled_by_itself {
-            return Ok(());
+        let Some(vring) = self.vrings.get(usize::from(index)) else { return Ok(false) };
+        let (Some(kick), None) = (vring.wanted.kick.clone(), &vring.worker) else { return Ok(false) };
+        if !vring.wanted.enabled && !enabled_by_itself {
+            return Ok(false);
         }
-        let kick = Arc::clone(kick);
-        let (call, error) = (vring.call.clone(), vring.error.clone());
-        let Some(ring) = self.ring_setup(index)? else { return Ok(()) };
+        let (call, error) = (vring.wanted.call.clone(), vring.wanted.error.clone());
+        let Some(ring) = self.ring_setup(index, &self.memory)? else { return Ok(false) };
         self.complain_once();
         let mem = Arc::clone(self.memory.memory());
         let region = self.inflight.clone().filter(|region| index < region.queues());
-        let mut left = LeftBehind::none(&self.device.store);
-        if let Some(known) = self.left.get_mut(usize::from(index)) {
-            std::mem::swap(known, &mut left);
-        }
-        let setup = QueueSetup { queue: index, region, left, ring, mem, kick, call, error };
-        let worker = WorkerHandle::start(&self.device, setup)
+        let mut nothing = LeftBehind::none(&self.device.store);
+        let left = self.left.get_mut(usize::from(index)).unwrap_or(&mut nothing);
+        let setup = QueueSetup { queue: index, region, ring, mem, kick, call, error };
+        let worker = WorkerHandle::start(&self.device, setup, left)
             .map_err(|source| ProtocolError::Worker { index: index.into(), source })?;
         log::debug!("queue {index} runs: {ring:x?}");
         if let Some(vring) = self.vrings.get_mut(usize::from(index)) {
             vring.worker = Some(worker);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Stops a queue if it is running.
@@ -229,15 +280,31 @@ impl<S: Storage + 'static> Handler<S> {
         let Some(vring) = self.vrings.get_mut(usize::from(index)) else { return };
         let Some(worker) = vring.worker.take() else { return };
         match worker.stop() {
-            Ok(next) => vring.base = next,
+            Ok(next) => vring.wanted.base = next,
             Err(error) => log::error!("queue {index} did not stop well: {error}"),
         }
-        log::debug!("queue {index} is stopped at available index {}", vring.base);
+        log::debug!("queue {index} is stopped at available index {}", vring.wanted.base);
+    }
+
+    /// Changes what is wanted of a queue, and starts it if that was what it needed. If it cannot run, nothing is
+    /// changed.
+    fn change(&mut self, index: u32, change: impl FnOnce(&mut Wanted)) -> Result<(), ProtocolError> {
+        let vring = self.vring(index)?;
+        let before = vring.wanted.clone();
+        change(&mut vring.wanted);
+        match self.start_if_ready(index as u16) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                self.vring(index)?.wanted = before;
+                Err(error)
+            }
+        }
     }
 
     /// Says, once a connection, why a driver that does not know zones gets nothing but errors.
     fn complain_once(&mut self) {
-        if self.accepted.zoned() || std::mem::replace(&mut self.complained, true) {
+        let known = self.accepted.zoned() || std::mem::replace(&mut self.complained, true);
+        if known || !self.device.lines.unzoned.allow() {
             return;
         }
         log::error!(
@@ -249,60 +316,108 @@ impl<S: Storage + 'static> Handler<S> {
         );
     }
 
-    /// Takes a new memory table into use, in the running queues too.
+    /// Takes a new memory table into use, in the running queues too, if their rings lie in it.
     fn replace_memory(&mut self, memory: MemoryTable) -> Result<(), ProtocolError> {
-        self.memory = memory;
-        let mut result = Ok(());
-        for index in 0..MAX_QUEUES {
-            let Some(vring) = self.vrings.get(usize::from(index)) else { continue };
+        let mut rings = Vec::new();
+        for (index, vring) in (0..MAX_QUEUES).zip(&self.vrings) {
             if vring.worker.is_none() {
                 continue;
             }
-            match self.ring_setup(index) {
-                Ok(Some(ring)) => {
-                    if let Some(worker) = self.vrings.get(usize::from(index)).and_then(|vring| vring.worker.as_ref()) {
-                        worker.set_memory(Arc::clone(self.memory.memory()), ring);
-                    }
-                }
-                Ok(None) => {}
-                // Its rings are gone: it must not touch the old memory any more.
-                Err(error) => {
-                    self.stop(index);
-                    result = Err(error);
-                }
+            let ring = self.ring_setup(index, &memory).ok().flatten();
+            let ring = ring.filter(|ring| Ring::check(ring, memory.memory()).is_ok());
+            rings.push((index, ring.ok_or(ProtocolError::RingMemory { index: index.into() })?));
+        }
+        self.memory = memory;
+        for (index, ring) in rings {
+            if let Some(worker) = self.vrings.get(usize::from(index)).and_then(|vring| vring.worker.as_ref()) {
+                worker.set_memory(Arc::clone(self.memory.memory()), ring);
             }
         }
-        result
+        Ok(())
     }
 
     fn accept_features(&mut self, bits: u64) -> Result<(), ProtocolError> {
         let offered = self.offered.bits();
         let accepted = self.offered.accept(bits).ok_or(ProtocolError::Features { asked: bits, offered })?;
+        let before = (self.accepted, self.config.clone());
         self.accepted = accepted;
         if accepted.config_wce() && !accepted.flush() {
             // virtio 1.3, 5.2.5.2: without flushes the cache mode has to begin as write-through.
             self.config.set_writeback(false);
         }
         self.device.set_mode(accepted, self.config.writeback());
+        let mut started = Vec::new();
+        for index in 0..MAX_QUEUES {
+            match self.start_if_ready(index) {
+                Ok(true) => started.push(index),
+                Ok(false) => {}
+                Err(error) => {
+                    started.into_iter().for_each(|index| self.stop(index));
+                    (self.accepted, self.config) = before;
+                    self.device.set_mode(self.accepted, self.config.writeback());
+                    return Err(error);
+                }
+            }
+        }
         if accepted.zoned() {
             self.complained = false;
         }
-        log::debug!("features {bits:#x} accepted");
-        (0..MAX_QUEUES).try_for_each(|index| self.start_if_ready(index))
+        if self.device.lines.visits.allow() {
+            log::info!("the frontend has accepted features {bits:#x}: {accepted}");
+        }
+        Ok(())
     }
 
-    fn set_kick(&mut self, index: u32, kick: Option<File>) -> Result<(), ProtocolError> {
+    fn accept_protocol_features(&mut self, asked: u64) -> Result<(), ProtocolError> {
+        let offered = offered_protocol_features();
+        let known = VhostUserProtocolFeatures::from_bits(asked).filter(|asked| offered.contains(*asked));
+        self.protocol = known.ok_or(ProtocolError::ProtocolFeatures { asked, offered: offered.bits() })?;
+        Ok(())
+    }
+
+    fn set_size(&mut self, index: u32, size: u32) -> Result<(), ProtocolError> {
+        let most = self.max_size;
+        let fits = u16::try_from(size).ok().filter(|size| size.is_power_of_two() && *size <= most);
+        let size = fits.ok_or(ProtocolError::QueueSize { index, size, most })?;
+        self.stopped_vring(index, "the size")?.wanted.size = Some(size);
+        Ok(())
+    }
+
+    fn notifier(index: u32, what: &'static str, file: Option<File>) -> Result<Option<Arc<Notifier>>, ProtocolError> {
+        let taken = file.map(Notifier::new).transpose();
+        Ok(taken.map_err(|kind| ProtocolError::Event { index, what, kind })?.map(Arc::new))
+    }
+
+    fn set_kick(&mut self, index: u32, file: Option<File>) -> Result<(), ProtocolError> {
         self.vring(index)?;
-        let kick = kick.ok_or(ProtocolError::NoKick { index })?;
-        // Read only by this process, and never with the will to wait: see the engines.
-        let nonblocking = fcntl(&kick, FcntlArg::F_GETFL)
-            .map(|flags| OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK)
-            .and_then(|flags| fcntl(&kick, FcntlArg::F_SETFL(flags)));
-        nonblocking.map_err(|source| ProtocolError::Kick { index, source })?;
-        let queue = index as u16;
-        self.stop(queue);
-        self.vring(index)?.kick = Some(Arc::new(kick));
-        self.start_if_ready(queue)
+        let kick = Self::notifier(index, "kick", file)?.ok_or(ProtocolError::NoKick { index })?;
+        let vring = self.vring(index)?;
+        if let Some(worker) = &vring.worker {
+            log::debug!("queue {index} gets another kick descriptor while it runs");
+            worker.set_kick(Arc::clone(&kick));
+            vring.wanted.kick = Some(kick);
+            return Ok(());
+        }
+        self.change(index, |wanted| wanted.kick = Some(kick))
+    }
+
+    fn set_call(&mut self, index: u32, file: Option<File>) -> Result<(), ProtocolError> {
+        let vring = self.vring(index)?;
+        vring.wanted.call = Self::notifier(index, "call", file)?;
+        if let Some(worker) = &mut vring.worker {
+            log::debug!("queue {index} gets another call descriptor while it runs");
+            worker.set_call(vring.wanted.call.clone());
+        }
+        Ok(())
+    }
+
+    fn set_error(&mut self, index: u32, file: Option<File>) -> Result<(), ProtocolError> {
+        let vring = self.vring(index)?;
+        vring.wanted.error = Self::notifier(index, "error", file)?;
+        if let Some(worker) = &mut vring.worker {
+            worker.set_error(vring.wanted.error.clone());
+        }
+        Ok(())
     }
 
     fn set_addresses(&mut self, index: u32, addresses: UserAddresses) -> Result<(), ProtocolError> {
@@ -311,27 +426,61 @@ impl<S: Storage + 'static> Handler<S> {
             return Err(ProtocolError::RingAddress { index });
         }
         let vring = self.vring(index)?;
-        if vring.worker.is_some() && vring.addresses != Some(addresses) {
+        if vring.worker.is_some() && vring.wanted.addresses != Some(addresses) {
             return Err(ProtocolError::Running { index, what: "the ring addresses" });
         }
-        vring.addresses = Some(addresses);
-        self.start_if_ready(index as u16)
+        self.change(index, |wanted| wanted.addresses = Some(addresses))
     }
 
     fn enable(&mut self, index: u32, on: bool) -> Result<(), ProtocolError> {
-        self.vring(index)?.enabled = on;
-        if on {
-            return self.start_if_ready(index as u16);
+        self.vring(index)?;
+        if !self.accepted.protocol_features() {
+            return Err(ProtocolError::NotByMessage { index });
         }
+        if !on {
+            self.stop(index as u16);
+        }
+        self.change(index, |wanted| wanted.enabled = on)
+    }
+
+    /// Stops a queue and says where it goes on. The next kick descriptor starts it again.
+    fn give_base(&mut self, index: u32) -> Result<Reply, ProtocolError> {
+        self.vring(index).map_err(|_| ProtocolError::NoBase { index })?;
         self.stop(index as u16);
-        Ok(())
+        let wanted = &mut self.vring(index)?.wanted;
+        wanted.kick = None;
+        Ok(Reply::Payload([index, wanted.base.into()].map(u32::to_ne_bytes).concat()))
+    }
+
+    /// A part of the configuration space, or, of one that it does not have, no bytes.
+    fn read_config(&self, offset: u32, size: u32, flags: u32) -> Reply {
+        let mut bytes = self.config.read(offset as usize, size as usize);
+        if bytes.len() != size as usize {
+            bytes.clear();
+        }
+        let header = [offset, bytes.len() as u32, flags].map(u32::to_ne_bytes);
+        Reply::Payload([header.as_flattened(), &bytes].concat())
+    }
+
+    fn write_config(&mut self, offset: u32, data: &[u8]) {
+        match self.config.write(offset as usize, data) {
+            Written::Nothing => {}
+            Written::Writeback(on) => {
+                log::debug!("the driver has set the cache mode to {}", if on { "writeback" } else { "writethrough" });
+                self.device.set_mode(self.accepted, on);
+            }
+            // As a write to a read-only register: without effect.
+            Written::ReadOnlyField { offset } => {
+                log::debug!("a write to the configuration space at {offset}, which is read-only, is ignored");
+            }
+        }
     }
 
     fn reset(&mut self) {
         self.stop_all();
-        for vring in &mut self.vrings {
+        for Vring { wanted, .. } in &mut self.vrings {
             // Frontends set these two up before the first reset and not again after it.
-            *vring = Vring { call: vring.call.take(), error: vring.error.take(), ..Vring::default() };
+            *wanted = Wanted { call: wanted.call.take(), error: wanted.error.take(), ..Wanted::default() };
         }
         self.accepted = Features::default();
         self.config.reset();
@@ -347,209 +496,4 @@ fn offered_protocol_features() -> VhostUserProtocolFeatures {
         | VhostUserProtocolFeatures::RESET_DEVICE
         | VhostUserProtocolFeatures::INFLIGHT_SHMFD
         | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS
-}
-
-impl<S: Storage + 'static> VhostUserBackendReqHandlerMut for Handler<S> {
-    fn set_owner(&mut self) -> WireResult<()> {
-        Ok(())
-    }
-
-    fn reset_owner(&mut self) -> WireResult<()> {
-        self.reset();
-        Ok(())
-    }
-
-    fn reset_device(&mut self) -> WireResult<()> {
-        self.reset();
-        Ok(())
-    }
-
-    fn get_features(&mut self) -> WireResult<u64> {
-        Ok(self.offered.bits())
-    }
-
-    fn set_features(&mut self, features: u64) -> WireResult<()> {
-        let result = self.accept_features(features);
-        self.answer(result)
-    }
-
-    fn get_protocol_features(&mut self) -> WireResult<VhostUserProtocolFeatures> {
-        Ok(offered_protocol_features())
-    }
-
-    fn set_protocol_features(&mut self, asked: u64) -> WireResult<()> {
-        let offered = offered_protocol_features().bits();
-        if asked & !offered != 0 {
-            return self.answer(Err(ProtocolError::ProtocolFeatures { asked, offered }));
-        }
-        Ok(())
-    }
-
-    fn set_mem_table(
-        &mut self,
-        regions: &[VhostUserMemoryRegion],
-        files: Vec<File>,
-        _postcopy: Option<bool>,
-    ) -> WireResult<Option<Vec<VhostUserMemoryRegionBase>>> {
-        let memory = MemoryTable::new(regions, files).map_err(ProtocolError::from);
-        let result = memory.and_then(|memory| self.replace_memory(memory));
-        self.answer(result).map(|()| None)
-    }
-
-    fn get_max_mem_slots(&mut self) -> WireResult<u64> {
-        Ok(MAX_REGIONS as u64)
-    }
-
-    fn add_mem_region(
-        &mut self,
-        region: &VhostUserSingleMemoryRegion,
-        file: File,
-        _postcopy: Option<bool>,
-    ) -> WireResult<Option<VhostUserMemoryRegionBase>> {
-        let memory = self.memory.with(region, file).map_err(ProtocolError::from);
-        let result = memory.and_then(|memory| self.replace_memory(memory));
-        self.answer(result).map(|()| None)
-    }
-
-    fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> WireResult<()> {
-        let memory = self.memory.without(region).map_err(ProtocolError::from);
-        let result = memory.and_then(|memory| self.replace_memory(memory));
-        self.answer(result)
-    }
-
-    fn get_queue_num(&mut self) -> WireResult<u64> {
-        Ok(MAX_QUEUES.into())
-    }
-
-    fn set_vring_num(&mut self, index: u32, size: u32) -> WireResult<()> {
-        let most = self.max_size;
-        let fits = u16::try_from(size).ok().filter(|size| size.is_power_of_two() && *size <= most);
-        let result = fits
-            .ok_or(ProtocolError::QueueSize { index, size, most })
-            .and_then(|size| self.stopped_vring(index, "the size").map(|vring| vring.size = Some(size)));
-        self.answer(result)
-    }
-
-    fn set_vring_addr(
-        &mut self,
-        index: u32,
-        _flags: VhostUserVringAddrFlags,
-        descriptors: u64,
-        used: u64,
-        available: u64,
-        _log: u64,
-    ) -> WireResult<()> {
-        let result = self.set_addresses(index, UserAddresses { descriptors, used, available });
-        self.answer(result)
-    }
-
-    fn set_vring_base(&mut self, index: u32, base: u32) -> WireResult<()> {
-        let result = u16::try_from(base)
-            .map_err(|_| ProtocolError::Base { index, base })
-            .and_then(|base| self.stopped_vring(index, "the available index").map(|vring| vring.base = base));
-        self.answer(result)
-    }
-
-    fn get_vring_base(&mut self, index: u32) -> WireResult<VhostUserVringState> {
-        if self.vring(index).is_ok() {
-            self.stop(index as u16);
-        }
-        let vring = self.vring(index).map_err(|_| ProtocolError::NoBase { index });
-        let result = vring.map(|vring| {
-            // The next kick descriptor starts it again.
-            vring.kick = None;
-            VhostUserVringState::new(index, vring.base.into())
-        });
-        self.answer(result)
-    }
-
-    fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> WireResult<()> {
-        let result = self.set_kick(index.into(), fd);
-        self.answer(result)
-    }
-
-    fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> WireResult<()> {
-        let result = self.vring(index.into()).map(|vring| {
-            vring.call = fd.map(Arc::new);
-            if let Some(worker) = &vring.worker {
-                log::debug!("queue {index} gets another call descriptor while it runs");
-                worker.set_call(vring.call.clone());
-            }
-        });
-        self.answer(result)
-    }
-
-    fn set_vring_err(&mut self, index: u8, fd: Option<File>) -> WireResult<()> {
-        let result = self.vring(index.into()).map(|vring| {
-            vring.error = fd.map(Arc::new);
-            if let Some(worker) = &vring.worker {
-                worker.set_error(vring.error.clone());
-            }
-        });
-        self.answer(result)
-    }
-
-    fn set_vring_enable(&mut self, index: u32, enable: bool) -> WireResult<()> {
-        let result = self.enable(index, enable);
-        self.answer(result)
-    }
-
-    fn get_config(&mut self, offset: u32, size: u32, _flags: VhostUserConfigFlags) -> WireResult<Vec<u8>> {
-        // The crate has checked that both are at most 4096.
-        Ok(self.config.read(offset as usize, size as usize))
-    }
-
-    fn set_config(&mut self, offset: u32, data: &[u8], _flags: VhostUserConfigFlags) -> WireResult<()> {
-        match self.config.write(offset as usize, data) {
-            Written::Nothing => {}
-            Written::Writeback(on) => {
-                log::debug!("the driver has set the cache mode to {}", if on { "writeback" } else { "writethrough" });
-                self.device.set_mode(self.accepted, on);
-            }
-            // As a write to a read-only register: without effect.
-            Written::ReadOnlyField { offset } => {
-                log::debug!("a write to the configuration space at {offset}, which is read-only, is ignored");
-            }
-        }
-        Ok(())
-    }
-
-    fn set_gpu_socket(&mut self, _gpu_backend: GpuBackend) -> WireResult<()> {
-        self.unsupported("a GPU socket")
-    }
-
-    fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> WireResult<File> {
-        self.unsupported("a shared object")
-    }
-
-    fn get_inflight_fd(&mut self, inflight: &VhostUserInflight) -> WireResult<(VhostUserInflight, File)> {
-        let made = Inflight::create(inflight, &self.disk, self.device.store.geometry().nr_zones());
-        self.answer(made.map_err(ProtocolError::from))
-    }
-
-    fn set_inflight_fd(&mut self, inflight: &VhostUserInflight, file: File) -> WireResult<()> {
-        let tracked = self.track(inflight, &file);
-        self.answer(tracked)
-    }
-
-    fn set_device_state_fd(
-        &mut self,
-        _direction: VhostTransferStateDirection,
-        _phase: VhostTransferStatePhase,
-        _fd: File,
-    ) -> WireResult<Option<File>> {
-        self.unsupported("transfer of the device's state")
-    }
-
-    fn check_device_state(&mut self) -> WireResult<()> {
-        self.unsupported("transfer of the device's state")
-    }
-
-    fn get_shmem_config(&mut self) -> WireResult<VhostUserShMemConfig> {
-        self.unsupported("shared memory of the device")
-    }
-
-    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> WireResult<()> {
-        self.unsupported("dirty logging")
-    }
 }

@@ -13,7 +13,10 @@
 //! | module | subject |
 //! | --- | --- |
 //! | [`socket`] | where frontends come from: a path, a descriptor, systemd |
-//! | `connection` | accepting frontends one after another, their messages |
+//! | `reception` | frontends that come, wait and go |
+//! | `connection` | one frontend after another, their messages |
+//! | `wire` | whole messages off a socket, replies onto it |
+//! | `message` | the bytes of a message understood |
 //! | `handler` | the vhost-user protocol: features, memory, rings started and stopped |
 //! | `memory` | the frontend's memory table |
 //! | `worker` | one queue's thread: its loop and its commands |
@@ -21,6 +24,7 @@
 //! | `idle` | how long a queue's thread looks for work before it sleeps |
 //! | `execute` | one request's way through the store and back |
 //! | `ring` | the split virtqueue |
+//! | `notify` | the eventfds that a frontend hands over |
 //! | `slots` | the requests in flight of a worker |
 //! | `inflight` | the memory that says which requests were in flight when a process died |
 //! | `journal` | what the store notes there about them, and what the next process makes of it |
@@ -28,8 +32,10 @@
 //! | `engine` | io_uring, or plain system calls where that is not allowed |
 //! | `files` | the image file twice: direct and through the page cache |
 //! | `router` | events for requests of other workers |
+//! | `taken` | what is said when shared memory is taken away |
 //! | `told` | what clients of the control socket are told of a device |
 //! | `watch` | what is noted of the requests answered |
+//! | `limiter` | how many lines of the log a guest or a frontend may cause |
 //! | `housekeeper` | the store's thread for blocking work |
 //!
 //! A queue belongs to its worker while it runs and to the handler while it is stopped; nothing is shared but the
@@ -50,14 +56,19 @@ mod inflight;
 mod journal;
 mod limiter;
 mod memory;
+mod message;
+mod notify;
+mod reception;
 mod ring;
 mod router;
 mod slots;
 pub mod socket;
+mod taken;
 mod told;
 mod transfer;
 mod wake;
 mod watch;
+mod wire;
 mod worker;
 
 use std::fs::File;
@@ -150,6 +161,7 @@ pub fn serve<S: Storage + 'static>(
     let control = control_path.map(|path| socket::Listening::open(ListenOn::Path { path, access })).transpose()?;
     let folders: Vec<_> =
         std::iter::once(&listening).chain(&control).filter_map(socket::Listening::own_folder).collect();
+    taken::say_when_memory_is_taken().map_err(ServeError::system("handle SIGBUS"))?;
     let sandbox = Sandbox::enter(options.sandbox, &folders)?;
     let device = Arc::new(device::Device::new(store, files, &options, config.max_append(), trace, sandbox)?);
     let housekeeper = housekeeper::Housekeeper::start(Arc::clone(&device))?;

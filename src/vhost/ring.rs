@@ -3,8 +3,6 @@
 //! A ring that breaks the rules (an index that runs away, a head outside the table, rings outside memory) is *broken*:
 //! nothing more is taken from it, and its error descriptor is signalled once. Other queues do not notice.
 
-use std::fs::File;
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -13,6 +11,7 @@ use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
 
 use super::inflight::{Inflight, Tracker};
+use super::notify::Notifier;
 
 /// Why a ring cannot be used (any more).
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +45,8 @@ pub(super) struct RingSetup {
 /// A running ring.
 pub(super) struct Ring {
     queue: Queue,
-    call: Option<Arc<File>>,
-    pub(super) error: Option<Arc<File>>,
+    call: Option<Arc<Notifier>>,
+    pub(super) error: Option<Arc<Notifier>>,
     broken: bool,
     /// Used entries were added since the driver was last notified.
     unannounced: bool,
@@ -75,6 +74,11 @@ impl Ring {
             (tracker, left) = (Some(block), behind);
         }
         Ok(Self { queue, call: None, error: None, broken: false, unannounced: false, tracker, left })
+    }
+
+    /// Whether a ring could be used like this.
+    pub(super) fn check(setup: &RingSetup, mem: &GuestMemoryMmap) -> Result<(), RingError> {
+        Self::queue(setup, mem).map(|_| ())
     }
 
     fn queue(setup: &RingSetup, mem: &GuestMemoryMmap) -> Result<Queue, RingError> {
@@ -119,14 +123,14 @@ impl Ring {
     /// Takes another call descriptor and interrupts the driver through it. Interrupts may have been lost: sent
     /// through the old descriptor after the frontend last looked at it, or due while there was none, or owed by a
     /// daemon that died before it could send them. One too many does no harm.
-    pub(super) fn set_call(&mut self, call: Option<Arc<File>>) {
+    pub(super) fn set_call(&mut self, call: Option<Arc<Notifier>>) {
         self.call = call;
         self.interrupt();
     }
 
     fn interrupt(&self) {
         if let Some(call) = &self.call {
-            signal(call);
+            call.signal();
         }
     }
 
@@ -135,7 +139,7 @@ impl Ring {
         let news = !self.broken;
         self.broken = true;
         if news && let Some(error) = &self.error {
-            signal(error);
+            error.signal();
         }
         news
     }
@@ -239,21 +243,16 @@ impl Ring {
     }
 }
 
-/// Adds one to an eventfd of the frontend.
-fn signal(fd: &File) {
-    // It is full, and so readable, or it is gone; there is nobody to tell.
-    let _ = (&mut &*fd).write(&1u64.to_ne_bytes());
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use std::io::Read;
+    use std::fs::File;
     use std::os::fd::{FromRawFd, IntoRawFd};
 
     use virtio_queue::desc::split::Descriptor;
     use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+    use super::super::notify::Drained;
     use super::*;
     use crate::virtio::testing::memory;
 
@@ -266,13 +265,14 @@ mod tests {
         event_idx: false,
     };
 
-    fn eventfd() -> Arc<File> {
+    fn eventfd() -> Arc<Notifier> {
         // SAFETY: the descriptor is new and nobody else's.
-        Arc::new(unsafe { File::from_raw_fd(EventFd::new(EFD_NONBLOCK).unwrap().into_raw_fd()) })
+        let file = unsafe { File::from_raw_fd(EventFd::new(EFD_NONBLOCK).unwrap().into_raw_fd()) };
+        Arc::new(Notifier::new(file).unwrap())
     }
 
-    fn signalled(fd: &File) -> bool {
-        (&mut &*fd).read(&mut [0; 8]).is_ok()
+    fn signalled(notifier: &Notifier) -> bool {
+        notifier.drain() == Drained::Some
     }
 
     fn put(mem: &GuestMemoryMmap, addr: u64, value: u16) {

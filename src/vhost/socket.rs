@@ -27,12 +27,6 @@ const SYSTEMD_FIRST_FD: RawFd = 3;
 /// Frontends that may wait while another is served.
 const BACKLOG: i32 = 128;
 
-/// The header of a vhost-user message: request, flags, size of the payload.
-const HEADER_BYTES: usize = 12;
-
-/// The longest payload the `vhost` crate takes.
-const MAX_PAYLOAD: u32 = 4096;
-
 /// Where frontends come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ListenOn {
@@ -205,6 +199,18 @@ impl Listening {
         matches!(self.socket, Socket::Connected(_))
     }
 
+    /// A frontend that has come, if one has, without waiting.
+    pub(super) fn try_accept(&self) -> io::Result<Option<UnixStream>> {
+        match self.listener().map(UnixListener::accept).transpose() {
+            Ok(accepted) => Ok(accepted.map(|(stream, _)| stream)),
+            // It is gone again.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR | libc::ECONNABORTED)) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// The next frontend; none when it is time to stop.
     pub(super) fn accept(&self, by: Supervised<'_>) -> Result<Option<UnixStream>, ServeError> {
         let listener = match &self.socket {
@@ -216,11 +222,10 @@ impl Listening {
             if let Ready::Stop = wait_supervised(Some(listener.as_raw_fd()), by).map_err(failed)? {
                 return Ok(None);
             }
-            match listener.accept() {
-                Ok((stream, _)) => return Ok(Some(stream)),
+            match self.try_accept() {
+                Ok(Some(stream)) => return Ok(Some(stream)),
+                Ok(None) => {}
                 Err(error) => match error.raw_os_error() {
-                    // It is gone again.
-                    Some(libc::EAGAIN | libc::EINTR | libc::ECONNABORTED) => {}
                     // For the moment: others have used up what a connection takes.
                     Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
                         log::warn!("cannot accept a frontend: {error}");
@@ -308,21 +313,27 @@ pub(super) enum Ready {
 
 /// Waits until a descriptor can be read, or `stop`, which is never read so that everybody sees it.
 pub(super) fn wait_readable(fd: Option<RawFd>, stop: &EventFd, timeout: Option<Duration>) -> io::Result<Ready> {
-    let watch = |fd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
-    let mut fds = [watch(stop.as_raw_fd()), watch(fd.unwrap_or(-1))];
-    let millis = timeout.map_or(-1, |timeout| i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX));
+    let watched = [(stop.as_raw_fd(), libc::POLLIN), (fd.unwrap_or(-1), libc::POLLIN)];
+    Ok(match poll_all(watched, timeout)? {
+        [true, _] => Ready::Stop,
+        [_, true] => Ready::Descriptor,
+        [false, false] => Ready::Timeout,
+    })
+}
+
+/// Waits for any of these events of descriptors, and tells which have come: none of them when the time is over.
+pub(super) fn poll_all<const N: usize>(
+    watched: [(RawFd, libc::c_short); N],
+    timeout: Option<Duration>,
+) -> io::Result<[bool; N]> {
+    let mut fds = watched.map(|(fd, events)| libc::pollfd { fd, events, revents: 0 });
+    // Rounded up, as a wait of less than a millisecond would be none.
+    let millis = timeout.map_or(-1, |timeout| i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
     loop {
-        // SAFETY: an array of two valid pollfds.
-        let ready = unsafe { libc::poll(fds.as_mut_ptr(), 2, millis) };
+        // SAFETY: an array of so many valid pollfds.
+        let ready = unsafe { libc::poll(fds.as_mut_ptr(), N as libc::nfds_t, millis) };
         if ready >= 0 {
-            let [stop, fd] = fds.map(|fd| fd.revents != 0);
-            return Ok(if stop {
-                Ready::Stop
-            } else if fd {
-                Ready::Descriptor
-            } else {
-                Ready::Timeout
-            });
+            return Ok(fds.map(|fd| fd.revents != 0));
         }
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {
@@ -340,57 +351,6 @@ pub(super) fn wait_supervised(fd: Option<RawFd>, by: Supervised<'_>) -> io::Resu
             ready => return Ok(ready),
         }
     }
-}
-
-/// Whether a whole vhost-user message can be read without waiting; none when the other side has hung up, be it in the
-/// middle of a message.
-pub(super) fn message_complete(stream: &UnixStream) -> io::Result<Option<bool>> {
-    // Asked first, so that all that was sent before the hang-up is seen below.
-    let gone = sends_no_more(stream)?;
-    Ok(whole_message(stream)?.filter(|complete| *complete || !gone))
-}
-
-fn sends_no_more(stream: &UnixStream) -> io::Result<bool> {
-    let mut watched = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLRDHUP, revents: 0 };
-    // SAFETY: one valid pollfd.
-    let ready = unsafe { libc::poll(&raw mut watched, 1, 0) };
-    match io::Error::last_os_error() {
-        error if ready < 0 && error.kind() != io::ErrorKind::Interrupted => Err(error),
-        _ => Ok(ready > 0),
-    }
-}
-
-fn whole_message(stream: &UnixStream) -> io::Result<Option<bool>> {
-    let mut header = [0u8; HEADER_BYTES];
-    let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-    // SAFETY: the buffer has the length given.
-    let peeked = unsafe { libc::recv(stream.as_raw_fd(), header.as_mut_ptr().cast(), HEADER_BYTES, flags) };
-    match usize::try_from(peeked) {
-        Ok(0) => return Ok(None),
-        Ok(HEADER_BYTES) => {}
-        Ok(_) => return Ok(Some(false)),
-        Err(_) => {
-            let error = io::Error::last_os_error();
-            return match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(Some(false)),
-                io::ErrorKind::ConnectionReset => Ok(None),
-                _ => Err(error),
-            };
-        }
-    }
-    let [.., s0, s1, s2, s3] = header;
-    let payload = u32::from_ne_bytes([s0, s1, s2, s3]);
-    if payload > MAX_PAYLOAD {
-        // The crate refuses it by its header.
-        return Ok(Some(true));
-    }
-    let mut queued: libc::c_int = 0;
-    // SAFETY: FIONREAD writes one int.
-    let result = unsafe { libc::ioctl(stream.as_raw_fd(), libc::FIONREAD, &raw mut queued) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(Some(usize::try_from(queued).unwrap_or(0) >= HEADER_BYTES + payload as usize))
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::io::Write;
-
 use vmm_sys_util::eventfd::EFD_NONBLOCK;
 
 use super::*;
@@ -116,35 +114,4 @@ fn waiting_ends_when_it_is_time_to_stop() {
     let _frontend = UnixStream::connect(at(&directory)).unwrap();
     assert!(listening.accept(nobody(&stop)).unwrap().is_none(), "even with a frontend waiting");
     assert!(listening.accept(nobody(&stop)).unwrap().is_none(), "and for everybody who asks");
-}
-
-#[test]
-fn a_message_is_complete_when_its_payload_is_there() {
-    let (mut frontend, backend) = UnixStream::pair().unwrap();
-    assert_eq!(message_complete(&backend).unwrap(), Some(false));
-    let mut message = vec![1, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0];
-    message.extend([0; 8]);
-    for byte in &message[..19] {
-        frontend.write_all(&[*byte]).unwrap();
-        assert_eq!(message_complete(&backend).unwrap(), Some(false));
-    }
-    frontend.write_all(&message[19..]).unwrap();
-    assert_eq!(message_complete(&backend).unwrap(), Some(true));
-    drop(frontend);
-    assert_eq!(message_complete(&backend).unwrap(), Some(true), "what was sent before is still there");
-    let (frontend, backend) = UnixStream::pair().unwrap();
-    drop(frontend);
-    assert_eq!(message_complete(&backend).unwrap(), None);
-}
-
-#[test]
-fn a_message_whose_rest_cannot_come_any_more_is_a_hang_up() {
-    for sent in [1, 11, 12, 19] {
-        let (mut frontend, backend) = UnixStream::pair().unwrap();
-        let message = [[1, 0, 0, 0], [1, 0, 0, 0], [8, 0, 0, 0], [0; 4], [0; 4]].concat();
-        frontend.write_all(&message[..sent]).unwrap();
-        assert_eq!(message_complete(&backend).unwrap(), Some(false));
-        drop(frontend);
-        assert_eq!(message_complete(&backend).unwrap(), None, "{sent} bytes of a message");
-    }
 }

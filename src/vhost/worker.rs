@@ -10,16 +10,14 @@
 //! 4. when there was nothing to do: look again for a bounded time ([`Idle`]), then ask the driver for kicks and wait
 //!    for one, for a completion, or for a wake-up by another thread.
 //!
-//! Kicks are asked for only before waiting. What the guest does wrong stops at most this queue. The guest memory is replaced only while no request is in flight.
+//! Kicks are asked for only before waiting. What the guest does wrong stops at most this queue. The guest memory is
+//! replaced only while no request is in flight.
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::Instant;
-
-use vm_memory::GuestMemoryMmap;
+use std::time::{Duration, Instant};
 
 use super::device::Device;
 use super::engine::{Completion, Engine};
@@ -27,7 +25,8 @@ use super::execute::{Answer, FlushGroup};
 use super::idle::{Awaited, Idle};
 use super::inflight::Inflight;
 use super::journal::LeftBehind;
-use super::limiter::LogLimiter;
+use super::memory::Memory;
+use super::notify::Notifier;
 use super::ring::{Ring, RingError, RingSetup};
 use super::slots::Slots;
 use super::wake::{Sleeper, Waker};
@@ -40,6 +39,9 @@ use crate::virtio::report;
 /// Most chains taken from the ring before what is done is given back: the driver then fills the ring again while the
 /// worker goes on.
 const CHAINS_PER_ROUND: usize = 16;
+
+/// After how long it is looked whether a worker is held up by an eventfd of the frontend.
+const HELD_UP: Duration = Duration::from_millis(20);
 
 /// Why a queue could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -57,17 +59,15 @@ pub(super) enum WorkerError {
 }
 
 /// What a queue is started with.
-pub(super) struct QueueSetup<S: Storage> {
+pub(super) struct QueueSetup {
     pub(super) queue: u16,
     /// Where requests in flight are tracked, if the frontend keeps a region.
     pub(super) region: Option<Arc<Inflight>>,
-    /// What the last process left behind of this queue.
-    pub(super) left: LeftBehind<S>,
     pub(super) ring: RingSetup,
-    pub(super) mem: Arc<GuestMemoryMmap>,
-    pub(super) kick: Arc<File>,
-    pub(super) call: Option<Arc<File>>,
-    pub(super) error: Option<Arc<File>>,
+    pub(super) mem: Arc<Memory>,
+    pub(super) kick: Arc<Notifier>,
+    pub(super) call: Option<Arc<Notifier>>,
+    pub(super) error: Option<Arc<Notifier>>,
 }
 
 /// What the handler may ask of a running worker.
@@ -75,38 +75,40 @@ enum Command {
     /// Finish the requests in flight and end.
     Stop,
     /// Finish the requests in flight and go on in other memory.
-    SetMemory(MemoryChange),
-    SetCall(Option<Arc<File>>),
-    SetError(Option<Arc<File>>),
+    SetMemory(Arc<Memory>, RingSetup),
+    SetKick(Arc<Notifier>),
+    SetCall(Option<Arc<Notifier>>),
+    SetError(Option<Arc<Notifier>>),
 }
 
-struct MemoryChange {
-    mem: Arc<GuestMemoryMmap>,
-    ring: RingSetup,
-    done: mpsc::Sender<()>,
-}
+/// Held until a command is carried out.
+type Promise = mpsc::Sender<()>;
 
 /// A running worker, as the handler has it.
 pub(super) struct WorkerHandle {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<(Command, Promise)>,
     waker: Arc<Waker>,
     thread: JoinHandle<u16>,
+    call: Option<Arc<Notifier>>,
+    error: Option<Arc<Notifier>>,
 }
 
 impl WorkerHandle {
-    /// Starts the worker of a queue.
+    /// Starts the worker of a queue. It takes over what the last process left behind of the queue, unless it fails.
     pub(super) fn start<S: Storage + 'static>(
         device: &Arc<Device<S>>,
-        setup: QueueSetup<S>,
+        setup: QueueSetup,
+        left: &mut LeftBehind<S>,
     ) -> Result<Self, WorkerError> {
-        let QueueSetup { queue, region, left, ring: ring_setup, mem, kick, call, error } = setup;
+        let QueueSetup { queue, region, ring: ring_setup, mem, kick, call, error } = setup;
         let waker = Arc::clone(device.router.waker(queue).ok_or(WorkerError::NoSuchQueue(queue))?);
         let mut ring = Ring::new(&ring_setup, &mem, region.map(|region| (region, queue)))?;
-        ring.set_call(call);
-        ring.error = error;
+        ring.error = error.clone();
         let (commands, inbox) = mpsc::channel();
         let (started, has_started) = mpsc::channel();
+        let (begin, begins) = mpsc::channel();
         let (device, sleeper) = (Arc::clone(device), Sleeper::new(kick, Arc::clone(&waker)));
+        let (store, its_call) = (Arc::clone(&device.store), call.clone());
         let run = move || {
             let next = ring.next_available();
             // The engine belongs to this thread from the start: an io_uring has one thread that uses it.
@@ -120,6 +122,9 @@ impl WorkerHandle {
                         log::warn!("the thread of queue {queue} may do all that the process may: {error}");
                     }
                     let _ = started.send(Ok(()));
+                    let Ok(left) = begins.recv() else { return next };
+                    // Here, as no other thread can be helped where this holds it up.
+                    ring.set_call(its_call);
                     Worker::new(engine, device, queue, mem, ring, inbox, sleeper).run(left)
                 }
             }
@@ -127,35 +132,44 @@ impl WorkerHandle {
         let thread =
             std::thread::Builder::new().name(format!("queue-{queue}")).spawn(run).map_err(WorkerError::Thread)?;
         has_started.recv().map_err(|_| WorkerError::Died)?.map_err(WorkerError::Engine)?;
-        Ok(Self { commands, waker, thread })
+        let _ = begin.send(std::mem::replace(left, LeftBehind::none(&store)));
+        Ok(Self { commands, waker, thread, call, error })
     }
 
     /// Waits for the requests in flight and ends the worker. Returns the available index of the next chain.
     pub(super) fn stop(self) -> Result<u16, WorkerError> {
-        self.send(Command::Stop);
+        self.carry_out(Command::Stop);
         self.thread.join().map_err(|_| WorkerError::Died)
     }
 
     /// Waits for the requests in flight and moves the queue to other memory.
-    pub(super) fn set_memory(&self, mem: Arc<GuestMemoryMmap>, ring: RingSetup) {
-        let (done, is_done) = mpsc::channel();
-        self.send(Command::SetMemory(MemoryChange { mem, ring, done }));
-        // An error is a worker that has ended, which uses no memory any more.
-        let _ = is_done.recv();
+    pub(super) fn set_memory(&self, mem: Arc<Memory>, ring: RingSetup) {
+        self.carry_out(Command::SetMemory(mem, ring));
     }
 
-    pub(super) fn set_call(&self, call: Option<Arc<File>>) {
-        self.send(Command::SetCall(call));
+    pub(super) fn set_kick(&self, kick: Arc<Notifier>) {
+        self.carry_out(Command::SetKick(kick));
     }
 
-    pub(super) fn set_error(&self, error: Option<Arc<File>>) {
-        self.send(Command::SetError(error));
+    pub(super) fn set_call(&mut self, call: Option<Arc<Notifier>>) {
+        self.carry_out(Command::SetCall(call.clone()));
+        self.call = call;
     }
 
-    fn send(&self, command: Command) {
-        // Fails when the worker has ended; whoever waits for an answer finds that out.
-        let _ = self.commands.send(command);
+    pub(super) fn set_error(&mut self, error: Option<Arc<Notifier>>) {
+        self.carry_out(Command::SetError(error.clone()));
+        self.error = error;
+    }
+
+    /// Has a command carried out and waits for that. No eventfd of the frontend holds the worker up meanwhile.
+    fn carry_out(&self, command: Command) {
+        let (promise, kept) = mpsc::channel();
+        // A worker that has ended keeps no promise, and is waited for no more.
+        let _ = self.commands.send((command, promise));
         self.waker.ring();
+        while let Err(RecvTimeoutError::Timeout) = kept.recv_timeout(HELD_UP) {
+            [&self.call, &self.error].into_iter().flatten().for_each(|notifier| notifier.unclog());
+        }
     }
 }
 
@@ -177,19 +191,18 @@ pub(super) struct Worker<S> {
     pub(super) engine: Engine,
     pub(super) device: Arc<Device<S>>,
     pub(super) queue: u16,
-    pub(super) mem: Arc<GuestMemoryMmap>,
+    pub(super) mem: Arc<Memory>,
     pub(super) ring: Ring,
     pub(super) slots: Slots,
     pub(super) batch: Batch,
     pub(super) answers: Vec<Answer>,
     pub(super) flushes: FlushGroup,
     pub(super) scratch: Scratch,
-    pub(super) limiter: LogLimiter,
-    inbox: mpsc::Receiver<Command>,
+    inbox: mpsc::Receiver<(Command, Promise)>,
     sleeper: Sleeper,
     idle: Idle,
-    stopping: bool,
-    new_memory: Option<MemoryChange>,
+    stopping: Option<Promise>,
+    new_memory: Option<(Arc<Memory>, RingSetup, Promise)>,
 }
 
 impl<S: Storage> Worker<S> {
@@ -197,9 +210,9 @@ impl<S: Storage> Worker<S> {
         engine: Engine,
         device: Arc<Device<S>>,
         queue: u16,
-        mem: Arc<GuestMemoryMmap>,
+        mem: Arc<Memory>,
         ring: Ring,
-        inbox: mpsc::Receiver<Command>,
+        inbox: mpsc::Receiver<(Command, Promise)>,
         sleeper: Sleeper,
     ) -> Self {
         let poll = device.poll;
@@ -214,11 +227,10 @@ impl<S: Storage> Worker<S> {
             answers: Vec::new(),
             flushes: FlushGroup::default(),
             scratch: Scratch::default(),
-            limiter: LogLimiter::new(),
             inbox,
             sleeper,
             idle: Idle::new(poll),
-            stopping: false,
+            stopping: None,
             new_memory: None,
         }
     }
@@ -239,11 +251,11 @@ impl<S: Storage> Worker<S> {
                 continue;
             }
             if self.slots.in_use() == 0 && !self.flushes.is_running() {
-                if let Some(change) = self.new_memory.take() {
-                    self.move_to(change);
+                if let Some((mem, ring, _kept)) = self.new_memory.take() {
+                    self.move_to(mem, &ring);
                     continue;
                 }
-                if self.stopping {
+                if self.stopping.is_some() {
                     return Ok(());
                 }
             }
@@ -274,7 +286,10 @@ impl<S: Storage> Worker<S> {
         self.settle();
         if self.accepting() {
             let taken = self.take_chains();
-            worked |= !matches!(taken, Ok(0));
+            if !matches!(taken, Ok(0)) {
+                worked = true;
+                self.sleeper.found_work();
+            }
             self.note_ring(taken.map(|_| ()));
         }
         worked |= self.collect()?;
@@ -296,7 +311,7 @@ impl<S: Storage> Worker<S> {
 
     /// Whether chains may be taken from the ring.
     fn accepting(&self) -> bool {
-        !self.stopping && self.new_memory.is_none() && !self.ring.is_broken()
+        self.stopping.is_none() && self.new_memory.is_none() && !self.ring.is_broken()
     }
 
     /// Starts new I/O and takes what is done; false when that is nothing.
@@ -313,10 +328,11 @@ impl<S: Storage> Worker<S> {
 
     fn read_mail(&mut self) {
         self.device.router.collect(self.queue, &mut self.batch.events);
-        while let Ok(command) = self.inbox.try_recv() {
+        while let Ok((command, promise)) = self.inbox.try_recv() {
             match command {
-                Command::Stop => self.stopping = true,
-                Command::SetMemory(change) => self.new_memory = Some(change),
+                Command::Stop => self.stopping = Some(promise),
+                Command::SetMemory(mem, ring) => self.new_memory = Some((mem, ring, promise)),
+                Command::SetKick(kick) => self.sleeper.set_kick(kick),
                 Command::SetCall(call) => self.ring.set_call(call),
                 Command::SetError(error) => self.ring.error = error,
             }
@@ -348,17 +364,16 @@ impl<S: Storage> Worker<S> {
     pub(super) fn note_ring(&mut self, result: Result<(), RingError>) {
         if let Err(error) = result
             && self.ring.break_off()
+            && self.device.lines.of_queue(self.queue).allow()
         {
             log::error!("queue {} is stopped, its ring is broken: {error}", self.queue);
         }
     }
 
-    fn move_to(&mut self, change: MemoryChange) {
-        let MemoryChange { mem, ring, done } = change;
-        let moved = self.ring.relocate(&ring, &mem);
+    fn move_to(&mut self, mem: Arc<Memory>, ring: &RingSetup) {
+        let moved = self.ring.relocate(ring, &mem);
         self.mem = mem;
         self.note_ring(moved);
-        let _ = done.send(());
     }
 }
 

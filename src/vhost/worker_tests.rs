@@ -2,10 +2,12 @@
 //! says, so that what is answered without them has not waited for them.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::fs::File;
 use std::os::fd::{FromRawFd, IntoRawFd};
 use std::time::Duration;
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
+use vhost::vhost_user::message::VhostUserMemoryRegion;
 use virtio_bindings::bindings::virtio_blk as wire;
 use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::split::Descriptor;
@@ -21,6 +23,7 @@ use crate::units::{Bytes, ZoneIndex};
 use crate::vhost::device::{self, AioMode, CacheMode, ServeOptions};
 use crate::vhost::engine::Held;
 use crate::vhost::files::DataFiles;
+use crate::vhost::memory::MemoryTable;
 use crate::virtio::features::Features;
 use crate::zone::GeometryRequest;
 
@@ -109,7 +112,7 @@ fn device(image: Arc<MemoryStorage>) -> Arc<Device<MemoryStorage>> {
 }
 
 impl Queue {
-    fn new(device: &Arc<Device<MemoryStorage>>, mem: &Arc<GuestMemoryMmap>, queue: u16) -> Self {
+    fn new(device: &Arc<Device<MemoryStorage>>, mem: &Arc<Memory>, queue: u16) -> Self {
         let base = u64::from(queue) * MEMORY;
         let setup = RingSetup {
             size: RING,
@@ -121,7 +124,8 @@ impl Queue {
         };
         // SAFETY: the descriptor is new and nobody else's.
         let kick = unsafe { File::from_raw_fd(EventFd::new(EFD_NONBLOCK).unwrap().into_raw_fd()) };
-        let sleeper = Sleeper::new(Arc::new(kick), Arc::clone(device.router.waker(queue).unwrap()));
+        let sleeper =
+            Sleeper::new(Arc::new(Notifier::new(kick).unwrap()), Arc::clone(device.router.waker(queue).unwrap()));
         let ring = Ring::new(&setup, mem, None).unwrap();
         let engine = Engine::Held(Held::new(Arc::clone(&device.files)));
         let (_, inbox) = mpsc::channel();
@@ -199,7 +203,10 @@ impl Queue {
 impl Rig {
     fn new(image: Arc<MemoryStorage>) -> Self {
         let device = device(image);
-        let mem = Arc::new(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 2 * MEMORY as usize)]).unwrap());
+        let memory = File::from(memfd_create("memory", MFdFlags::MFD_CLOEXEC).unwrap());
+        memory.set_len(2 * MEMORY).unwrap();
+        let region = VhostUserMemoryRegion::new(0, 2 * MEMORY, 0, 0);
+        let mem = Arc::clone(MemoryTable::new(vec![(region, memory)]).unwrap().memory());
         let queues = [0, 1].map(|queue| Queue::new(&device, &mem, queue));
         Self { device, queues, batch: Batch::default() }
     }

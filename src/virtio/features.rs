@@ -2,6 +2,8 @@
 //!
 //! Rules: virtio 1.3, 5.2.3 "Feature bits" and 5.2.5 "Device Initialization"; bit 30 belongs to vhost-user.
 
+use std::fmt;
+
 use virtio_bindings::bindings::virtio_blk::{
     VIRTIO_BLK_F_BLK_SIZE, VIRTIO_BLK_F_CONFIG_WCE, VIRTIO_BLK_F_FLUSH, VIRTIO_BLK_F_MQ, VIRTIO_BLK_F_RO,
     VIRTIO_BLK_F_SEG_MAX, VIRTIO_BLK_F_TOPOLOGY, VIRTIO_BLK_F_ZONED,
@@ -11,6 +13,22 @@ use virtio_bindings::bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RIN
 
 /// VHOST_USER_F_PROTOCOL_FEATURES: the frontend may negotiate protocol features and enables each ring.
 const PROTOCOL_FEATURES: u32 = 30;
+
+/// What the bits are called.
+const NAMES: [(u32, &str); 12] = [
+    (VIRTIO_F_VERSION_1, "VERSION_1"),
+    (VIRTIO_BLK_F_ZONED, "ZONED"),
+    (VIRTIO_BLK_F_RO, "RO"),
+    (VIRTIO_BLK_F_FLUSH, "FLUSH"),
+    (VIRTIO_BLK_F_CONFIG_WCE, "CONFIG_WCE"),
+    (VIRTIO_BLK_F_BLK_SIZE, "BLK_SIZE"),
+    (VIRTIO_BLK_F_TOPOLOGY, "TOPOLOGY"),
+    (VIRTIO_BLK_F_SEG_MAX, "SEG_MAX"),
+    (VIRTIO_BLK_F_MQ, "MQ"),
+    (VIRTIO_RING_F_INDIRECT_DESC, "INDIRECT_DESC"),
+    (VIRTIO_RING_F_EVENT_IDX, "EVENT_IDX"),
+    (PROTOCOL_FEATURES, "PROTOCOL_FEATURES"),
+];
 
 /// A set of feature bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -76,6 +94,14 @@ impl Features {
     }
 }
 
+impl fmt::Display for Features {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut names = NAMES.iter().filter(|(bit, _)| self.has(*bit)).map(|(_, name)| *name);
+        f.write_str(names.next().unwrap_or("none"))?;
+        names.try_for_each(|name| write!(f, ", {name}"))
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
@@ -102,5 +128,13 @@ mod tests {
         assert_eq!(offered.accept(offered.bits()), Some(offered));
         assert_eq!(offered.accept(1 << 34), None, "packed rings");
         assert!(!offered.accept(0).unwrap().zoned());
+    }
+
+    #[test]
+    fn every_bit_that_is_offered_has_a_name() {
+        let named = NAMES.iter().fold(0, |bits, (bit, _)| bits | 1 << bit);
+        assert_eq!(Features::offered(true).bits(), named);
+        assert_eq!(Features(1 << 17 | 1 << 32).to_string(), "VERSION_1, ZONED");
+        assert_eq!(Features(0).to_string(), "none");
     }
 }

@@ -7,6 +7,7 @@
 //! | [`ring`] | the driver's side of a split virtqueue, also for wrong descriptors and wrong indices |
 //! | [`proto`] | vhost-user messages, sent as bytes so that wrong ones can be sent too |
 //! | [`frontend`] | a connection with its memory and queues; requests in flight |
+//! | [`foreign`] | descriptors that no frontend should hand over |
 //! | [`inflight`] | the region in which the daemon notes what is in flight, as the frontend keeps it |
 //! | [`request`] | virtio-blk requests, their framing, and what came back |
 //! | [`daemon`] | the program as a child process: start, log, signals, limits |
@@ -26,6 +27,7 @@
 pub mod cli;
 pub mod daemon;
 pub mod disk;
+pub mod foreign;
 pub mod frontend;
 pub mod inflight;
 pub mod mem;
