@@ -5,7 +5,7 @@
 //! `HOSTILE_SEED` on, and `HOSTILE_MS` within how many milliseconds the next frontend has to be served and SIGTERM has
 //! to end the daemon; a loaded machine needs more than the second of the long form.
 
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -42,29 +42,37 @@ struct Hostile {
     held: Vec<Foreign>,
 }
 
-/// Messages that descriptors come with, and some that they do not.
-const WITH_FILES: [u32; 9] = [
-    msg::SET_VRING_KICK,
+/// Messages that descriptors come with, the likeliest to do harm more often than the others, and some that they do not.
+const WITH_FILES: [u32; 16] = [
+    msg::SET_VRING_CALL,
+    msg::SET_VRING_CALL,
+    msg::SET_VRING_CALL,
     msg::SET_VRING_CALL,
     msg::SET_VRING_ERR,
+    msg::SET_VRING_ERR,
+    msg::SET_VRING_ERR,
+    msg::SET_VRING_KICK,
+    msg::SET_VRING_KICK,
     msg::SET_MEM_TABLE,
     msg::ADD_MEM_REG,
-    msg::SET_INFLIGHT_FD,
     msg::REM_MEM_REG,
-    msg::GET_FEATURES,
+    msg::SET_INFLIGHT_FD,
+    msg::GET_VRING_BASE,
+    msg::RESET_DEVICE,
     21,
 ];
 
 impl Hostile {
-    /// Connects and behaves for a while.
+    /// Connects and gets as far as it likes to.
     fn connect(seed: u64, socket: &Path) -> Self {
         let mut rng = Rng::new(seed);
         let stream = UnixStream::connect(socket).expect("connecting to the daemon");
         let own = stream.try_clone().expect("a socket");
-        let front = match rng.below(4) {
+        let options = Options { memory: 1 << 20, queue_size: 8, ..Options::default() };
+        let front = match rng.below(6) {
             0 => None,
-            1 => Frontend::negotiate(own, &Options { memory: 1 << 20, queue_size: 8, ..Options::default() }).ok(),
-            _ => Frontend::connect(own, &Options { memory: 1 << 20, queue_size: 8, ..Options::default() }).ok(),
+            1 => Frontend::negotiate(own, &options).ok(),
+            _ => Frontend::connect(own, &options).ok(),
         };
         stream.set_nonblocking(true).expect("a socket that does not wait");
         Self { rng, stream, front, held: Vec::new() }
@@ -75,13 +83,8 @@ impl Hostile {
         let _ = self.stream.send_with_fds(&[bytes], fds);
     }
 
-    fn files(&mut self) -> Vec<RawFd> {
-        let count = match self.rng.below(8) {
-            0 => 0,
-            1 => 2 + self.rng.below(31),
-            2 => *self.rng.pick(&[33, 64, 252, 253]),
-            _ => 1,
-        };
+    /// As many descriptors, of up to four kinds.
+    fn files(&mut self, count: u64) -> Vec<RawFd> {
         let made = count.min(4);
         let new: Vec<Foreign> = (0..made).map(|_| Foreign::new(Kind::any(&mut self.rng))).collect();
         let fds = (0..count).map(|at| new[(at % made) as usize].as_raw_fd()).collect();
@@ -89,14 +92,14 @@ impl Hostile {
         fds
     }
 
-    /// A message with descriptors; what it says is mostly right.
+    /// A message that descriptors come with; what it says is mostly right.
     fn message(&mut self) -> Vec<u8> {
         let request = *self.rng.pick(&WITH_FILES);
-        let (queue, size) = (self.rng.below(3), 1 << (12 + self.rng.below(10)));
+        let (queue, size) = (self.rng.below(8) / 6, 1 << (12 + self.rng.below(10)));
         let region = [1 << 40, size, 1 << 41, 0];
         let numbers = |values: &[u64]| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
         let payload = match request {
-            msg::SET_VRING_KICK | msg::SET_VRING_CALL | msg::SET_VRING_ERR => numbers(&[queue]),
+            msg::SET_VRING_KICK | msg::SET_VRING_CALL | msg::SET_VRING_ERR | msg::GET_VRING_BASE => numbers(&[queue]),
             msg::SET_MEM_TABLE => numbers(&[&[1][..], &region].concat()),
             msg::ADD_MEM_REG | msg::REM_MEM_REG => numbers(&[&[0][..], &region].concat()),
             msg::SET_INFLIGHT_FD => numbers(&[size, 0, 1 | 8 << 16]),
@@ -106,46 +109,56 @@ impl Hostile {
         [words(&[request, asks, payload.len() as u32]), payload].concat()
     }
 
-    /// One bad deed.
+    /// A bad deed after which the connection may go on.
     fn act(&mut self) {
         match self.rng.below(8) {
-            0..=2 => {
-                let (message, files) = (self.message(), self.files());
+            0..=3 => {
+                let message = self.message();
+                let files = self.files(1);
                 self.send(&message, &files);
             }
-            // The beginning of a message, the descriptors with its first bytes or its last.
-            3 => {
-                let (message, files) = (self.message(), self.files());
-                let cut = 1 + self.rng.below(message.len() as u64 - 1) as usize;
-                let (early, late): (&[RawFd], &[RawFd]) =
-                    if self.rng.below(2) == 0 { (&files, &[]) } else { (&[], &files) };
-                self.send(&message[..cut], early);
-                if self.rng.below(2) == 0 {
-                    let more = cut + self.rng.below((message.len() - cut + 1) as u64) as usize;
-                    self.send(&message[cut..more], late);
-                }
-            }
-            4 => {
-                let len = 1 + self.rng.below(64);
-                let noise: Vec<u8> = (0..len).map(|_| self.rng.next() as u8).collect();
-                let files = self.files();
-                self.send(&noise, &files);
-            }
-            5 => self.never_read(),
-            6 => self.break_ring(),
+            4 => self.break_ring(),
             _ => self.ask(),
         }
     }
 
-    /// Asks as much as there is room for.
+    /// A last deed.
+    fn end(&mut self) {
+        match self.rng.below(6) {
+            0 => {}
+            // More descriptors than a message has, with the whole of it or a part.
+            1 => {
+                let count = *self.rng.pick(&[0, 2, 32, 33, 64, 252, 253]);
+                let (message, files) = (self.message(), self.files(count));
+                let cut = if self.rng.below(2) == 0 { message.len() as u64 } else { 1 + self.rng.below(12) };
+                self.send(&message[..cut as usize], &files);
+            }
+            // A message in pieces, the descriptors with its first bytes or its last, its end mostly missing.
+            2 | 3 => {
+                let (message, files) = (self.message(), self.files(1));
+                let cut = 1 + self.rng.below(message.len() as u64 - 1) as usize;
+                let (early, late): (&[RawFd], &[RawFd]) =
+                    if self.rng.below(2) == 0 { (&files, &[]) } else { (&[], &files) };
+                self.send(&message[..cut], early);
+                let more = cut + self.rng.below((message.len() - cut + 1) as u64) as usize;
+                self.send(&message[cut..more], late);
+            }
+            4 => {
+                let (len, count) = (1 + self.rng.below(64), self.rng.below(2));
+                let noise: Vec<u8> = (0..len).map(|_| self.rng.next() as u8).collect();
+                let files = self.files(count);
+                self.send(&noise, &files);
+            }
+            _ => self.never_read(),
+        }
+    }
+
+    /// Asks until there is no more room, neither for answers nor for questions.
     fn never_read(&mut self) {
         let asked = words(&[msg::GET_FEATURES, 1, 0]).repeat(64);
-        for _ in 0..200 {
-            match (&self.stream).write(&asked) {
-                Ok(_) => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => return,
-            }
+        for _ in 0..50 {
+            while (&self.stream).write(&asked).is_ok() {}
+            std::thread::sleep(Duration::from_micros(200));
         }
     }
 
@@ -167,12 +180,24 @@ impl Hostile {
         front.queues[0].force_kick();
     }
 
-    /// Misbehaves, and says whether it is silent from then on rather than gone.
+    /// Misbehaves, until the daemon has had the time to fall for it.
     fn misbehave(seed: u64, socket: &Path) -> Self {
         let mut hostile = Self::connect(seed, socket);
-        for _ in 0..hostile.rng.below(6) {
+        for _ in 0..hostile.rng.below(10) {
             hostile.act();
         }
+        hostile.end();
+        let unread = || {
+            let mut bytes: libc::c_int = 0;
+            // SAFETY: writes one number.
+            let asked = unsafe { libc::ioctl(hostile.stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+            asked == 0 && bytes != 0
+        };
+        let began = Instant::now();
+        while unread() && began.elapsed() < Duration::from_millis(10) {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        std::thread::sleep(Duration::from_micros(500));
         hostile
     }
 
