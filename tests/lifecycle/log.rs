@@ -167,7 +167,7 @@ fn said(variable: Option<&str>, args: &[&str]) -> String {
 
 #[test]
 fn what_is_logged_is_what_was_asked_for_and_errors_are_whatever_was_asked_for_otherwise() {
-    const DEBUG: &str = "features 0x";
+    const DEBUG: &str = "queue 0 runs";
     const INFO: &str = "serving on";
     for (variable, args, heard, unheard) in [
         (None, &[][..], &[INFO][..], &[DEBUG][..]),
