@@ -18,6 +18,9 @@
 //! | [`logging`] | where messages go, and how many |
 //! | [`units`] | sectors, bytes, file offsets and zone numbers as types |
 
+// These two panic where their stream cannot be written: `cli::output` and `logging` do not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod cli;
 pub mod control;
 #[cfg(any(fuzzing, test))]

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 
-use super::image;
+use super::{image, output};
 use crate::qcow2::{self, CheckReport, Pointers, RepairReport, Withheld};
 
 /// Exit status when the image has errors.
@@ -45,9 +45,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if args.json {
         print_json(&report)?;
     } else {
-        print_repaired(&report);
-        print(&report.left);
-        print_way_out(&report.left, Some(pointers));
+        let left = found(&report.left) + &way_out(&report.left, Some(pointers));
+        output::print(repaired(&report) + &left)?;
     }
     Ok(status(&report.left))
 }
@@ -58,8 +57,7 @@ fn check(path: &Path, as_json: bool) -> Result<ExitCode> {
     if as_json {
         print_json(&report)?;
     } else {
-        print(&report);
-        print_way_out(&report, None);
+        output::print(found(&report) + &way_out(&report, None))?;
     }
     Ok(status(&report))
 }
@@ -73,12 +71,13 @@ fn status(report: &CheckReport) -> ExitCode {
 }
 
 fn print_json(report: &impl serde::Serialize) -> Result<()> {
-    println!("{}", serde_json::to_string_pretty(report).context("the report cannot be written")?);
-    Ok(())
+    output::print(format_args!("{}\n", serde_json::to_string_pretty(report)?))
 }
 
 /// What was done, a line for each kind of it.
-fn print_repaired(report: &RepairReport) {
+fn repaired(report: &RepairReport) -> String {
+    let mut text = String::new();
+    let mut line = |line: String| text += &(line + "\n");
     let kinds = [
         (report.refcounts_raised, "Refcounts raised of clusters in use: "),
         (report.refcount_blocks_added, "Refcount blocks added: "),
@@ -89,56 +88,57 @@ fn print_repaired(report: &RepairReport) {
         (u64::from(report.dirty_bit_cleared), "Dirty bit cleared: "),
     ];
     let done = kinds.iter().filter(|(count, _)| *count > 0);
-    done.for_each(|(count, what)| println!("{what}{count}"));
+    done.for_each(|(count, what)| line(format!("{what}{count}")));
     for settled in &report.settled {
-        println!(
-            "Zone {}: write pointer is now {:#x}; before, {}",
-            settled.zone, settled.write_pointer, settled.message
-        );
+        let (zone, pointer) = (settled.zone, settled.write_pointer);
+        line(format!("Zone {zone}: write pointer is now {pointer:#x}; before, {}", settled.message));
     }
     match report.withheld {
         None => {}
         Some(Withheld::Everything) => {
-            println!("Nothing was changed: an entry points at metadata, and whose cluster that is cannot be known.");
+            line("Nothing was changed: an entry points at metadata, and whose cluster that is cannot be known.".into());
         }
         Some(Withheld::Leaks) => {
-            println!("Leaked clusters were left alone: they may belong to what the errors are about.");
+            line("Leaked clusters were left alone: they may belong to what the errors are about.".into());
         }
     }
+    text
 }
 
 /// What can be done about what was found and is still there.
-fn print_way_out(report: &CheckReport, repaired: Option<Pointers>) {
+fn way_out(report: &CheckReport, repaired: Option<Pointers>) -> String {
+    let mut text = String::new();
     let others = report.errors - report.wrong_pointers + report.leaks;
     if others > 0 && repaired.is_none() {
-        println!("check --repair sets right what is safe to set right of this.");
+        text += "check --repair sets right what is safe to set right of this.\n";
     }
     if report.wrong_pointers > 0 && repaired != Some(Pointers::Settle) {
-        println!(
-            "check --repair=pointers settles write pointers: an entry that says what was meant becomes that; \
-             elsewhere the zone becomes full, or empty where nothing is mapped."
-        );
+        text += "check --repair=pointers settles write pointers: an entry that says what was meant becomes that; \
+                 elsewhere the zone becomes full, or empty where nothing is mapped.\n";
     }
+    text
 }
 
-fn print(report: &CheckReport) {
+/// What is wrong, a line each, and then what that comes to.
+fn found(report: &CheckReport) -> String {
+    let mut text = String::new();
+    let mut line = |line: String| text += &(line + "\n");
     for finding in &report.findings {
-        println!("ERROR {}", finding.message);
+        line(format!("ERROR {}", finding.message));
     }
     let listed = report.findings.len() as u64;
     if report.errors > listed {
-        println!("... and {} more", report.errors - listed);
+        line(format!("... and {} more", report.errors - listed));
     }
     for leak in &report.leaked {
-        println!("Leaked {} clusters at {:#x}", leak.clusters, leak.file_offset);
+        line(format!("Leaked {} clusters at {:#x}", leak.clusters, leak.file_offset));
     }
-    match (report.errors, report.leaks) {
-        (0, 0) => println!("No errors were found on the image."),
-        (0, leaks) => println!("{leaks} clusters are leaked: that wastes space in the image and harms no data."),
-        (errors, leaks) => println!("{errors} errors and {leaks} leaked clusters were found on the image."),
-    }
-    println!(
-        "{}/{} clusters mapped, image ends at {}",
-        report.allocated_clusters, report.total_clusters, report.image_end
-    );
+    line(match (report.errors, report.leaks) {
+        (0, 0) => "No errors were found on the image.".to_owned(),
+        (0, leaks) => format!("{leaks} clusters are leaked: that wastes space in the image and harms no data."),
+        (errors, leaks) => format!("{errors} errors and {leaks} leaked clusters were found on the image."),
+    });
+    let (mapped, of) = (report.allocated_clusters, report.total_clusters);
+    line(format!("{mapped}/{of} clusters mapped, image ends at {}", report.image_end));
+    text
 }

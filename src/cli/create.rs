@@ -8,7 +8,8 @@ use clap::ValueEnum;
 
 use super::make::make;
 use super::preset::{self, MeantFor, Preset};
-use super::{parse_size, size};
+use super::{output, parse_size, size};
+use crate::logging;
 use crate::qcow2::{ByteOrder, CreateOptions};
 use crate::units::{Bytes, SECTOR_SIZE};
 use crate::virtio::config;
@@ -92,7 +93,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let path = match &args.file {
         Some(path) if !args.list_presets => path,
         _ => {
-            preset::print_list();
+            output::print(preset::list())?;
             return Ok(ExitCode::SUCCESS);
         }
     };
@@ -101,7 +102,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let order = table_order(args).with_context(|| name.to_string())?;
     let options = wanted.complete(order).with_context(|| name.to_string())?;
     for warning in make(path, &options)?.into_iter().chain(objections(&options, &args.meant_for)) {
-        eprintln!("vhost-user-zbd: {name}: warning: {warning}");
+        logging::warning(format_args!("{name}: warning: {warning}"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,6 +1,6 @@
 //! `ctl`: one question to a running daemon, or one order.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Subcommand;
 use serde_json::Value;
 
-use super::{report, size};
+use super::{output, report, size};
 use crate::control::client::Client;
 use crate::control::{Command, MAX_CELLS};
 use crate::observe::stats::{HotZone, Operation, RefusedLately, Stats};
@@ -61,7 +61,7 @@ enum Order {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut client = Client::connect(&args.socket)?;
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = output::stdout();
     let printed = match &args.order {
         Order::Report { first, count } => report::print_served(&mut client, *first, *count, args.json, &mut out)?,
         Order::Stats if !args.json => print_stats(&mut out, &client.ask(&Command::Stats {})?),
@@ -74,7 +74,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             }
         }
     };
-    super::printed(printed.and_then(|()| out.flush()), "the answer cannot be written")?;
+    output::finish(out, printed)?;
     Ok(ExitCode::SUCCESS)
 }
 

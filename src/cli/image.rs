@@ -9,6 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
+use crate::logging;
 use crate::qcow2::{Image, OpenError};
 use crate::storage::file::FileStorage;
 use crate::storage::lock::{self, Purpose};
@@ -54,10 +55,10 @@ pub(super) fn open_file(path: &Path, options: &mut OpenOptions) -> Result<File> 
 pub(super) fn look(path: &Path) -> Result<Opened> {
     let opened = open(path)?;
     if opened.served {
-        eprintln!(
-            "vhost-user-zbd: {}: being served now: the zones change meanwhile, and open ones show as closed",
-            path.display()
-        );
+        let path = path.display();
+        logging::warning(format_args!(
+            "{path}: being served now: the zones change meanwhile, and open ones show as closed"
+        ));
     }
     Ok(opened)
 }

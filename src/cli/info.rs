@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use serde_json::json;
 
-use super::{image, size};
+use super::{image, output, size};
 use crate::qcow2::ByteOrder;
 use crate::units::Bytes;
 use crate::virtio::config;
@@ -40,7 +40,7 @@ pub(super) fn run(path: &Path, as_json: bool) -> Result<ExitCode> {
             "table_offset": zoned.zonedmeta_offset,
             "table_endian": endian,
         });
-        println!("{info:#}");
+        output::print(format_args!("{info:#}\n"))?;
         return Ok(ExitCode::SUCCESS);
     }
     let limit = |limit: u32| match limit {
@@ -54,21 +54,27 @@ pub(super) fn run(path: &Path, as_json: bool) -> Result<ExitCode> {
         ),
         limit => size::show(Bytes(limit.into())),
     };
-    println!("image: {}", path.display());
-    println!("file format: qcow2, zoned (host-managed)");
-    println!("zoned layout: {}", zoned.layout.title());
-    println!("virtual size: {}", size::show(header.size));
-    println!("disk size: {}", size::show(Bytes(on_disk)));
-    println!("cluster size: {}", size::show(header.cluster_size()));
-    println!("zones: {} ({} conventional)", zoned.nr_zones, zoned.conventional_zones);
-    println!("zone size: {}", size::show(Bytes(zoned.zone_size)));
-    println!("zone capacity: {}", size::show(Bytes(zoned.zone_capacity)));
-    println!("max open zones: {}", limit(zoned.max_open_zones));
-    println!("max active zones: {}", limit(zoned.max_active_zones));
-    println!("max append: {append}");
-    println!("write pointer table: {:#x}, {} bytes, {endian}-endian", zoned.zonedmeta_offset, zoned.zonedmeta_size);
+    let mut text = String::new();
+    let mut line = |line: String| text += &(line + "\n");
+    line(format!("image: {}", path.display()));
+    line("file format: qcow2, zoned (host-managed)".to_owned());
+    line(format!("zoned layout: {}", zoned.layout.title()));
+    line(format!("virtual size: {}", size::show(header.size)));
+    line(format!("disk size: {}", size::show(Bytes(on_disk))));
+    line(format!("cluster size: {}", size::show(header.cluster_size())));
+    line(format!("zones: {} ({} conventional)", zoned.nr_zones, zoned.conventional_zones));
+    line(format!("zone size: {}", size::show(Bytes(zoned.zone_size))));
+    line(format!("zone capacity: {}", size::show(Bytes(zoned.zone_capacity))));
+    line(format!("max open zones: {}", limit(zoned.max_open_zones)));
+    line(format!("max active zones: {}", limit(zoned.max_active_zones)));
+    line(format!("max append: {append}"));
+    line(format!(
+        "write pointer table: {:#x}, {} bytes, {endian}-endian",
+        zoned.zonedmeta_offset, zoned.zonedmeta_size
+    ));
     for clamp in opened.image.clamps() {
-        println!("note: {} {} cannot be reached: {} is in force", clamp.field, clamp.from, clamp.to);
+        line(format!("note: {} {} cannot be reached: {} is in force", clamp.field, clamp.from, clamp.to));
     }
+    output::print(text)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,6 +11,7 @@ mod image;
 mod info;
 mod make;
 mod map;
+mod output;
 mod preset;
 mod process;
 mod report;
@@ -22,11 +23,11 @@ mod trace;
 mod verbosity;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::logging;
@@ -93,7 +94,7 @@ pub fn command() -> clap::Command {
 }
 
 /// What QEMU's schema of backend programs wants to know.
-const CAPABILITIES: &str = r#"{"type":"block","features":["read-only","blk-file"]}"#;
+const CAPABILITIES: &str = "{\"type\":\"block\",\"features\":[\"read-only\",\"blk-file\"]}\n";
 
 /// Runs the program with these arguments, the first being its name.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
@@ -102,11 +103,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return refuse_usage(&error),
     };
-    if cli.print_capabilities {
-        println!("{CAPABILITIES}");
-        return ExitCode::SUCCESS;
-    }
     let done = match cli.command {
+        _ if cli.print_capabilities => output::print(CAPABILITIES).map(|()| ExitCode::SUCCESS),
         Some(Command::Create(args)) => create::run(&args),
         Some(Command::Serve(args)) => serve::run(&args),
         Some(Command::Info(args)) => info::run(&args.file, args.json),
@@ -118,12 +116,15 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Check(args)) => check::run(&args),
         None => Err(anyhow::anyhow!("no command given: see --help")),
     };
-    let status = done.unwrap_or_else(|error| {
-        logging::failure(in_one_line(&error));
-        ExitCode::FAILURE
-    });
+    let status = done.unwrap_or_else(|error| fail(&error));
     logging::end();
     status
+}
+
+/// The end of a command that has failed.
+fn fail(error: &anyhow::Error) -> ExitCode {
+    logging::failure(in_one_line(error));
+    ExitCode::FAILURE
 }
 
 /// An error and its causes. Some errors name their cause themselves, as logs show them without it: it is not told again.
@@ -152,30 +153,20 @@ fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
 
 /// Help and version go out as they are; a wrong command line is one line and status 1, as of any other bad input.
 fn refuse_usage(error: &clap::Error) -> ExitCode {
-    if !error.use_stderr() || error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        // Nothing sensible is left to do where the terminal is gone.
+    if !error.use_stderr() {
+        let printed = output::finish(io::stdout(), error.print());
+        return printed.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS);
+    }
+    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Where standard error cannot be written there is no way left to say so.
         let _ = error.print();
-        return if error.use_stderr() { ExitCode::FAILURE } else { ExitCode::SUCCESS };
+        return ExitCode::FAILURE;
     }
     let text = error.to_string();
     let message = text.split("\n\nUsage:").next().unwrap_or_default();
     let message: Vec<&str> = message.split_whitespace().collect();
     logging::failure(message.join(" ").trim_start_matches("error: "));
     ExitCode::FAILURE
-}
-
-/// Writes to standard output.
-fn print(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    printed(out.write_all(text.as_bytes()).and_then(|()| out.flush()), "standard output cannot be written")
-}
-
-/// What printing has come to. A reader that has seen enough, as in `map | head`, is no error.
-fn printed(written: io::Result<()>, otherwise: &'static str) -> Result<()> {
-    match written {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context(otherwise),
-    }
 }
 
 fn parse_size(text: &str) -> Result<Bytes, String> {

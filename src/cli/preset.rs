@@ -138,16 +138,17 @@ pub(super) fn named(name: &str) -> Result<&'static Preset, String> {
 }
 
 /// A table for people.
-pub(super) fn print_list() {
+pub(super) fn list() -> String {
+    let mut list = String::new();
     for preset in PRESETS {
-        println!("{:<12} {}", preset.name, preset.about);
+        list += &format!("{:<12} {}\n", preset.name, preset.about);
         let conventional = match preset.conventional {
             Conventional::Zones(zones) => zones.to_string(),
             Conventional::Percent(percent) => format!("{percent} %"),
         };
         let limit = |limit: u32| if limit == 0 { "no limit".into() } else { limit.to_string() };
-        println!(
-            "{:12} size {}, zones of {}, capacity {}, conventional {conventional}, open {}, active {}",
+        list += &format!(
+            "{:12} size {}, zones of {}, capacity {}, conventional {conventional}, open {}, active {}\n",
             "",
             size::show(preset.size),
             size::show(preset.zone_size),
@@ -157,8 +158,9 @@ pub(super) fn print_list() {
         );
         let takes: Vec<_> = preset.takes.iter().filter_map(MeantFor::to_possible_value).collect();
         let takes: Vec<&str> = takes.iter().map(PossibleValue::get_name).collect();
-        println!("{:12} for {}", "", takes.join(", "));
+        list += &format!("{:12} for {}\n", "", takes.join(", "));
     }
+    list
 }
 
 /// What a disk may be meant for.

@@ -1,12 +1,12 @@
 //! `report`: the zones of an image, as blkzone prints them or as JSON.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
-use super::{image, parse_size};
+use super::{image, output, parse_size};
 use crate::control::ZoneRow;
 use crate::control::client::Client;
 use crate::store::ZoneInfo;
@@ -40,12 +40,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let name = || args.file.display().to_string();
     // Nothing is printed of a report that would end in the midst.
     opened.with_zones(zones.clone(), |zones| zones.for_each(drop)).with_context(name)?;
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = output::stdout();
     let print = |zones: &mut dyn Iterator<Item = ZoneInfo>| {
         if args.json { print_json(&mut out, zones) } else { print_text(&mut out, zones) }
     };
     let printed = opened.with_zones(zones, print).with_context(name)?;
-    super::printed(printed.and_then(|()| out.flush()), "the report cannot be written")?;
+    output::finish(out, printed)?;
     Ok(ExitCode::SUCCESS)
 }
 

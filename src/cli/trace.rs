@@ -1,7 +1,7 @@
 //! `trace`: the requests that `serve --trace` has noted, for people or as JSON lines.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow};
 use serde_json::json;
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::image;
+use super::{image, output};
 use crate::observe::trace::{HEADER_BYTES, Header, RECORD_BYTES, Record, Traced};
 use crate::observe::{Kind, Rule};
 use crate::virtio::status::Status;
@@ -71,13 +71,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let file = File::open(&args.file).context("the trace cannot be opened").with_context(name)?;
     let mut file = BufReader::new(file);
     read_header(&mut file).with_context(name)?;
-    let mut out = BufWriter::new(io::stdout().lock());
+    let mut out = output::stdout();
     let mut first = None;
     let printed = loop {
         let mut record = [0; RECORD_BYTES];
         match file.read_exact(&mut record) {
             Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break out.flush(),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break Ok(()),
             Err(error) => return Err(error).with_context(name),
         }
         let traced = Record::read_from_bytes(&record).ok().and_then(|record| record.decode());
@@ -91,7 +91,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             break Err(error);
         }
     };
-    super::printed(printed, "the requests cannot be written")?;
+    output::finish(out, printed)?;
     Ok(ExitCode::SUCCESS)
 }
 

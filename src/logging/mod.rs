@@ -135,11 +135,17 @@ pub fn end() {
 
 /// The line that a command that has failed ends with.
 pub fn failure(error: impl Display) {
-    let line = if to_journal() {
-        format!("<{}>{error}\n", priority(Level::Error))
-    } else {
-        format!("vhost-user-zbd: {error}\n")
-    };
+    say(Level::Error, error);
+}
+
+/// A line beside what a command without a log does.
+pub fn warning(text: impl Display) {
+    say(Level::Warn, text);
+}
+
+fn say(level: Level, text: impl Display) {
+    let line =
+        if to_journal() { format!("<{}>{text}\n", priority(level)) } else { format!("vhost-user-zbd: {text}\n") };
     match OUTPUT.get() {
         Some(output) => lock(output).put_last(line.as_bytes(), LAST_PATIENCE),
         // Nothing is left to do where it cannot be said.

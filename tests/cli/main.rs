@@ -12,6 +12,7 @@ mod foreign;
 mod inspect;
 mod limits;
 mod map;
+mod output;
 mod packaging;
 mod program;
 mod repair;

@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 
 use super::image::{self, Opened};
 use super::screen::{self, Colours};
-use super::size;
+use super::{output, size};
 use crate::control::client::Client;
 use crate::control::{Command, MAX_CELLS};
 use crate::observe::info::Info;
@@ -97,7 +97,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         put(out, &picture::page(&disk, &detailed))?;
     }
     if args.json {
-        super::print(&format!("{}\n", serde_json::to_string(&detailed)?))?;
+        output::print(format_args!("{}\n", serde_json::to_string(&detailed)?))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -108,7 +108,7 @@ fn draw(disk: &Disk, source: &mut Source, cells: Option<u32>) -> Result<ExitCode
     let (rows, colours) = (rows.map_or(PLAIN_ROWS, |rows| rows.saturating_sub(OTHER_ROWS)), Colours::of_stdout());
     let layout = Layout::fit(disk.geometry.nr_zones(), cells, columns, rows, colours);
     let summary = source.summary(disk, layout.cells)?;
-    super::print(&screen::text(&terminal::draw(disk, &summary, &layout, columns, colours), colours))?;
+    output::print(screen::text(&terminal::draw(disk, &summary, &layout, columns, colours), colours))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -149,7 +149,7 @@ fn put(out: &Path, text: &str) -> Result<()> {
         }
         return fs::write(out, text).context("the picture cannot be written").with_context(name);
     }
-    super::print(text)
+    output::print(text)
 }
 
 fn is_image(path: &Path) -> bool {

@@ -28,6 +28,7 @@ use termion::event::Key;
 use termion::input::TermRead;
 
 use super::map::Disk;
+use super::output;
 use super::screen::{self, Colours, Line};
 use crate::control::Command;
 use crate::control::client::{Client, ClientError};
@@ -98,7 +99,7 @@ fn once(mut client: Client, disk: &Disk, interval: Duration) -> Result<ExitCode>
     let shown = Shown { disk, before: Some(&before.stats), now: &now.stats, zones: &now.zones };
     let mut lines = view::lines(&shown, size, colours);
     lines.insert(1, Line::plain(view::period(&shown)));
-    super::print(&screen::text(&lines, colours))?;
+    output::print(screen::text(&lines, colours))?;
     Ok(ExitCode::SUCCESS)
 }
 
