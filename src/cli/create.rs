@@ -1,14 +1,16 @@
 //! `create`: a new image. Takes qemu-img's command line, and options of its own for the same things.
 
-use std::path::PathBuf;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 
 use super::make::make;
+use super::map::Disk;
 use super::preset::{self, MeantFor, Preset};
-use super::{output, parse_size, size};
+use super::{named, output, parse_size, size};
 use crate::logging;
 use crate::qcow2::{ByteOrder, CreateOptions};
 use crate::units::{Bytes, SECTOR_SIZE};
@@ -26,18 +28,20 @@ enum Endian {
 }
 
 #[derive(Debug, clap::Args)]
+#[command(args_override_self = true)]
 pub(super) struct Args {
     /// The image file to make; it must not exist.
-    #[arg(required_unless_present = "list_presets")]
     file: Option<PathBuf>,
-    /// The size of the disk; suffixes K, M, G, T. Also as `-o size=`. A preset has one.
+    /// The size of the disk, such as 64M, 1.5G or 16GiB. Also as `-o size=`. A preset has one.
     #[arg(value_parser = parse_size)]
     size: Option<Bytes>,
+    /// Do not say what was made.
+    #[arg(short, long)]
+    quiet: bool,
     /// The image format, as qemu-img takes it; only qcow2.
     #[arg(short = 'f', long, value_parser = ["qcow2"])]
     format: Option<String>,
-    /// Options by the names of qemu-img, separated by commas: size, preset, cluster_size, zone.mode, zone.size,
-    /// zone.capacity, zone.conventional_zones, zone.max_open_zones, zone.max_active_zones, zone.max_append_bytes.
+    /// Options by the names of qemu-img, separated by commas; "-o help" lists them.
     #[arg(short = 'o', value_name = "NAME=VALUE", value_delimiter = ',')]
     options: Vec<String>,
     /// Take a geometry that has a name; all other options go before what it says.
@@ -73,36 +77,49 @@ pub(super) struct Args {
     /// Byte order of the write pointer table: big, or little with --for qemu-v7, as its binaries take no other.
     #[arg(long, value_enum)]
     table_endian: Option<Endian>,
+    /// What qemu-img makes an image on top of another with.
+    #[arg(short = 'b', short_aliases = ['F', 'B'], hide = true, value_parser = no_backing)]
+    _backing: Option<Infallible>,
+}
+
+fn no_backing(_: &str) -> Result<Infallible, String> {
+    Err("a zoned image has no backing file".into())
 }
 
 /// Everything that was asked for, from all forms of options.
 #[derive(Debug, Default)]
 pub(super) struct Wanted {
-    preset: Option<&'static Preset>,
-    size: Option<Bytes>,
-    cluster_size: Option<Bytes>,
-    zone_size: Option<Bytes>,
-    zone_capacity: Option<Bytes>,
-    max_append_bytes: Option<Bytes>,
-    conventional_zones: Option<u32>,
-    max_open_zones: Option<u32>,
-    max_active_zones: Option<u32>,
+    pub(super) preset: Option<&'static Preset>,
+    pub(super) size: Option<Bytes>,
+    pub(super) cluster_size: Option<Bytes>,
+    pub(super) zone_size: Option<Bytes>,
+    pub(super) zone_capacity: Option<Bytes>,
+    pub(super) max_append_bytes: Option<Bytes>,
+    pub(super) conventional_zones: Option<u32>,
+    pub(super) max_open_zones: Option<u32>,
+    pub(super) max_active_zones: Option<u32>,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let path = match &args.file {
-        Some(path) if !args.list_presets => path,
-        _ => {
-            output::print(preset::list())?;
-            return Ok(ExitCode::SUCCESS);
-        }
+    let listed = match () {
+        () if args.list_presets => Some(preset::list()),
+        () if args.options.iter().any(|option| named::is_help(option)) => Some(named::help()),
+        () => None,
     };
+    if let Some(list) = listed {
+        output::print(list)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let path = args.file.as_ref().ok_or_else(|| anyhow!("no image given: expected FILE"))?;
     let name = path.display();
     let wanted = gather(args).with_context(|| name.to_string())?;
     let order = table_order(args).with_context(|| name.to_string())?;
     let options = wanted.complete(order).with_context(|| name.to_string())?;
     for warning in make(path, &options)?.into_iter().chain(objections(&options, &args.meant_for)) {
         logging::warning(format_args!("{name}: warning: {warning}"));
+    }
+    if !args.quiet {
+        output::print(made(path, &options)?)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -116,6 +133,17 @@ fn table_order(args: &Args) -> Result<ByteOrder> {
         (Some(Endian::Little), _) | (None, true) => Ok(ByteOrder::Little),
         (Some(Endian::Big) | None, false) => Ok(ByteOrder::Big),
     }
+}
+
+/// The line that says what was made.
+fn made(path: &Path, options: &CreateOptions) -> Result<String> {
+    let name = path.display().to_string();
+    let (geometry, _) = Geometry::new(&options.geometry)?;
+    let limits = [("open", geometry.max_open_zones()), ("active", geometry.max_active_zones())];
+    let limits = limits.iter().filter(|(_, limit)| *limit > 0).map(|(what, limit)| format!(", at most {limit} {what}"));
+    let limits: String = limits.collect();
+    let disk = Disk { name, geometry, longest_append: geometry.max_append() };
+    Ok(format!("Made '{}': {}{limits}\n", disk.name, disk.shape()))
 }
 
 /// Why Linux, and what the disk is meant for, will refuse it.
@@ -133,56 +161,42 @@ fn objections(options: &CreateOptions, meant_for: &[MeantFor]) -> Vec<String> {
 }
 
 fn gather(args: &Args) -> Result<Wanted> {
-    let mut wanted = Wanted {
-        preset: args.preset,
-        size: args.size,
-        cluster_size: args.cluster_size,
-        zone_size: args.zone_size,
-        zone_capacity: args.zone_capacity,
-        max_append_bytes: args.max_append_bytes,
-        conventional_zones: args.conventional_zones,
-        max_open_zones: args.max_open_zones,
-        max_active_zones: args.max_active_zones,
-    };
-    args.options.iter().try_for_each(|option| wanted.take(option))?;
-    Ok(wanted)
+    let mut named = Wanted::default();
+    args.options.iter().try_for_each(|option| named::take(&mut named, option))?;
+    Ok(Wanted {
+        preset: either(named.preset, args.preset, "--preset")?,
+        size: either(named.size, args.size, "SIZE")?,
+        cluster_size: either(named.cluster_size, args.cluster_size, "--cluster-size")?,
+        zone_size: either(named.zone_size, args.zone_size, "--zone-size")?,
+        zone_capacity: either(named.zone_capacity, args.zone_capacity, "--zone-capacity")?,
+        max_append_bytes: either(named.max_append_bytes, args.max_append_bytes, "--max-append-bytes")?,
+        conventional_zones: either(named.conventional_zones, args.conventional_zones, "--conventional-zones")?,
+        max_open_zones: either(named.max_open_zones, args.max_open_zones, "--max-open-zones")?,
+        max_active_zones: either(named.max_active_zones, args.max_active_zones, "--max-active-zones")?,
+    })
+}
+
+/// What was said by the name of an option of `-o`, or by one of our own. Which of both counts nobody can know; qemu-img
+/// refuses a size that is said in both ways, too.
+fn either<T>(named: Option<T>, own: Option<T>, name: &str) -> Result<Option<T>> {
+    match (named, own) {
+        (Some(_), Some(_)) => bail!("{name}: given by -o, too: expected only one of both"),
+        (named, own) => Ok(named.or(own)),
+    }
 }
 
 impl Wanted {
     /// What is meant by `SIZE,NAME=VALUE,...`, each but the first by the names of `-o`.
     pub(super) fn parse(text: &str) -> Result<Self> {
         let mut wanted = Self::default();
-        for option in text.split(',') {
-            if option.contains('=') {
-                wanted.take(option)?;
+        for (at, option) in text.split(',').enumerate() {
+            if at > 0 || option.contains('=') {
+                named::take(&mut wanted, option)?;
             } else {
-                put(&mut wanted.size, "size", option, size::parse)?;
+                wanted.size = Some(size::parse(option).map_err(|error| anyhow!(error))?);
             }
         }
         Ok(wanted)
-    }
-
-    /// One NAME=VALUE.
-    fn take(&mut self, option: &str) -> Result<()> {
-        let Some((key, value)) = option.split_once('=') else {
-            bail!("-o {option}: expected NAME=VALUE");
-        };
-        match key.replace('-', "_").as_str() {
-            "preset" => put(&mut self.preset, key, value, preset::named),
-            "size" => put(&mut self.size, key, value, size::parse),
-            "cluster_size" => put(&mut self.cluster_size, key, value, size::parse),
-            "zone.size" => put(&mut self.zone_size, key, value, size::parse),
-            "zone.capacity" => put(&mut self.zone_capacity, key, value, size::parse),
-            "zone.max_append_bytes" => put(&mut self.max_append_bytes, key, value, size::parse),
-            "zone.conventional_zones" => put(&mut self.conventional_zones, key, value, count),
-            "zone.max_open_zones" => put(&mut self.max_open_zones, key, value, count),
-            "zone.max_active_zones" => put(&mut self.max_active_zones, key, value, count),
-            "zone.mode" if value == "host-managed" => Ok(()),
-            "zone.mode" => bail!("-o {key}={value}: expected host-managed"),
-            _ => bail!(
-                "-o {key}: unknown option: expected size, preset, cluster_size or one of the zone.* options of --help"
-            ),
-        }
     }
 
     /// With what was not said.
@@ -190,6 +204,7 @@ impl Wanted {
         let preset = self.preset;
         let size = self.size.or(preset.map(|preset| preset.size));
         let size = size.ok_or_else(|| anyhow!("no size given: expected FILE SIZE, -o size=SIZE or a preset"))?;
+        let size = whole(size);
         let zone_size = self.zone_size.or(preset.map(|preset| preset.zone_size));
         let zone_size =
             zone_size.ok_or_else(|| anyhow!("no zone size given: expected --zone-size, -o zone.size= or a preset"))?;
@@ -225,16 +240,11 @@ impl Wanted {
     }
 }
 
-fn put<T>(place: &mut Option<T>, key: &str, value: &str, parse: impl Fn(&str) -> Result<T, String>) -> Result<()> {
-    let value = parse(value).map_err(|error| anyhow!("-o {key}: {error}"))?;
-    match place.replace(value) {
-        Some(_) => bail!("-o {key}: given twice"),
-        None => Ok(()),
-    }
-}
-
-fn count(text: &str) -> Result<u32, String> {
-    text.parse().map_err(|_| format!("'{text}' is not a count: expected a whole number below 4294967296"))
+/// A size of a disk that is no whole number of sectors, as 1.3G is none, is rounded up: by qemu-img to sectors, here to
+/// blocks, so that the disk can be served with the default block size.
+fn whole(size: Bytes) -> Bytes {
+    let whole = if size.is_multiple_of(SECTOR_SIZE) { Some(size.0) } else { size.0.checked_next_multiple_of(PAGE) };
+    whole.map_or(size, Bytes)
 }
 
 /// What the default queue can carry, or what the format's rule leaves of a small zone.

@@ -11,6 +11,7 @@ mod image;
 mod info;
 mod make;
 mod map;
+mod named;
 mod output;
 mod preset;
 mod process;

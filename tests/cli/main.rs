@@ -15,5 +15,6 @@ mod map;
 mod output;
 mod packaging;
 mod program;
+mod qemu_img;
 mod repair;
 mod top;

@@ -15,6 +15,8 @@ const PRINTING: &[(&str, i32)] = &[
     ("-V", 0),
     ("--print-capabilities", 0),
     ("create --list-presets", 0),
+    ("create -o help", 0),
+    ("create NEW 64M --zone-size 4M", 0),
     ("info FILE", 0),
     ("info FILE --json", 0),
     ("report FILE", 0),
@@ -53,7 +55,7 @@ const COMPLAINING: &[(&str, i32)] = &[
     ("top MISSING", 1),
     ("ctl MISSING stats", 1),
     ("serve MISSING --socket-path SOCKET", 1),
-    ("create NEW 64M --zone-size 4M --for xfs", 0),
+    ("create OTHER 64M --zone-size 4M --for xfs", 0),
     ("report SERVED", 0),
 ];
 

@@ -49,7 +49,7 @@ fn a_wrong_description_is_refused_whether_there_is_an_image_or_not() {
         for (description, fragment) in [
             ("32M", "no zone size"),
             ("preset=frobnicate", "'frobnicate'"),
-            ("32M,64M,preset=zns", "twice"),
+            ("32M,64M,preset=zns", "-o 64M: expected NAME=VALUE"),
             ("32M,zone.sise=4M", "zone.sise"),
             ("", "''"),
         ] {
