@@ -1,6 +1,5 @@
 //! `create`: a new image. Takes qemu-img's command line, and options of its own for the same things.
 
-use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -45,7 +44,7 @@ pub(super) struct Args {
     #[arg(short = 'o', value_name = "NAME=VALUE", value_delimiter = ',')]
     options: Vec<String>,
     /// Take a geometry that has a name; all other options go before what it says.
-    #[arg(long, value_name = "NAME", value_parser = preset::named)]
+    #[arg(long, value_name = "NAME", value_parser = preset::parser())]
     preset: Option<&'static Preset>,
     /// List the presets, and exit.
     #[arg(long)]
@@ -77,13 +76,15 @@ pub(super) struct Args {
     /// Byte order of the write pointer table: big, or little with --for qemu-v7, as its binaries take no other.
     #[arg(long, value_enum)]
     table_endian: Option<Endian>,
-    /// What qemu-img makes an image on top of another with.
-    #[arg(short = 'b', short_aliases = ['F', 'B'], hide = true, value_parser = no_backing)]
-    _backing: Option<Infallible>,
 }
 
-fn no_backing(_: &str) -> Result<Infallible, String> {
-    Err("a zoned image has no backing file".into())
+/// Why there is no such option, where it is one of qemu-img's.
+pub(super) fn why_not(option: &str) -> Option<&'static str> {
+    match option {
+        "-b" | "-B" | "-F" | "-u" => Some(named::BACKING),
+        "--object" => Some(named::ENCRYPTION),
+        _ => None,
+    }
 }
 
 /// Everything that was asked for, from all forms of options.

@@ -52,7 +52,8 @@ enum Order {
     Quit,
     /// Say how much is logged, or change it.
     LogLevel {
-        /// error, warn, info, debug or trace.
+        /// How much: the later, the more.
+        #[arg(value_parser = ["error", "warn", "info", "debug", "trace"])]
         level: Option<String>,
     },
     /// What is known, in Prometheus' text format.

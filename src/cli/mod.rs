@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::logging;
@@ -100,9 +101,10 @@ const CAPABILITIES: &str = "{\"type\":\"block\",\"features\":[\"read-only\",\"bl
 /// Runs the program with these arguments, the first being its name.
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     process::survive_file_limit();
-    let cli = match Cli::try_parse_from(with_command(arguments.collect())) {
+    let arguments = with_command(arguments.collect());
+    let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
-        Err(error) => return refuse_usage(&error),
+        Err(error) => return refuse_usage(&error, &arguments),
     };
     let done = match cli.command {
         _ if cli.print_capabilities => output::print(CAPABILITIES).map(|()| ExitCode::SUCCESS),
@@ -153,14 +155,21 @@ fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
 }
 
 /// Help and version go out as they are; a wrong command line is one line and status 1, as of any other bad input.
-fn refuse_usage(error: &clap::Error) -> ExitCode {
+fn refuse_usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     if !error.use_stderr() {
         let printed = output::finish(io::stdout(), error.print());
         return printed.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS);
     }
-    if error.kind() == clap::error::ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+    if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         // Where standard error cannot be written there is no way left to say so.
         let _ = error.print();
+        return ExitCode::FAILURE;
+    }
+    let unknown = error.get(ContextKind::InvalidArg).filter(|_| error.kind() == ErrorKind::UnknownArgument);
+    if let (Some(ContextValue::String(option)), true) = (unknown, arguments.get(1).is_some_and(|name| name == "create"))
+        && let Some(why) = create::why_not(option)
+    {
+        logging::failure(format_args!("{option}: not supported: {why}"));
         return ExitCode::FAILURE;
     }
     let text = error.to_string();

@@ -33,8 +33,8 @@ use Means::{Always, Count, Never, Preset, Size};
 
 /// How qemu-img's options say no.
 const OFF: Means = Always(&["off", "no", "false", "n"]);
-const BACKING: &str = "a zoned image has no backing file";
-const ENCRYPTION: &str = "a zoned image is not encrypted";
+pub(super) const BACKING: &str = "a zoned image has no backing file";
+pub(super) const ENCRYPTION: &str = "a zoned image is not encrypted";
 const DATA_FILE: &str = "a zoned image holds its data itself";
 
 const NAMED: &[Named] = &[

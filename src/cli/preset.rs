@@ -1,7 +1,7 @@
 //! Geometries by name, and what those ask of one that a disk may be meant for.
 
 use clap::ValueEnum;
-use clap::builder::PossibleValue;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::size;
 use crate::units::Bytes;
@@ -135,6 +135,12 @@ pub(super) fn named(name: &str) -> Result<&'static Preset, String> {
         let names: Vec<&str> = PRESETS.iter().map(|preset| preset.name).collect();
         format!("'{name}' is not a preset: expected {}", names.join(", "))
     })
+}
+
+/// Takes the name of a preset on the command line, and knows them all, for help and completions.
+pub(super) fn parser() -> impl TypedValueParser<Value = &'static Preset> {
+    let names = PRESETS.iter().map(|preset| PossibleValue::new(preset.name).help(preset.about));
+    PossibleValuesParser::new(names).try_map(|name| named(&name))
 }
 
 /// A table for people.

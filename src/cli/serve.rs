@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use clap::ValueEnum;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::create::Wanted;
 use super::verbosity::Verbosity;
@@ -57,7 +58,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     fd: Option<i32>,
     /// Logical block size of the disk, and the unit of writes to sequential zones.
-    #[arg(long, default_value = "4096", value_parser = parse_block_size)]
+    #[arg(long, default_value = "4096", value_parser = block_size())]
     block_size: u32,
     /// Request queues shown to the guest.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
@@ -226,12 +227,9 @@ fn reopen(file: &File, args: &Args, flags: i32) -> Result<File> {
     Ok(OpenOptions::new().read(true).write(!args.read_only).custom_flags(flags).open(path)?)
 }
 
-fn parse_block_size(text: &str) -> Result<u32, String> {
-    match text {
-        "512" => Ok(512),
-        "4096" | "4k" | "4K" => Ok(4096),
-        _ => Err(format!("'{text}' is not a block size: expected 512 or 4096")),
-    }
+fn block_size() -> impl TypedValueParser<Value = u32> {
+    let sizes = [PossibleValue::new("512"), PossibleValue::new("4096").aliases(["4k", "4K"])];
+    PossibleValuesParser::new(sizes).map(|size| if size == "512" { 512 } else { 4096 })
 }
 
 fn parse_queue_size(text: &str) -> Result<u16, String> {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::json;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -31,12 +32,11 @@ pub(super) struct Args {
     /// Only requests of this queue.
     #[arg(long, value_name = "N")]
     queue: Option<u16>,
-    /// Only requests of these kinds: read, write, append, flush, report, open, close, finish, reset, reset-all, get-id or
-    /// other.
-    #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = parse_kind)]
+    /// Only requests of these kinds.
+    #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = one_of(Kind::ALL, Kind::name))]
     kind: Vec<Kind>,
     /// Only requests that broke this rule, by the name that is printed.
-    #[arg(long, value_name = "RULE", value_parser = parse_rule)]
+    #[arg(long, value_name = "RULE", value_parser = one_of(Rule::ALL, Rule::name))]
     rule: Option<Rule>,
 }
 
@@ -155,14 +155,13 @@ fn as_json(traced: &Traced) -> String {
     all.to_string()
 }
 
-fn parse_kind(text: &str) -> Result<Kind, String> {
-    let names = || Kind::ALL.map(Kind::name).join(", ");
-    let known = Kind::ALL.into_iter().find(|kind| kind.name() == text);
-    known.ok_or_else(|| format!("'{text}' is no kind of request: expected one of {}", names()))
-}
-
-fn parse_rule(text: &str) -> Result<Rule, String> {
-    let names = || Rule::ALL.map(Rule::name).join(", ");
-    let known = Rule::ALL.into_iter().find(|rule| rule.name() == text);
-    known.ok_or_else(|| format!("'{text}' is no rule: expected one of {}", names()))
+/// Takes one of `all` by its name, and knows all names, for help and completions.
+fn one_of<T: Copy + Send + Sync + 'static, const N: usize>(
+    all: [T; N],
+    name: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(all.map(name)).try_map(move |text| {
+        let known = all.into_iter().find(|one| name(*one) == text);
+        known.ok_or("not a known name")
+    })
 }

@@ -218,8 +218,12 @@ fn wrong_options_of_o_are_refused_by_name() {
     }
     fails(&["create", &name, "64M", "--zone-size", "1M", "-o", "size=64M"], &["SIZE", "-o", "one of both"]);
     fails(&["create", &name, "64M", "--zone-size", "1M", "-o", "zone.size=1M"], &["--zone-size", "-o", "one of both"]);
-    for option in ["-b", "-F", "-B"] {
-        fails(&["create", &name, "64M", option, "base", "--zone-size", "1M"], &["backing file"]);
+    for (option, value, why) in [
+        ("-b", "base", "no backing file"),
+        ("-F", "qcow2", "no backing file"),
+        ("--object", "secret,id=a", "not encrypted"),
+    ] {
+        fails(&["create", option, value, &name, "64M", "--zone-size", "1M"], &[option, why]);
     }
     fails(&["create", &name, "64M"], &["zone size|zone_size|--zone-size"]);
     fails(&["create", &name, "--zone-size", "1M"], &["size"]);

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod completion;
 mod create;
 mod damage;
 mod foreign;

@@ -5,9 +5,10 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
-use clap_complete::Shell;
 use clap_mangen::Man;
 use vhost_user_zbd::cli;
+
+mod completions;
 
 const NAME: &str = "vhost-user-zbd";
 
@@ -51,10 +52,7 @@ fn main() -> io::Result<()> {
         let sub = sub.clone().name(name).bin_name(format!("{NAME} {}", sub.get_name()));
         page(folder, title, sub, &orders, &[NAME.to_owned()])?;
     }
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut cli::command(), NAME, folder)?;
-    }
-    Ok(())
+    completions::write(folder)
 }
 
 /// What a command that takes orders can be told, with what each takes: they have no pages of their own.
