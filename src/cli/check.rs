@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 
 use super::{image, output};
+use crate::observe::versioned;
 use crate::qcow2::{self, CheckReport, Pointers, RepairReport, Withheld};
 
 /// Exit status when the image has errors.
@@ -71,7 +72,7 @@ fn status(report: &CheckReport) -> ExitCode {
 }
 
 fn print_json(report: &impl serde::Serialize) -> Result<()> {
-    output::print(format_args!("{}\n", serde_json::to_string_pretty(report)?))
+    output::print(format_args!("{}\n", serde_json::to_string_pretty(&versioned(report))?))
 }
 
 /// What was done, a line for each kind of it.

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 
+use super::disk::Disk;
 use super::make::make;
-use super::map::Disk;
 use super::preset::{self, MeantFor, Preset};
 use super::{named, output, parse_size, size};
 use crate::logging;

@@ -1,17 +1,18 @@
 //! `ctl`: one question to a running daemon, or one order.
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Subcommand;
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Value, json};
 
-use super::{output, report, size};
+use super::{info, map, output, report, size};
 use crate::control::client::Client;
 use crate::control::{Command, MAX_CELLS};
 use crate::observe::stats::{HotZone, Operation, RefusedLately, Stats};
+use crate::observe::versioned;
 use crate::units::Bytes;
 
 #[derive(Debug, clap::Args)]
@@ -40,11 +41,11 @@ enum Order {
     },
     /// What was done since the daemon began to serve.
     Stats,
-    /// All zones, summed up in so many cells; "map --socket" draws them.
+    /// The zones drawn, as "map --socket" draws them.
     Map {
-        /// Cells, at most.
-        #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CELLS)))]
-        cells: u32,
+        /// Cells, at most; when not given as many as there is room for, and 4096 in JSON.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CELLS)))]
+        cells: Option<u32>,
     },
     /// Make all that was acknowledged stable.
     Flush,
@@ -61,110 +62,73 @@ enum Order {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let mut client = Client::connect(&args.socket)?;
-    let mut out = output::stdout();
-    let printed = match &args.order {
-        Order::Report { first, count } => report::print_served(&mut client, *first, *count, args.json, &mut out)?,
-        Order::Stats if !args.json => print_stats(&mut out, &client.ask(&Command::Stats {})?),
-        order => {
-            let answer: Value = client.ask(&order.command())?;
-            match (answer, args.json) {
-                (Value::String(text), false) => write!(out, "{text}"),
-                (answer, false) => print_tree(&mut out, &answer, 0),
-                (answer, true) => writeln!(out, "{answer:#}"),
-            }
+    // How an answer that is not to be JSON is shown; what cannot be shown so is not an answer of this version's daemon.
+    type Show = fn(Value) -> Result<String>;
+    let (command, show): (Command, Show) = match &args.order {
+        Order::Map { cells } => return map::print_served(&args.socket, *cells, args.json),
+        Order::Report { first, count } => {
+            return report::print_served(&mut Client::connect(&args.socket)?, *first, *count, args.json);
         }
+        Order::Info => (Command::Info {}, |answer| Ok(info::served(&serde_json::from_value(answer)?))),
+        Order::Stats => (Command::Stats {}, |answer| Ok(in_words(&serde_json::from_value(answer)?))),
+        Order::Flush => (Command::Flush {}, |_| Ok(String::new())),
+        Order::Quit => (Command::Quit {}, |_| Ok(String::new())),
+        Order::LogLevel { level } => {
+            (Command::LogLevel { level: level.clone() }, |answer| Ok(format!("level: {}\n", text(&answer["level"]))))
+        }
+        Order::Metrics => (Command::Metrics {}, |answer| Ok(text(&answer).to_owned())),
     };
-    output::finish(out, printed)?;
+    let answer: Value = Client::connect(&args.socket)?.ask(&command)?;
+    output::print(match answer {
+        Value::String(text) if args.json => pretty(&versioned(json!({ "metrics": text })))?,
+        answer if args.json => pretty(&answer)?,
+        answer => show(answer).with_context(|| args.socket.display().to_string())?,
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-impl Order {
-    fn command(&self) -> Command {
-        match self {
-            Self::Info => Command::Info {},
-            Self::Report { first, count } => Command::Report { first: *first, count: *count },
-            Self::Stats => Command::Stats {},
-            Self::Map { cells } => Command::Map { cells: *cells },
-            Self::Flush => Command::Flush {},
-            Self::Quit => Command::Quit {},
-            Self::LogLevel { level } => Command::LogLevel { level: level.clone() },
-            Self::Metrics => Command::Metrics {},
-        }
-    }
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_default()
+}
+
+fn pretty(answer: &impl Serialize) -> Result<String> {
+    Ok(serde_json::to_string_pretty(answer)? + "\n")
 }
 
 /// Durations in microseconds; at most so long for half, and for 99 of a hundred.
-fn print_stats(out: &mut impl Write, stats: &Stats) -> io::Result<()> {
+fn in_words(stats: &Stats) -> String {
     let limit = |limit: u32| if limit == 0 { "no limit".to_owned() } else { format!("of {limit}") };
-    writeln!(
-        out,
-        "serving for {} s, {}",
-        stats.uptime_ms / 1000,
-        match stats.frontend {
-            true => "a frontend is connected",
-            false => "no frontend is connected",
-        }
-    )?;
-    writeln!(out, "open zones: {} ({})", stats.open_zones, limit(stats.max_open_zones))?;
-    writeln!(out, "active zones: {} ({})", stats.active_zones, limit(stats.max_active_zones))?;
+    let mut text = String::new();
+    let mut line = |line: String| text += &(line + "\n");
+    let frontend = if stats.frontend { "a frontend is connected" } else { "no frontend is connected" };
+    line(format!("serving for {} s, {frontend}", stats.uptime_ms / 1000));
+    line(format!("open zones: {} ({})", stats.open_zones, limit(stats.max_open_zones)));
+    line(format!("active zones: {} ({})", stats.active_zones, limit(stats.max_active_zones)));
     if !stats.operations.is_empty() {
-        writeln!(
-            out,
+        line(format!(
             "\n{:<10}{:>12}{:>8}{:>16}{:>10}{:>10}{:>10}",
             "request", "answered", "errors", "bytes", "50% us", "99% us", "max us"
-        )?;
+        ));
     }
     for (kind, Operation { count, bytes, errors, latency }) in &stats.operations {
         let micros = |ns: Option<u64>| ns.map_or(0.0, |ns| ns as f64 / 1000.0);
         let (half, most, max) =
             (micros(latency.at_most(0.5)), micros(latency.at_most(0.99)), micros(Some(latency.max_ns)));
-        writeln!(out, "{kind:<10}{count:>12}{errors:>8}{bytes:>16}{half:>10.1}{most:>10.1}{max:>10.1}")?;
+        line(format!("{kind:<10}{count:>12}{errors:>8}{bytes:>16}{half:>10.1}{most:>10.1}{max:>10.1}"));
     }
     let refused: Vec<_> = stats.statuses.iter().filter(|(status, count)| *status != "OK" && **count != 0).collect();
     if !refused.is_empty() {
         let counts: Vec<_> = refused.iter().map(|(status, count)| format!("{status} {count}")).collect();
-        writeln!(out, "\nanswered with an error: {}", counts.join(", "))?;
+        line(format!("\nanswered with an error: {}", counts.join(", ")));
     }
     for RefusedLately { ago_ms, queue, text } in &stats.refusals {
-        writeln!(out, "  {:.1} s ago, queue {queue}: {text}", *ago_ms as f64 / 1000.0)?;
+        line(format!("  {:.1} s ago, queue {queue}: {text}", *ago_ms as f64 / 1000.0));
     }
     if !stats.hot_zones.is_empty() {
-        writeln!(out, "\nwritten most:")?;
+        line("\nwritten most:".to_owned());
     }
     for HotZone { zone, bytes } in stats.hot_zones.iter().take(8) {
-        writeln!(out, "  zone {zone}: {}", size::show(Bytes(*bytes)))?;
+        line(format!("  zone {zone}: {}", size::show(Bytes(*bytes))));
     }
-    Ok(())
-}
-
-/// One line a value, what is inside another one further in.
-fn print_tree(out: &mut impl Write, value: &Value, depth: usize) -> io::Result<()> {
-    let indent = "  ".repeat(depth);
-    match value {
-        Value::Object(fields) => fields.iter().try_for_each(|(name, value)| match value {
-            Value::Object(_) => {
-                writeln!(out, "{indent}{name}:")?;
-                print_tree(out, value, depth + 1)
-            }
-            Value::Array(items) if items.iter().any(Value::is_object) => {
-                writeln!(out, "{indent}{name}:")?;
-                items.iter().try_for_each(|item| writeln!(out, "{indent}  {}", one_line(item)))
-            }
-            _ => writeln!(out, "{indent}{name}: {}", one_line(value)),
-        }),
-        value => writeln!(out, "{indent}{}", one_line(value)),
-    }
-}
-
-fn one_line(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Object(fields) => {
-            let fields: Vec<_> = fields.iter().map(|(name, value)| format!("{name} {}", one_line(value))).collect();
-            fields.join(", ")
-        }
-        Value::Array(items) => items.iter().map(one_line).collect::<Vec<_>>().join(" "),
-        value => value.to_string(),
-    }
+    text
 }

@@ -152,7 +152,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         log::warn!("{}: {} {} cannot be reached: {} is in force", name(), clamp.field, clamp.from, clamp.to);
     }
     let onlookers = Onlookers {
-        image: name(),
+        // From other folders and beside other daemons a relative name says nothing.
+        image: std::path::absolute(path)?.display().to_string(),
         trace: args.trace.as_ref().map(|path| trace::open(path, store.geometry())).transpose()?,
         control_path: args.control_path.clone(),
     };

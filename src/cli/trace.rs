@@ -12,7 +12,7 @@ use zerocopy::{FromBytes, IntoBytes};
 
 use super::{image, output};
 use crate::observe::trace::{HEADER_BYTES, Header, RECORD_BYTES, Record, Traced};
-use crate::observe::{Kind, Rule};
+use crate::observe::{Kind, Rule, versioned};
 use crate::virtio::status::Status;
 use crate::zone::Geometry;
 
@@ -86,7 +86,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         if !args.wants(&traced) {
             continue;
         }
-        let line = if args.json { as_json(&traced) } else { as_text(&traced, began) };
+        let line = if args.json { as_json(&traced)? } else { as_text(&traced, began) };
         if let Err(error) = writeln!(out, "{line}") {
             break Err(error);
         }
@@ -132,7 +132,7 @@ fn as_text(traced: &Traced, began: u64) -> String {
     }
 }
 
-fn as_json(traced: &Traced) -> String {
+fn as_json(traced: &Traced) -> Result<String> {
     let ok = traced.status == Status::Ok;
     let position = traced.position.map(|sector| sector.0);
     let (rule, zone) = traced.refused.unzip();
@@ -152,7 +152,7 @@ fn as_json(traced: &Traced) -> String {
         "write_pointer": pointer.map(|pointer| pointer.0),
         "expected": position.filter(|_| !ok),
     });
-    all.to_string()
+    Ok(serde_json::to_string(&versioned(all))?)
 }
 
 /// Takes one of `all` by its name, and knows all names, for help and completions.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The answer to `info`. Lengths are in bytes; limits of 0 are none.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Info {
-    /// The image, as it was named on the command line.
+    /// The image: an absolute path.
     pub image: String,
     /// This program's version.
     pub version: String,

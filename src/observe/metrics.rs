@@ -2,7 +2,7 @@
 //!
 //! The number of series is bounded whatever the disk: a few a kind of request and a state, and the zones written most.
 
-use std::fmt::{self, Write};
+use std::fmt::{self, Display, Write};
 
 use super::histogram::Latency;
 use super::info::Info;
@@ -14,9 +14,10 @@ use crate::zone::State;
 const BOUNDS_NS: [u64; 10] =
     [10_000, 50_000, 100_000, 500_000, 1_000_000, 5_000_000, 10_000_000, 100_000_000, 1_000_000_000, 10_000_000_000];
 
-/// The whole text.
+/// The whole text. Every series has the label `disk`, the image's path, so that one server may scrape many daemons and
+/// one folder may hold the texts of many.
 pub fn render(info: &Info, stats: &Stats, zones: &Tally) -> String {
-    let mut text = Text { out: String::new() };
+    let mut text = Text { out: String::new(), disk: escape(&info.image) };
     // Writing to a string does not fail.
     let _ = text.all(info, stats, zones);
     text.out
@@ -24,6 +25,7 @@ pub fn render(info: &Info, stats: &Stats, zones: &Tally) -> String {
 
 struct Text {
     out: String,
+    disk: String,
 }
 
 impl Text {
@@ -31,31 +33,34 @@ impl Text {
         writeln!(self.out, "# HELP vhost_user_zbd_{name} {help}\n# TYPE vhost_user_zbd_{name} {kind}")
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
+    /// One series: the only place that writes one.
+    fn series(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) -> fmt::Result {
+        write!(self.out, "vhost_user_zbd_{name}{{disk=\"{}\"", self.disk)?;
+        labels.iter().try_for_each(|(label, of)| write!(self.out, ",{label}=\"{}\"", escape(of)))?;
+        writeln!(self.out, "}} {value}")
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, value: impl Display) -> fmt::Result {
         self.head(name, "gauge", help)?;
-        writeln!(self.out, "vhost_user_zbd_{name} {value}")
+        self.series(name, &[], value)
     }
 
     fn labelled(
         &mut self,
         (name, kind, help): (&str, &str, &str),
         label: &str,
-        values: impl Iterator<Item = (String, u64)>,
+        mut values: impl Iterator<Item = (String, u64)>,
     ) -> fmt::Result {
         self.head(name, kind, help)?;
-        for (of, value) in values {
-            writeln!(self.out, "vhost_user_zbd_{name}{{{label}=\"{}\"}} {value}", escape(&of))?;
-        }
-        Ok(())
+        values.try_for_each(|(of, value)| self.series(name, &[(label, &of)], value))
     }
 
     fn all(&mut self, info: &Info, stats: &Stats, zones: &Tally) -> fmt::Result {
         self.head("info", "gauge", "What is served.")?;
-        let (image, version) = (escape(&info.image), escape(&info.version));
-        writeln!(self.out, "vhost_user_zbd_info{{image=\"{image}\",version=\"{version}\"}} 1")?;
-        self.gauge("frontend_connected", "A frontend is connected.", stats.frontend.into())?;
-        self.head("uptime_seconds", "gauge", "Since the daemon began to serve.")?;
-        writeln!(self.out, "vhost_user_zbd_uptime_seconds {}", seconds(stats.uptime_ms.saturating_mul(1_000_000)))?;
+        self.series("info", &[("image", &info.image), ("version", &info.version)], 1)?;
+        self.gauge("frontend_connected", "A frontend is connected.", u8::from(stats.frontend))?;
+        let uptime = seconds(stats.uptime_ms.saturating_mul(1_000_000));
+        self.gauge("uptime_seconds", "Since the daemon began to serve.", uptime)?;
         self.requests(stats)?;
         self.zones(info, stats, zones)
     }
@@ -77,16 +82,16 @@ impl Text {
     }
 
     fn histogram(&mut self, kind: &str, latency: &Latency) -> fmt::Result {
-        let name = "vhost_user_zbd_request_seconds";
+        let op = ("op", kind);
         for bound in BOUNDS_NS {
             let below = latency.buckets.iter().filter(|(longest, _)| *longest <= bound).map(|(_, count)| count);
-            let (bound, count) = (seconds(bound), below.sum::<u64>());
-            writeln!(self.out, "{name}_bucket{{op=\"{kind}\",le=\"{bound}\"}} {count}")?;
+            let bound_seconds = seconds(bound).to_string();
+            self.series("request_seconds_bucket", &[op, ("le", &bound_seconds)], below.sum::<u64>())?;
         }
         let count: u64 = latency.buckets.iter().map(|(_, count)| count).sum();
-        writeln!(self.out, "{name}_bucket{{op=\"{kind}\",le=\"+Inf\"}} {count}")?;
-        writeln!(self.out, "{name}_sum{{op=\"{kind}\"}} {}", seconds(latency.total_ns))?;
-        writeln!(self.out, "{name}_count{{op=\"{kind}\"}} {count}")
+        self.series("request_seconds_bucket", &[op, ("le", "+Inf")], count)?;
+        self.series("request_seconds_sum", &[op], seconds(latency.total_ns))?;
+        self.series("request_seconds_count", &[op], count)
     }
 
     fn zones(&mut self, info: &Info, stats: &Stats, zones: &Tally) -> fmt::Result {
@@ -94,10 +99,10 @@ impl Text {
         self.labelled(("zones", "gauge", "Zones by state."), "state", states)?;
         self.gauge("written_bytes", "Bytes below the write pointers.", zones.written)?;
         self.gauge("capacity_bytes", "Bytes that sequential zones hold.", zones.capacity)?;
-        self.gauge("open_zones", "Zones open now.", stats.open_zones.into())?;
-        self.gauge("active_zones", "Zones active now.", stats.active_zones.into())?;
-        self.gauge("max_open_zones", "Zones that may be open; 0 is no limit.", info.max_open_zones.into())?;
-        self.gauge("max_active_zones", "Zones that may be active; 0 is no limit.", info.max_active_zones.into())?;
+        self.gauge("open_zones", "Zones open now.", stats.open_zones)?;
+        self.gauge("active_zones", "Zones active now.", stats.active_zones)?;
+        self.gauge("max_open_zones", "Zones that may be open; 0 is no limit.", info.max_open_zones)?;
+        self.gauge("max_active_zones", "Zones that may be active; 0 is no limit.", info.max_active_zones)?;
         let hot = stats.hot_zones.iter().map(|zone| (zone.zone.to_string(), zone.bytes));
         let help = "Bytes written to the zones written most; others are left out.";
         self.labelled(("zone_written_bytes_total", "counter", help), "zone", hot)
@@ -114,6 +119,7 @@ fn escape(text: &str) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::panic, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
     use crate::observe::stats::{HotZone, Operation};
@@ -132,23 +138,25 @@ mod tests {
         let info = Info { image: "a \"b\"\\c".to_owned(), ..Info::default() };
         let text = render(&info, &stats, &Tally::default());
         for line in [
-            r#"vhost_user_zbd_info{image="a \"b\"\\c",version=""} 1"#,
-            "vhost_user_zbd_uptime_seconds 1.5",
-            r#"vhost_user_zbd_requests_total{op="write"} 6"#,
-            r#"vhost_user_zbd_errors_total{op="write"} 1"#,
-            r#"vhost_user_zbd_responses_total{status="OK"} 5"#,
-            r#"vhost_user_zbd_request_seconds_bucket{op="write",le="0.00001"} 4"#,
-            r#"vhost_user_zbd_request_seconds_bucket{op="write",le="0.00005"} 6"#,
-            r#"vhost_user_zbd_request_seconds_bucket{op="write",le="+Inf"} 6"#,
-            r#"vhost_user_zbd_request_seconds_sum{op="write"} 0.000064"#,
-            r#"vhost_user_zbd_request_seconds_count{op="write"} 6"#,
-            r#"vhost_user_zbd_zones{state="implicit-open"} 0"#,
-            r#"vhost_user_zbd_zone_written_bytes_total{zone="7"} 24576"#,
+            r#"vhost_user_zbd_info{disk="a \"b\"\\c",image="a \"b\"\\c",version=""} 1"#,
+            r#"vhost_user_zbd_uptime_seconds{disk="a \"b\"\\c"} 1.5"#,
+            r#"vhost_user_zbd_requests_total{disk="a \"b\"\\c",op="write"} 6"#,
+            r#"vhost_user_zbd_errors_total{disk="a \"b\"\\c",op="write"} 1"#,
+            r#"vhost_user_zbd_responses_total{disk="a \"b\"\\c",status="OK"} 5"#,
+            r#"vhost_user_zbd_request_seconds_bucket{disk="a \"b\"\\c",op="write",le="0.00001"} 4"#,
+            r#"vhost_user_zbd_request_seconds_bucket{disk="a \"b\"\\c",op="write",le="0.00005"} 6"#,
+            r#"vhost_user_zbd_request_seconds_bucket{disk="a \"b\"\\c",op="write",le="+Inf"} 6"#,
+            r#"vhost_user_zbd_request_seconds_sum{disk="a \"b\"\\c",op="write"} 0.000064"#,
+            r#"vhost_user_zbd_request_seconds_count{disk="a \"b\"\\c",op="write"} 6"#,
+            r#"vhost_user_zbd_zones{disk="a \"b\"\\c",state="implicit-open"} 0"#,
+            r#"vhost_user_zbd_zone_written_bytes_total{disk="a \"b\"\\c",zone="7"} 24576"#,
         ] {
             assert!(text.lines().any(|known| known == line), "{line} is not in:\n{text}");
         }
         let series = text.lines().filter(|line| !line.starts_with('#'));
         for line in series {
+            let (_, rest) = line.split_once("{disk=\"").unwrap_or_else(|| panic!("no disk: {line}"));
+            assert!(rest.starts_with(r#"a \"b\"\\c""#), "{line}");
             let name = line.split(['{', ' ']).next().unwrap_or_default();
             let family = ["_bucket", "_sum", "_count"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
             assert!(text.contains(&format!("# TYPE {family} ")), "{line}");

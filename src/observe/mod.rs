@@ -11,6 +11,7 @@
 //! | [`info`] | what is served, and how |
 //! | [`metrics`] | all of it as text for a scraper |
 //! | [`trace`] | one request as a record of a trace |
+//! | [`versioned`] | the version of all JSON |
 
 pub mod histogram;
 pub mod hot;
@@ -21,6 +22,8 @@ pub mod refused;
 pub mod stats;
 pub mod summary;
 pub mod trace;
+mod versioned;
 
 pub use kind::{Kind, Subject};
 pub use refused::{Refused, Rule};
+pub use versioned::{SCHEMA_VERSION, Versioned, versioned};

@@ -14,6 +14,7 @@ use crate::logging;
 use crate::observe::info::Info;
 use crate::observe::metrics;
 use crate::observe::summary::Summary;
+use crate::observe::versioned;
 use crate::storage::Storage;
 use crate::store::{ZoneInfo, ZonedStore};
 use crate::units::ZoneIndex;
@@ -113,11 +114,11 @@ fn log_level(level: Option<&str>) -> Result<Value, String> {
         logging::set_level(known.ok_or_else(wrong)?);
         log::info!("told by the control socket to log {level}");
     }
-    Ok(json!({ "level": log::max_level().as_str().to_lowercase() }))
+    value(json!({ "level": log::max_level().as_str().to_lowercase() }))
 }
 
 fn value(answer: impl Serialize) -> Result<Value, String> {
-    serde_json::to_value(answer).map_err(|error| error.to_string())
+    serde_json::to_value(versioned(answer)).map_err(|error| error.to_string())
 }
 
 impl<S: Storage> Subject for Told<S> {
@@ -129,9 +130,9 @@ impl<S: Storage> Subject for Told<S> {
             Command::Map { cells } => value(self.map(cells)?),
             Command::Flush {} => {
                 self.device.store.make_durable().map_err(|refusal| refusal.to_string())?;
-                Ok(json!({}))
+                value(json!({}))
             }
-            Command::Quit {} => self.quit().map(|()| json!({})),
+            Command::Quit {} => self.quit().and_then(|()| value(json!({}))),
             Command::LogLevel { level } => log_level(level.as_deref()),
             Command::Metrics {} => Ok(self.metrics().into()),
         }

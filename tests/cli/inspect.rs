@@ -127,6 +127,20 @@ fn report_lists_the_part_that_is_asked_for() {
     assert_eq!(indices(&["--count", "1"]), [0]);
     assert_eq!(indices(&["--count", "0"]), [0; 0]);
     fails(&["report", &name, "--offset", "8M"], &[&name, "8388608"]);
+    // By sectors, with blkzone's options and as its reports have them; a zone has 0x800.
+    assert_eq!(indices(&["-o", "0x1800"]), [3, 4, 5, 6, 7]);
+    assert_eq!(indices(&["-o", "6144", "-c", "2"]), [3, 4]);
+    assert_eq!(indices(&["--sector", "6143", "--count", "1"]), [2]);
+    assert_eq!(indices(&["-l", "0x1000"]), [0, 1]);
+    assert_eq!(indices(&["-o", "0x800", "-l", "0x801"]), [1, 2]);
+    assert_eq!(indices(&["-o", "2K", "-l", "2K"]), [1]);
+    assert_eq!(indices(&["-o", "0x3800", "-l", "1M"]), [7]);
+    assert_eq!(indices(&["-l", "0"]), [0; 0]);
+    fails(&["report", &name, "-o", "0x4000"], &[&name, "8388608"]);
+    fails(&["report", &name, "-o", "0xg"], &["--sector", "'0xg'", "hexadecimal"]);
+    fails(&["report", &name, "-o", "0xffffffffffffffff"], &["--sector", "too large"]);
+    fails(&["report", &name, "-o", "0", "--offset", "0"], &["--sector", "--offset"]);
+    fails(&["report", &name, "-l", "1", "-c", "1"], &["--length", "--count"]);
     assert_eq!(ok(&["report", &name, "--offset", "7M"]).lines().count(), 1);
 }
 

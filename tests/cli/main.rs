@@ -11,6 +11,7 @@ mod create;
 mod damage;
 mod foreign;
 mod inspect;
+mod json;
 mod limits;
 mod map;
 mod output;

@@ -76,6 +76,12 @@ fn the_map_of_a_running_daemon_shows_what_is_open() {
     let text = ok(&["map", "--socket", &control]);
     assert!(text.starts_with(&format!("{}\n8 MiB: 8 zones of 1 MiB", disk.image.name())), "{text}");
     assert!(text.contains("open 2 of 3, active 2 of 5\n\n0  ==f#A...\n"), "{text}");
+    assert_eq!(ok(&["ctl", &control, "map"]), text, "ctl draws as map does");
+    let cells = ["--cells", "4", "--json"];
+    assert_eq!(
+        ok(&[&["ctl", &control, "map"], &cells[..]].concat()),
+        ok(&[&["map", "--socket", &control], &cells[..]].concat())
+    );
     let json: Value = serde_json::from_str(&ok(&["map", "--socket", &control, "--json", "--cells", "1"])).unwrap();
     assert_eq!(json["totals"]["states"]["explicit-open"], 1);
     assert!(ok(&["map", "--socket", &control, "--svg", "-"]).contains("zone 4: explicitly open"));
@@ -98,6 +104,7 @@ fn as_json_it_has_cells_and_totals() {
         "capacity": 6 * capacity,
     });
     let expected = json!({
+        "schema_version": 1,
         "zones": 8,
         "cells": [
             {"first": 0, "zones": 4, "states": {"not-wp": 2, "closed": 1, "full": 1}, "written": capacity + closed,

@@ -55,6 +55,18 @@ fn a_report_over_the_control_socket_is_what_the_guest_is_told() {
     let expected = ["not-wp", "not-wp", "implicit-open", "full", "explicit-open", "empty", "empty", "empty"];
     assert_eq!(states, expected);
     assert_eq!(ctl(&disk, &["report", "--first", "3", "--count", "2"]).lines().count(), 2);
+    let control = disk.image.beside_name("control");
+    assert_eq!(ok(&["report", "--socket", &control]), ctl(&disk, &["report"]), "the same report with --socket");
+    assert_eq!(
+        ok(&["report", "--socket", &control, "-o", "0x1800", "-c", "2"]),
+        ctl(&disk, &["report", "--first", "3", "--count", "2"])
+    );
+    fails(&["report", "--socket", &control, "--offset", "8M"], &[&control, "8388608"]);
+    let (served, file) = (ctl(&disk, &["info"]), ok(&["info", &disk.image.name()]));
+    for fact in ["image: ", "virtual size: ", "zones: ", "zone capacity: ", "max open zones: ", "max append: "] {
+        let of = |text: &str| text.lines().find(|line| line.starts_with(fact)).map(str::to_owned);
+        assert!(of(&served).is_some() && of(&served) == of(&file), "{fact} differs:\n{served}\n{file}");
+    }
     let map = ask(&disk, &["map", "--cells", "2"]);
     assert_eq!(map["cells"].as_array().map(Vec::len), Some(2));
     assert_eq!(map["totals"]["states"]["explicit-open"], 1);
@@ -128,7 +140,7 @@ fn info_says_what_is_served_and_to_whom() {
     }
     disk.disconnect();
     crate::common::eventually("the frontend to be gone", || (ask(&disk, &["info"])["frontend"] == false).then_some(()));
-    assert!(ctl(&disk, &["info"]).lines().any(|line| line == "nr_zones: 8"));
+    assert!(ctl(&disk, &["info"]).lines().any(|line| line == "zones: 8 (2 conventional)"));
     disk.finish_clean();
 }
 
@@ -159,12 +171,12 @@ fn silent_clients_keep_nobody_from_asking() {
 fn the_log_says_more_when_the_control_socket_asks_for_it() {
     let mut disk = start(1);
     assert_eq!(disk.write(GEO.start(2) + 8, &[0; 4096]), Status::UnalignedWp);
-    assert_eq!(ask(&disk, &["log-level", "debug"]), json!({"level": "debug"}));
+    assert_eq!(ask(&disk, &["log-level", "debug"]), json!({"level": "debug", "schema_version": 1}));
     assert_eq!(disk.write(GEO.start(2) + 16, &[0; 4096]), Status::UnalignedWp);
     let refused = |sector: u64| format!("write at {sector} of 8 sectors: ZONE_UNALIGNED_WP: zone 2 is empty");
     disk.daemon.await_log(&["queue 0", &refused(GEO.start(2) + 16)]);
     assert!(!disk.daemon.log().contains(&refused(GEO.start(2) + 8)));
-    assert_eq!(ask(&disk, &["log-level"]), json!({"level": "debug"}));
+    assert_eq!(ask(&disk, &["log-level"]), json!({"level": "debug", "schema_version": 1}));
     let control = disk.image.beside_name("control");
     fails(&["ctl", &control, "log-level", "loud"], &["'loud'", "possible values", "debug"]);
     disk.finish_clean();
@@ -179,11 +191,12 @@ fn a_scraper_is_given_the_counts() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"));
+    let label = format!("disk=\"{}\"", disk.image.name());
     for series in [
-        "vhost_user_zbd_requests_total{op=\"write\"} 1",
-        "vhost_user_zbd_zones{state=\"implicit-open\"} 1",
-        "vhost_user_zbd_written_bytes 4096",
-        "vhost_user_zbd_frontend_connected 1",
+        format!("vhost_user_zbd_requests_total{{{label},op=\"write\"}} 1"),
+        format!("vhost_user_zbd_zones{{{label},state=\"implicit-open\"}} 1"),
+        format!("vhost_user_zbd_written_bytes{{{label}}} 4096"),
+        format!("vhost_user_zbd_frontend_connected{{{label}}} 1"),
     ] {
         assert!(answer.lines().any(|line| line == series), "{series} is not in:\n{answer}");
         assert!(ctl(&disk, &["metrics"]).lines().any(|line| line == series), "{series}");

@@ -2,8 +2,8 @@
 //!
 //! With colours a cell is a block, as wide as there is room for; without, one character.
 
-use super::Disk;
 use super::look::{fill, hue, label, present, scale, shades, symbol, symbols};
+use crate::cli::disk::Disk;
 use crate::cli::screen::{Colours, Line, Style, printable};
 use crate::observe::summary::{Cell, Summary, Tally};
 use crate::zone::State;

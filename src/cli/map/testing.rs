@@ -1,7 +1,7 @@
 //! Disks for tests.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use super::Disk;
+use crate::cli::disk::Disk;
 use crate::observe::summary::Summary;
 use crate::store::ZoneInfo;
 use crate::units::{Bytes, ZoneIndex};

@@ -27,7 +27,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use termion::event::Key;
 use termion::input::TermRead;
 
-use super::map::Disk;
+use super::disk::Disk;
 use super::output;
 use super::screen::{self, Colours, Line};
 use crate::control::Command;

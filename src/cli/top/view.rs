@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::rates::{Rate, elapsed, rates};
+use crate::cli::disk::{Disk, written};
 use crate::cli::map::look::{fill, scale};
 use crate::cli::map::terminal::{Layout, TILE, legend, rows};
-use crate::cli::map::{Disk, written};
 use crate::cli::screen::{Colour, Colours, Line, Rgb, Style, printable};
 use crate::cli::size;
 use crate::observe::stats::Stats;

@@ -1,9 +1,9 @@
 //! The page: the drawing between a heading and two tables, the states and the geometry.
 
 use super::super::look::{hue, label, present};
-use super::super::{Disk, written};
 use super::svg::element;
 use super::{EMPTY, css, escape};
+use crate::cli::disk::{Disk, written};
 use crate::cli::size;
 use crate::observe::summary::{Summary, Tally};
 use crate::zone::State;

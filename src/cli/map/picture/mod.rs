@@ -13,7 +13,7 @@ pub(super) use html::page;
 pub(super) use svg::picture;
 
 use super::look::{label, present, telling};
-use super::written;
+use crate::cli::disk::written;
 use crate::cli::screen::Rgb;
 use crate::observe::summary::Cell;
 

@@ -3,9 +3,9 @@
 
 use std::fmt::{self, Write};
 
-use super::super::Disk;
 use super::super::look::{fill, hue, label, present, scale, telling};
 use super::{EMPTY, css, escape, tell};
+use crate::cli::disk::Disk;
 use crate::observe::summary::{Cell, Summary, Tally};
 use crate::zone::State;
 
