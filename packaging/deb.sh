@@ -29,6 +29,7 @@ contents=$(dpkg-deb --contents "$package")
 for path in /usr/bin/vhost-user-zbd /lib/systemd/system/vhost-user-zbd@.{service,socket} \
     /usr/lib/{sysusers,tmpfiles}.d/vhost-user-zbd.conf /usr/share/qemu/vhost-user/50-vhost-user-zbd.json \
     /usr/share/man/man1/vhost-user-zbd{,-create,-serve,-info,-report,-map,-top,-ctl,-trace,-check}.1.gz \
+    /usr/share/man/man5/vhost-user-zbd.conf.5.gz \
     /usr/share/bash-completion/completions/vhost-user-zbd /usr/share/zsh/vendor-completions/_vhost-user-zbd \
     /usr/share/fish/vendor_completions.d/vhost-user-zbd.fish; do
     grep -q " \.$path$" <<<"$contents" || { echo "FAIL: the package lacks $path" >&2; exit 1; }

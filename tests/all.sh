@@ -22,7 +22,7 @@ cargo test --locked
 
 step "manual pages and completions"
 cargo run --locked --quiet --example pages -- target/pages
-for page in target/pages/*.1; do
+for page in target/pages/*.[15]; do
     said=$(groff -man -Tutf8 -ww -z "$page" 2>&1)
     [[ -z $said ]] || { echo "FAIL $page: $said"; exit 1; }
 done

@@ -48,6 +48,15 @@ ELSEWHERE = {
 # Page and beginning of a block: what makes such output, a file here and a word that is in it.
 SAMPLES = {
     ("README.md", "write at 65536 of 8 sectors"): ("src/observe", "expected it to be reset first"),
+    ("docs/cli.md", "zns "): ("src/cli/preset.rs", "like an NVMe ZNS drive"),
+    ("docs/cli.md", "Supported options:"): ("src/cli/named.rs", "Supported options:"),
+    ("docs/cli.md", "/srv/disk.qcow2  "): ("src/cli/top/view.rs", "serving for"),
+    ("docs/cli.md", "rates of the last"): ("src/cli/top/view.rs", "rates of the last"),
+    ("docs/cli.md", "zones"): ("src/cli/top/view.rs", "zones"),
+    ("docs/cli.md", "refused last"): ("src/cli/top/view.rs", "refused last"),
+    ("docs/cli.md", "write at 65536 of 8 sectors"): ("src/observe", "expected it to be reset first"),
+    ("docs/cli.md", "     2.162612 q0 write"): ("src/cli", "refused"),
+    ("docs/cli.md", "IMAGE="): ("systemd/sample.conf", "IMAGE="),
     ("docs/control.md", "serving for 8 s"): ("src/cli", "serving for"),
     ("docs/control.md", "request       answered"): ("src/cli", "answered"),
     ("docs/control.md", "answered with an error"): ("src/cli", "answered with an error"),
@@ -177,7 +186,7 @@ class Runner:
             if words[1] == "create":
                 (self.folder / image).unlink(missing_ok=True)
             elif not (self.folder / image).exists():
-                subprocess.run([PROGRAM, "create", image, "64M", "--zone-size", "4M"], cwd=self.folder, env=self.environment, check=True)
+                subprocess.run([PROGRAM, "create", "-q", image, "64M", "--zone-size", "4M"], cwd=self.folder, env=self.environment, check=True)
         if words[1] == "serve":
             return self.serve(words)
         if words[1] == "ctl" and self.servers and self.servers[-1].poll() is not None:

@@ -58,7 +58,7 @@ installed "apt installs it in a clean Debian 12" quietly in_root apt-get -q -y -
 mapfile -t files < <(dpkg-deb --contents "$package" | sed -n 's|^-.* \./|/|p')
 installed "all ${#files[@]} files are there" present "${files[@]}"
 installed "the documentation is, guests' pages among it" present /usr/share/doc/vhost-user-zbd/{README.md,docs/qemu.md,docs/guests/btrfs.md}
-installed "pages and completions are" present /usr/share/man/man1/vhost-user-zbd-serve.1.gz /usr/share/bash-completion/completions/vhost-user-zbd
+installed "pages and completions are" present /usr/share/man/man1/vhost-user-zbd-serve.1.gz /usr/share/man/man5/vhost-user-zbd.conf.5.gz /usr/share/bash-completion/completions/vhost-user-zbd
 installed "the program finds its libraries" quietly in_root vhost-user-zbd --version
 installed "the user is made" quietly in_root getent passwd vhost-user-zbd
 installed "the folder of images is its own" \

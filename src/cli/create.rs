@@ -43,38 +43,38 @@ pub(super) struct Args {
     /// Options by the names of qemu-img, separated by commas; "-o help" lists them.
     #[arg(short = 'o', value_name = "NAME=VALUE", value_delimiter = ',')]
     options: Vec<String>,
-    /// Take a geometry that has a name; all other options go before what it says.
+    /// Take a geometry that has a name; any option that is given counts instead of what it says.
     #[arg(long, value_name = "NAME", value_parser = preset::parser())]
     preset: Option<&'static Preset>,
     /// List the presets, and exit.
     #[arg(long)]
     list_presets: bool,
     /// Make the disk so that these take it, and warn where they will not, and say why.
-    #[arg(long = "for", value_enum, value_name = "WHAT", value_delimiter = ',')]
+    #[arg(long = "for", value_enum, value_name = "WHAT,...", value_delimiter = ',')]
     meant_for: Vec<MeantFor>,
     /// Bytes from one zone to the next: a power of two.
-    #[arg(long, value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     zone_size: Option<Bytes>,
     /// Writable bytes of a sequential zone; the zone size when not given.
-    #[arg(long, value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     zone_capacity: Option<Bytes>,
     /// How many zones, from the first, are conventional.
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     conventional_zones: Option<u32>,
     /// Most zones open at a time; 0 is no limit. The active limit when only that is given.
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     max_open_zones: Option<u32>,
     /// Most zones active at a time; 0 is no limit.
-    #[arg(long)]
+    #[arg(long, value_name = "N")]
     max_active_zones: Option<u32>,
     /// Longest zone append; what a queue of 256 entries can carry when not given; 0 states no limit.
-    #[arg(long, value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_append_bytes: Option<Bytes>,
     /// Cluster size of the image, 512 to 2M.
-    #[arg(long, value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     cluster_size: Option<Bytes>,
     /// Byte order of the write pointer table: big, or little with --for qemu-v7, as its binaries take no other.
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, value_name = "ORDER")]
     table_endian: Option<Endian>,
 }
 

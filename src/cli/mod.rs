@@ -96,6 +96,16 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
+/// The presets of `create`, as `--list-presets` lists them.
+pub fn presets() -> String {
+    preset::list()
+}
+
+/// The options of `create -o`, as `-o help` lists them.
+pub fn create_options() -> String {
+    named::help()
+}
+
 /// What QEMU's schema of backend programs wants to know.
 const CAPABILITIES: &str = "{\"type\":\"block\",\"features\":[\"read-only\",\"blk-file\"]}\n";
 

@@ -58,17 +58,17 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     fd: Option<i32>,
     /// Logical block size of the disk, and the unit of writes to sequential zones.
-    #[arg(long, default_value = "4096", value_parser = block_size())]
+    #[arg(long, value_name = "BYTES", default_value = "4096", value_parser = block_size())]
     block_size: u32,
     /// Request queues shown to the guest.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     num_queues: u16,
     /// Largest queue accepted: a power of two from 4 to 32768.
-    #[arg(long, default_value = "32768", value_parser = parse_queue_size)]
+    #[arg(long, value_name = "N", default_value = "32768", value_parser = parse_queue_size)]
     queue_size: u16,
     /// writeback: writes become stable with a flush; none: the same, past the page cache; writethrough: each write
     /// is stable when it is answered.
-    #[arg(long, value_enum, default_value = "writeback")]
+    #[arg(long, value_name = "MODE", value_enum, default_value = "writeback")]
     cache: Cache,
     /// Make the image first where there is none: a size, and options by the names that "create -o" takes, "preset" among
     /// them.
@@ -78,13 +78,13 @@ pub(super) struct Args {
     #[arg(long)]
     read_only: bool,
     /// The serial number the guest sees, up to 20 bytes.
-    #[arg(long, default_value = "", value_parser = parse_serial)]
+    #[arg(long, value_name = "TEXT", default_value = "", value_parser = parse_serial)]
     serial: String,
     /// How data is read and written: io_uring where the kernel allows it, or plain system calls.
-    #[arg(long, value_enum, default_value = "auto")]
+    #[arg(long, value_name = "ENGINE", value_enum, default_value = "auto")]
     aio: Aio,
-    /// How long, in microseconds, a queue's thread looks for further requests before it sleeps, at most: it finds out
-    /// whether that pays. 0: never. The default is 50, and 0 with --cache none, where requests wait for the disk anyway.
+    /// For how many microseconds, at most, a queue's thread looks for further requests before it sleeps, as long as that
+    /// finds some. 0: never. The default is 50, and 0 with --cache none, where requests wait for the disk anyway.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1000))]
     poll_us: Option<u16>,
     /// Who may connect to --socket-path: the permission bits of its file, in octal.
@@ -102,7 +102,7 @@ pub(super) struct Args {
     trace: Option<PathBuf>,
     /// enforce: once it serves, the process can open no file and make few system calls, and a wrong one ends it; log:
     /// the kernel logs wrong ones; off: no restrictions.
-    #[arg(long, value_enum, default_value = "enforce")]
+    #[arg(long, value_name = "MODE", value_enum, default_value = "enforce")]
     sandbox: Confinement,
     #[command(flatten)]
     verbosity: Verbosity,

@@ -10,9 +10,7 @@ use tempfile::TempDir;
 use vhost_user_zbd::cli;
 
 use crate::common::cli::run_command;
-
-#[path = "../../examples/pages/completions.rs"]
-mod completions;
+use crate::made;
 
 const PRESETS: [&str; 7] = ["zns", "smr", "btrfs-small", "xfs", "zonefs", "short-last", "tight"];
 
@@ -103,7 +101,7 @@ impl Shell {
 
 fn pages() -> TempDir {
     let folder = tempfile::tempdir().expect("temporary folder");
-    completions::write(folder.path()).expect("the completions");
+    made::write(folder.path()).expect("the completions");
     fs::write(folder.path().join("set-up.zsh"), SET_UP_ZSH).expect("a file");
     folder
 }

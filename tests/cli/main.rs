@@ -5,6 +5,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+#[path = "../../examples/pages/made/mod.rs"]
+mod made;
 
 mod completion;
 mod create;
@@ -13,6 +15,7 @@ mod foreign;
 mod inspect;
 mod json;
 mod limits;
+mod manual;
 mod map;
 mod output;
 mod packaging;

@@ -7,8 +7,7 @@ use std::path::Path;
 use clap_complete::Shell;
 use vhost_user_zbd::cli;
 
-/// The program, as shells know it.
-const NAME: &str = "vhost-user-zbd";
+use super::commands::NAME;
 
 /// Writes the completions of each shell into `folder`, under the name that the shell looks for.
 pub(crate) fn write(folder: &Path) -> io::Result<()> {
