@@ -165,7 +165,8 @@ fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
     arguments
 }
 
-/// Help and version go out as they are; a wrong command line is one line and status 1, as of any other bad input.
+/// Help, version and what is wrong with a command line go out as clap lays them out, whose tips and usage need more than
+/// a line; a journal gets one line with its priority. A wrong command line is status 1, as any other bad input is.
 fn refuse_usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     if !error.use_stderr() {
         let printed = output::finish(io::stdout(), error.print());
@@ -183,10 +184,15 @@ fn refuse_usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
         logging::failure(format_args!("{option}: not supported: {why}"));
         return ExitCode::FAILURE;
     }
-    let text = error.to_string();
-    let message = text.split("\n\nUsage:").next().unwrap_or_default();
-    let message: Vec<&str> = message.split_whitespace().collect();
-    logging::failure(message.join(" ").trim_start_matches("error: "));
+    if logging::is_journal() {
+        let text = error.to_string();
+        let message = text.split("\n\nUsage:").next().unwrap_or_default();
+        let message: Vec<&str> = message.split_whitespace().collect();
+        logging::failure(message.join(" ").trim_start_matches("error: "));
+    } else {
+        // As above.
+        let _ = error.print();
+    }
     ExitCode::FAILURE
 }
 

@@ -29,7 +29,10 @@ pub enum ClientError {
         source: io::Error,
     },
     /// It is there, and says nothing.
-    #[error("{}: the daemon has not answered within {} s", .path.display(), .patience.as_secs_f32())]
+    #[error(
+        "{}: the daemon has not answered within {} s: expected the socket of serve --control-path, not the vhost-user socket",
+        .path.display(), .patience.as_secs_f32()
+    )]
     Silent {
         /// Where.
         path: PathBuf,
@@ -43,6 +46,15 @@ pub enum ClientError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// It has hung up on the first question, as whoever expects vhost-user does.
+    #[error(
+        "{}: no answer: this looks like the vhost-user socket; the control socket is that of serve --control-path",
+        .path.display()
+    )]
+    NotControl {
+        /// Where.
+        path: PathBuf,
     },
     /// It speaks otherwise.
     #[error("{}: not an answer of vhost-user-zbd: {reason}", .path.display())]
@@ -68,6 +80,8 @@ pub struct Client {
     path: PathBuf,
     stream: BufReader<UnixStream>,
     patience: Duration,
+    /// It has answered before, so that it is a control socket.
+    known: bool,
 }
 
 impl Client {
@@ -81,7 +95,7 @@ impl Client {
             ErrorKind::WouldBlock => ClientError::Silent { path: path.into(), patience },
             _ => ClientError::Connect { path: path.into(), source },
         })?;
-        Ok(Self { path: path.into(), stream: BufReader::new(stream), patience })
+        Ok(Self { path: path.into(), stream: BufReader::new(stream), patience, known: false })
     }
 
     /// Asks, and waits for the answer.
@@ -99,20 +113,26 @@ impl Client {
         let asked = stream.set_read_timeout(Some(patience)).and_then(|()| stream.write_all(&line));
         let asked = asked.and_then(|()| self.stream.read_line(&mut answer));
         match asked {
-            Ok(0) => {
-                let source = io::Error::new(io::ErrorKind::UnexpectedEof, "the connection is closed");
-                return Err(ClientError::Lost { path: self.path.clone(), source });
-            }
-            Ok(_) => {}
+            Ok(0) => return Err(self.lost(io::Error::new(ErrorKind::UnexpectedEof, "the connection is closed"))),
+            Ok(_) => self.known = true,
             Err(source) if source.kind() == ErrorKind::WouldBlock => {
                 return Err(ClientError::Silent { path: self.path.clone(), patience });
             }
-            Err(source) => return Err(ClientError::Lost { path: self.path.clone(), source }),
+            Err(source) => return Err(self.lost(source)),
         }
         match serde_json::from_str(&answer) {
             Ok(Answer::Result(value)) => serde_json::from_value(value).map_err(strange),
             Ok(Answer::Error(reason)) => Err(ClientError::Refused { path: self.path.clone(), reason }),
             Err(error) => Err(strange(error)),
+        }
+    }
+
+    fn lost(&self, source: io::Error) -> ClientError {
+        use ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        let path = self.path.clone();
+        match source.kind() {
+            UnexpectedEof | ConnectionReset | BrokenPipe if !self.known => ClientError::NotControl { path },
+            _ => ClientError::Lost { path, source },
         }
     }
 
@@ -157,7 +177,9 @@ mod tests {
         let _listener = UnixListener::bind(&path).unwrap();
         let mut client = Client::connect_within(&path, SHORT).unwrap();
         let asked = client.ask::<Value>(&Command::Info {}).unwrap_err();
-        assert_eq!(asked.to_string(), format!("{}: the daemon has not answered within 0.1 s", path.display()));
+        let expected =
+            format!("{}: the daemon has not answered within 0.1 s: expected the socket of serve", path.display());
+        assert!(asked.to_string().starts_with(&expected), "{asked}");
         // One that accepts nobody has room for some who wait, and then for nobody.
         let mut waiting = Vec::new();
         let refused = loop {

@@ -208,6 +208,13 @@ impl Client {
         if self.input.starts_with(b"GET ") {
             return self.answer_scraper(subject);
         }
+        if is_vhost_user(&self.input) {
+            let expected = "a vhost-user frontend at the control socket: expected it at the socket of --socket-path";
+            log::warn!("{expected}");
+            self.put(&Answer::Error(expected.to_owned()));
+            self.last = true;
+            return true;
+        }
         let Some(end) = self.input.iter().position(|byte| *byte == b'\n') else {
             if self.input.len() < MAX_LINE {
                 return false;
@@ -248,6 +255,11 @@ impl Client {
         self.last = true;
         true
     }
+}
+
+/// Whether these are the beginning of a message of vhost-user, the first of which is a number below 256 in four bytes.
+fn is_vhost_user(input: &[u8]) -> bool {
+    matches!(input, [1..=u8::MAX, 0, 0, 0, ..])
 }
 
 fn respond(line: &[u8], subject: &dyn Subject) -> Answer {

@@ -67,6 +67,17 @@ fn each_line_gets_its_answer_in_order() {
 }
 
 #[test]
+fn a_vhost_user_frontend_is_told_and_hung_up_on() {
+    let (_folder, path, server) = start();
+    let stream = UnixStream::connect(path).unwrap();
+    // GET_FEATURES of version 1, without a body.
+    (&stream).write_all(&[1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]).unwrap();
+    assert!(answer(&stream)["error"].as_str().unwrap().contains("--socket-path"));
+    assert_eq!((&stream).read(&mut [0; 1]).unwrap(), 0, "the connection stays open");
+    server.stop();
+}
+
+#[test]
 fn a_line_may_come_in_pieces_and_several_at_once() {
     let (_folder, path, server) = start();
     let stream = UnixStream::connect(path).unwrap();

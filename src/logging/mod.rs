@@ -82,7 +82,7 @@ impl Log for Both {
 
 /// Starts the log of a command that has one, at this level or as the environment says.
 pub fn start(level: Option<LevelFilter>) {
-    let journal = to_journal();
+    let journal = is_journal();
     let prefix = if journal { "<4>" } else { "vhost-user-zbd: " };
     let style = style();
     let format = |mut builder: Builder| {
@@ -145,7 +145,7 @@ pub fn warning(text: impl Display) {
 
 fn say(level: Level, text: impl Display) {
     let line =
-        if to_journal() { format!("<{}>{text}\n", priority(level)) } else { format!("vhost-user-zbd: {text}\n") };
+        if is_journal() { format!("<{}>{text}\n", priority(level)) } else { format!("vhost-user-zbd: {text}\n") };
     match OUTPUT.get() {
         Some(output) => lock(output).put_last(line.as_bytes(), LAST_PATIENCE),
         // Nothing is left to do where it cannot be said.
@@ -176,7 +176,7 @@ fn style() -> WriteStyle {
 }
 
 /// Whether standard error is the stream to the journal that systemd has named, and has not been led elsewhere since.
-fn to_journal() -> bool {
+pub fn is_journal() -> bool {
     let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
     let stderr = || -> io::Result<_> { File::from(io::stderr().as_fd().try_clone_to_owned()?).metadata() };
     stderr().is_ok_and(|stderr| named == format!("{}:{}", stderr.dev(), stderr.ino()))

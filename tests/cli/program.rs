@@ -29,7 +29,24 @@ fn help_and_version_succeed() {
 }
 
 #[test]
-fn unknown_commands_and_options_are_one_line() {
+fn a_wrong_command_line_is_told_with_its_tip_and_usage_on_lines_of_their_own() {
+    let run = fails(&["create", "--zone-sise", "1M"], &["--zone-sise"]);
+    let lines: Vec<&str> = run.stderr.lines().collect();
+    let expected = [
+        "error: unexpected argument '--zone-sise' found",
+        "",
+        "  tip: a similar argument exists: '--zone-size'",
+        "",
+        "Usage: vhost-user-zbd create --zone-size <SIZE> [FILE] [SIZE]",
+        "",
+        "For more information, try '--help'.",
+    ];
+    assert_eq!(lines, expected);
+    assert_eq!(run.status.code(), Some(1));
+}
+
+#[test]
+fn unknown_commands_options_and_values_are_named() {
     let image = Image::create(&SMALL);
     let name = image.name();
     let cases: &[(&[&str], &str)] = &[

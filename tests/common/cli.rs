@@ -68,15 +68,20 @@ pub fn fails<S: AsRef<OsStr> + std::fmt::Debug>(args: &[S], fragments: &[&str]) 
     run
 }
 
-/// A failure is an exit status that is not 0, nothing on standard output, and one line on standard error that begins
-/// with the program's name and says each of `fragments` (in any letter case; alternatives separated by `|`).
+/// A failure is an exit status that is not 0, nothing on standard output, and on standard error one line that begins with
+/// the program's name, or what clap says of a wrong command line. It says each of `fragments` (in any letter case; alternatives separated by `|`).
 #[track_caller]
 pub fn assert_refusal(run: &Run, fragments: &[&str], what: &str) {
     let Run { status, stdout, stderr } = run;
     assert!(status.code().is_some_and(|code| code != 0), "{what}: {status}, expected a failure; {stdout}{stderr}");
     assert_eq!(stdout, "", "{what}: a failure prints to standard output");
-    assert_eq!(stderr.lines().count(), 1, "{what}: expected one line on standard error: {stderr}");
-    assert!(stderr.starts_with("vhost-user-zbd: "), "{what}: the line does not begin with the program: {stderr}");
+    if stderr.starts_with("error: ") {
+        let help = "For more information, try '--help'.\n";
+        assert!(stderr.ends_with(help), "{what}: a wrong command line is not laid out as clap does: {stderr}");
+    } else {
+        assert_eq!(stderr.lines().count(), 1, "{what}: expected one line on standard error: {stderr}");
+        assert!(stderr.starts_with("vhost-user-zbd: "), "{what}: the line does not begin with the program: {stderr}");
+    }
     let lower = stderr.to_lowercase();
     for fragment in fragments {
         let found = fragment.split('|').any(|one| lower.contains(&one.to_lowercase()));

@@ -205,6 +205,24 @@ fn a_scraper_is_given_the_counts() {
 }
 
 #[test]
+fn the_vhost_user_socket_is_named_where_the_control_socket_was_expected() {
+    let mut disk = start(1);
+    // The daemon looks at its socket again only without a frontend.
+    disk.disconnect();
+    let socket = disk.image.beside_name("socket");
+    for args in [
+        &["ctl", &socket, "stats"][..],
+        &["top", &socket],
+        &["map", "--socket", &socket],
+        &["report", "--socket", &socket],
+    ] {
+        fails(args, &[&socket, "looks like the vhost-user socket", "--control-path"]);
+    }
+    disk.reconnect();
+    disk.finish_clean();
+}
+
+#[test]
 fn wrong_questions_are_answered_with_what_was_expected() {
     let disk = start(1);
     let control = disk.image.beside_name("control");
