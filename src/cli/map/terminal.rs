@@ -54,6 +54,11 @@ impl Layout {
         };
         Self { cells, per_row, pitch, label }
     }
+
+    /// How many rows the cells take.
+    pub(in crate::cli) fn rows(&self) -> usize {
+        (self.cells as usize).div_ceil(self.per_row)
+    }
 }
 
 /// How many cells go into a row of `room` columns: a round number.

@@ -4,17 +4,26 @@
 //! | --- | --- |
 //! | [`rates`] | what was done between two answers |
 //! | [`view`] | what is shown, made of two answers and the size of the screen |
+//! | [`refusals`] | the refused requests among that |
+//! | [`help`] | what the key `?` shows |
+//! | [`palette`] | the colours |
+//! | [`words`] | numbers and durations in few characters |
 //! | [`terminal`] | the terminal while it is drawn on |
 //!
 //! One thread asks the daemon and one reads keys; what they have comes to the thread that draws, so keys work while a
-//! daemon does not answer.
+//! daemon does not answer. Where the daemon ends, its last answer stays on the screen, and the thread that asks tries to
+//! connect to the next one each time it is to ask.
 
+mod help;
+mod palette;
 mod rates;
+mod refusals;
 mod terminal;
 mod view;
+mod words;
 
 use std::io::{IsTerminal, stdin};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,13 +44,16 @@ use crate::control::client::{Client, ClientError};
 use crate::observe::info::Info;
 use crate::observe::stats::Stats;
 use crate::observe::summary::Summary;
+use crate::zone::GeometryError;
 use terminal::Screen;
-use view::{Shown, Size};
+use view::{Awaits, Shown, Size};
 
 /// The intervals that the keys go through, in milliseconds; the first and the last are the least and the most.
 const INTERVALS_MS: [u64; 11] = [100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000, 600_000, 3_600_000];
 /// How often it is looked whether the terminal has another size, and whether a signal has come.
 const GLANCE: Duration = Duration::from_millis(100);
+/// How often a daemon is looked for, at least, where there is none.
+const RETRY: Duration = Duration::from_secs(1);
 /// Rows of what is printed and not drawn.
 const PRINTED_ROWS: usize = 40;
 
@@ -69,6 +81,7 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
 
 /// What a daemon says at one time.
 struct Sample {
+    disk: Disk,
     stats: Stats,
     zones: Summary,
 }
@@ -76,45 +89,71 @@ struct Sample {
 /// What the thread that draws waits for.
 enum Event {
     Key(Key),
-    Answer(Result<Sample, ClientError>),
+    Answer(Box<Result<Sample, ClientError>>),
+}
+
+/// Who asks: whichever daemon is at the socket.
+struct Asker {
+    path: PathBuf,
+    colours: Colours,
+    daemon: Option<(Client, Disk)>,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let mut client = Client::connect(&args.socket)?;
-    let info: Info = client.ask(&Command::Info {})?;
-    let disk = Disk::served(&info).with_context(|| args.socket.display().to_string())?;
+    let asker = Asker::connect(&args.socket, Colours::of_stdout())?;
     let is_dumb = std::env::var("TERM").is_ok_and(|term| term == "dumb");
     if args.once || is_dumb || !std::io::stdout().is_terminal() || !stdin().is_terminal() {
-        return once(client, &disk, args.interval);
+        return once(asker, args.interval);
     }
-    Watch::new(client, disk, args.interval)?.run()
+    Watch::new(asker, args.interval)?.run()
 }
 
 /// Prints what was done in one interval.
-fn once(mut client: Client, disk: &Disk, interval: Duration) -> Result<ExitCode> {
-    let (size, colours) = (Size { columns: screen::size().0, rows: PRINTED_ROWS }, Colours::of_stdout());
-    let before = sample(&mut client, disk, size, colours)?;
+fn once(mut asker: Asker, interval: Duration) -> Result<ExitCode> {
+    let size = Size { columns: screen::size().0, rows: PRINTED_ROWS };
+    let before = asker.ask(size)?;
     thread::sleep(interval);
-    let now = sample(&mut client, disk, size, colours)?;
-    let shown = Shown { disk, before: Some(&before.stats), now: &now.stats, zones: &now.zones };
-    let mut lines = view::lines(&shown, size, colours);
+    let now = asker.ask(size)?;
+    let shown = Shown { disk: &now.disk, before: Some(&before.stats), now: &now.stats, zones: &now.zones };
+    let mut lines = view::lines(&shown, size, asker.colours);
     lines.insert(1, Line::plain(view::period(&shown)));
-    output::print(screen::text(&lines, colours))?;
+    output::print(screen::text(&lines, asker.colours))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn sample(client: &mut Client, disk: &Disk, size: Size, colours: Colours) -> Result<Sample, ClientError> {
-    let stats = client.ask(&Command::Stats {})?;
-    let cells = view::cells(disk, &stats, size, colours);
-    Ok(Sample { zones: client.ask(&Command::Map { cells })?, stats })
+impl Asker {
+    fn connect(path: &Path, colours: Colours) -> Result<Self, ClientError> {
+        Ok(Self { path: path.into(), colours, daemon: Some(connect(path)?) })
+    }
+
+    /// Asks for what fits this size. A daemon that does not answer is given up for the next one.
+    fn ask(&mut self, size: Size) -> Result<Sample, ClientError> {
+        let daemon = self.daemon.take();
+        let (mut client, disk) = daemon.map_or_else(|| connect(&self.path), Ok)?;
+        let stats = client.ask(&Command::Stats {})?;
+        let cells = view::cells(&disk, &stats, size, self.colours);
+        let zones = client.ask(&Command::Map { cells })?;
+        self.daemon = Some((client, disk.clone()));
+        Ok(Sample { disk, stats, zones })
+    }
+}
+
+fn connect(path: &Path) -> Result<(Client, Disk), ClientError> {
+    let mut client = Client::connect(path)?;
+    let info: Info = client.ask(&Command::Info {})?;
+    let strange = |error: GeometryError| ClientError::Strange { path: path.into(), reason: error.to_string() };
+    Ok((client, Disk::served(&info).map_err(strange)?))
 }
 
 /// A daemon watched on a terminal.
 struct Watch {
-    disk: Disk,
     interval: Duration,
     colours: Colours,
     paused: bool,
+    /// The page that explains the others is shown.
+    helping: bool,
+    /// The daemon has ended.
+    alone: bool,
     /// A signal says that it is to end.
     ended: Arc<AtomicBool>,
     /// Asks the daemon for an answer that fits this size.
@@ -135,14 +174,14 @@ enum Asked {
 }
 
 impl Watch {
-    fn new(mut client: Client, disk: Disk, interval: Duration) -> Result<Self> {
+    fn new(mut asker: Asker, interval: Duration) -> Result<Self> {
         let (tell, events) = mpsc::channel();
         let (ask, questions) = mpsc::channel();
-        let (colours, answers, asked_about) = (Colours::of_stdout(), tell.clone(), disk.clone());
+        let (colours, answers) = (asker.colours, tell.clone());
         let answer = move || {
             for size in questions {
                 // Whoever does not listen any more has ended.
-                let _ = answers.send(Event::Answer(sample(&mut client, &asked_about, size, colours)));
+                let _ = answers.send(Event::Answer(Box::new(asker.ask(size))));
             }
         };
         thread::Builder::new().name("ask".into()).spawn(answer)?;
@@ -157,7 +196,8 @@ impl Watch {
         for signal in [SIGTERM, SIGINT, SIGHUP] {
             signal_hook::flag::register(signal, Arc::clone(&ended)).context("signals cannot be handled")?;
         }
-        Ok(Self { disk, interval, colours, paused: false, ended, ask, events, before: None, now: None })
+        let (paused, helping, alone) = (false, false, false);
+        Ok(Self { interval, colours, paused, helping, alone, ended, ask, events, before: None, now: None })
     }
 
     fn run(mut self) -> Result<ExitCode> {
@@ -172,19 +212,20 @@ impl Watch {
         let mut asked = Some(self.question(drawn, Asked::InTime));
         self.draw(screen, drawn)?;
         while !self.ended.load(Ordering::Relaxed) {
-            let left = self.interval.saturating_sub(last.elapsed());
+            let interval = if self.alone { self.interval.min(RETRY) } else { self.interval };
+            let left = interval.saturating_sub(last.elapsed());
             let patience = if asked.is_some() || self.paused { GLANCE } else { left.min(GLANCE) };
             let mut news = true;
             match self.events.recv_timeout(patience) {
                 Ok(Event::Key(Key::Char('q') | Key::Esc | Key::Ctrl('c'))) => return Ok(()),
                 Ok(Event::Key(key)) => self.press(key),
-                Ok(Event::Answer(answer)) => self.take(answer?, asked.take()),
+                Ok(Event::Answer(answer)) => self.take(*answer, asked.take())?,
                 Err(RecvTimeoutError::Timeout) => news = false,
                 Err(RecvTimeoutError::Disconnected) => return Ok(()),
             }
             let size = size();
             resized |= size != drawn;
-            if asked.is_none() && !self.paused && last.elapsed() >= self.interval {
+            if asked.is_none() && !self.paused && last.elapsed() >= interval {
                 (asked, last, resized) = (Some(self.question(size, Asked::InTime)), Instant::now(), false);
             } else if asked.is_none() && resized {
                 (asked, resized) = (Some(self.question(size, Asked::Again)), false);
@@ -203,16 +244,28 @@ impl Watch {
         why
     }
 
-    fn take(&mut self, answer: Sample, asked: Option<Asked>) {
-        let last = self.now.replace(answer);
-        if asked == Some(Asked::InTime) {
-            self.before = last.map(|last| last.stats);
+    fn take(&mut self, answer: Result<Sample, ClientError>, asked: Option<Asked>) -> Result<()> {
+        match answer {
+            Ok(answer) => {
+                let last = self.now.replace(answer);
+                if self.alone {
+                    // The counts are of another daemon.
+                    (self.alone, self.before) = (false, None);
+                } else if asked == Some(Asked::InTime) {
+                    self.before = last.map(|last| last.stats);
+                }
+            }
+            // What does not speak as expected will not do so later.
+            Err(error @ (ClientError::Strange { .. } | ClientError::Refused { .. })) => return Err(error.into()),
+            Err(_) => self.alone = true,
         }
+        Ok(())
     }
 
     fn press(&mut self, key: Key) {
         let (now, mut intervals) = (self.interval, INTERVALS_MS.map(Duration::from_millis).into_iter());
         match key {
+            Key::Char('?') => self.helping = !self.helping,
             Key::Char('p' | ' ') => self.paused = !self.paused,
             Key::Char('+' | '=') => self.interval = intervals.find(|interval| *interval > now).unwrap_or(now),
             Key::Char('-') => self.interval = intervals.rfind(|interval| *interval < now).unwrap_or(now),
@@ -221,16 +274,25 @@ impl Watch {
     }
 
     fn draw(&self, screen: &Screen, size: Size) -> Result<()> {
-        let now = self.now.as_ref();
-        let shown = now.map(|Sample { stats: now, zones }| Shown {
-            disk: &self.disk,
+        let shown = self.now.as_ref().map(|Sample { disk, stats: now, zones }| Shown {
+            disk,
             before: self.before.as_ref(),
             now,
             zones,
         });
-        let mut lines = shown.as_ref().map_or(Vec::new(), |shown| view::lines(shown, size, self.colours));
+        let mut lines = match &shown {
+            _ if self.helping => help::lines(),
+            Some(shown) => view::lines(shown, size, self.colours),
+            None => Vec::new(),
+        };
+        lines.iter_mut().for_each(|line| line.cut(size.columns));
         lines.resize(size.rows, Line::default());
-        lines.push(view::footer(shown.as_ref(), self.interval, self.paused, size));
+        let awaits = match (self.alone, self.paused) {
+            (true, _) => Awaits::Daemon,
+            (false, true) => Awaits::Key,
+            (false, false) => Awaits::Answer,
+        };
+        lines.push(view::footer(shown.as_ref(), self.interval, awaits, size));
         screen.show(&lines, size.columns, self.colours).context("the terminal cannot be drawn on")
     }
 }

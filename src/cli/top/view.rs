@@ -2,23 +2,18 @@
 
 use std::time::Duration;
 
+use super::palette::{BAD, CLOSE, DATA, GOOD, HEADING, HEADING_TEXT, TRACK};
 use super::rates::{Rate, elapsed, rates};
+use super::refusals;
+use super::words::{end_of, nanoseconds, number, time};
 use crate::cli::disk::{Disk, written};
 use crate::cli::map::look::{fill, scale};
 use crate::cli::map::terminal::{Layout, TILE, legend, rows};
-use crate::cli::screen::{Colour, Colours, Line, Rgb, Style, printable};
+use crate::cli::screen::{Colour, Colours, Line, Style, printable};
 use crate::cli::size;
 use crate::observe::stats::Stats;
 use crate::observe::summary::Summary;
 use crate::units::Bytes;
-
-const HEADING: Colour = Colour { direct: Rgb(44, 50, 60), indexed: 236 };
-const HEADING_TEXT: Colour = Colour { direct: Rgb(228, 231, 236), indexed: 254 };
-const TRACK: Colour = Colour { direct: Rgb(58, 62, 70), indexed: 238 };
-const GOOD: Colour = Colour { direct: Rgb(0, 178, 130), indexed: 35 };
-const CLOSE: Colour = Colour { direct: Rgb(240, 160, 30), indexed: 214 };
-const BAD: Colour = Colour { direct: Rgb(225, 86, 40), indexed: 166 };
-const DATA: Colour = Colour { direct: Rgb(66, 133, 224), indexed: 33 };
 
 /// What the table of requests takes; what is beside it begins behind a gap of [`GAP`].
 const TABLE: usize = 71;
@@ -51,15 +46,15 @@ struct Plan {
     map: usize,
     /// Rows of refused requests; 0 leaves them out.
     refused: usize,
-    /// The zones written most have a row of their own.
-    hot: bool,
+    /// Rows of the zones written most; 0 leaves them out, 1 has some on one line.
+    hot: usize,
     /// There is an empty line above a heading.
     spaced: bool,
 }
 
 impl Plan {
-    /// The map gets what others leave: a quarter of the screen and more.
-    fn new(stats: &Stats, size: Size) -> Self {
+    /// The map gets what others leave, a quarter of the screen and more; what it does not need goes back to the others.
+    fn new(disk: &Disk, stats: &Stats, size: Size, colours: Colours) -> Self {
         // Two lines of heading, the table's heading, three gauges.
         const ABOVE: usize = 6;
         const SPACES: usize = 2;
@@ -67,12 +62,24 @@ impl Plan {
         let left = size.rows.saturating_sub(ABOVE + if spaced { SPACES } else { 0 });
         let kinds = stats.operations.len().max(1).min((left / 3).max(2));
         let left = left.saturating_sub(kinds);
-        let hot = size.columns < WIDE && !stats.hot_zones.is_empty() && left > 8;
-        let left = left.saturating_sub(usize::from(hot));
-        let refused = if left < 8 { 0 } else { refusals(stats, size, left / 3).len() };
-        let left = left.saturating_sub(if refused > 0 { refused + 1 } else { 0 });
+        let mut hot = usize::from(size.columns < WIDE && !stats.hot_zones.is_empty() && left > 8);
+        let left = left.saturating_sub(hot);
+        let refused = |rows| refusals::lines(&stats.refusals, size, rows).len();
+        let mut refusals = if left < 8 { 0 } else { refused(left / 3) };
+        let left = left.saturating_sub(if refusals > 0 { refusals + 1 } else { 0 });
         let map = left.saturating_sub(1 + legend_rows(size));
-        Self { kinds, map, refused, hot, spaced }
+        let needed = Layout::fit(disk.geometry.nr_zones(), None, size.columns, map, colours).rows();
+        let mut spare = map.saturating_sub(needed);
+        if refusals > 0 {
+            let more = refused(refusals + spare);
+            spare -= more - refusals;
+            refusals = more;
+        }
+        if hot > 0 {
+            // A line each, below a heading.
+            hot += spare.min(stats.hot_zones.len());
+        }
+        Self { kinds, map, refused: refusals, hot, spaced }
     }
 }
 
@@ -83,13 +90,13 @@ fn legend_rows(size: Size) -> usize {
 
 /// How many cells of zones there is room for.
 pub(super) fn cells(disk: &Disk, stats: &Stats, size: Size, colours: Colours) -> u32 {
-    let map = Plan::new(stats, size).map;
+    let map = Plan::new(disk, stats, size, colours).map;
     Layout::fit(disk.geometry.nr_zones(), None, size.columns, map, colours).cells
 }
 
 /// The screen, from top to bottom.
 pub(super) fn lines(shown: &Shown, size: Size, colours: Colours) -> Vec<Line> {
-    let plan = Plan::new(shown.now, size);
+    let plan = Plan::new(shown.disk, shown.now, size, colours);
     let start = Stats::default();
     let before = shown.before.unwrap_or(&start);
     let mut lines = header(shown, size);
@@ -110,31 +117,52 @@ pub(super) fn lines(shown: &Shown, size: Size, colours: Colours) -> Vec<Line> {
         lines.extend(plan.spaced.then(|| space.clone()));
         lines.extend(zones(shown, plan, size, colours));
     }
-    if plan.hot {
-        lines.push(hot_line(shown.now, size));
+    match plan.hot {
+        0 => {}
+        1 => lines.push(hot_line(shown.now, size)),
+        rows => {
+            let mut hot = hot_zones(shown.now, size.columns, colours).into_iter().take(rows);
+            lines.extend(hot.next().map(|title| heading(title, size)));
+            lines.extend(hot);
+        }
     }
     if plan.refused > 0 {
         lines.extend(plan.spaced.then_some(space));
         lines.push(heading(Line::plain("refused last"), size));
-        lines.extend(refusals(shown.now, size, plan.refused));
+        lines.extend(refusals::lines(&shown.now.refusals, size, plan.refused));
     }
     lines.truncate(size.rows);
     lines.iter_mut().for_each(|line| line.cut(size.columns));
     lines
 }
 
-/// The last row of a screen: the keys, and what the rates are of.
-pub(super) fn footer(shown: Option<&Shown>, interval: Duration, paused: bool, size: Size) -> Line {
+/// What a screen waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Awaits {
+    /// The next answer.
+    Answer,
+    /// A key.
+    Key,
+    /// A daemon: that of before has ended.
+    Daemon,
+}
+
+/// The last row of a screen: the keys, and what the rates are of, or what is waited for.
+pub(super) fn footer(shown: Option<&Shown>, interval: Duration, awaits: Awaits, size: Size) -> Line {
     let mut keys = Line::default();
-    let (pause, interval) = (if paused { "go on" } else { "pause" }, format!("interval {}", time(interval)));
-    for (key, what) in [("q", "quit"), ("p", pause), ("+ -", &interval)] {
+    let pause = if awaits == Awaits::Key { "go on" } else { "pause" };
+    let interval = format!("interval {}", time(interval));
+    for (key, what) in [("q", "quit"), ("p", pause), ("+ -", &interval), ("?", "help")] {
         keys.push(Style::bold(), key);
         keys.push(Style::default(), format!(" {what}   "));
     }
-    if paused {
-        keys.push(Style { bold: true, ..Style::text(CLOSE) }, "paused");
-    }
-    let mut line = ends(keys, Line::plain(shown.map_or(String::new(), period)), size.columns);
+    let strong = |colour, text: &str| Line::default().with(Style { bold: true, ..Style::text(colour) }, text);
+    let right = match awaits {
+        Awaits::Answer => Line::plain(shown.map_or(String::new(), period)),
+        Awaits::Key => strong(CLOSE, "paused"),
+        Awaits::Daemon => strong(BAD, "no daemon: waiting for one"),
+    };
+    let mut line = ends(keys, right, size.columns);
     line.cut(size.columns);
     line
 }
@@ -158,17 +186,6 @@ fn header(shown: &Shown, size: Size) -> Vec<Line> {
     let name = end_of(&printable(&shown.disk.name), size.columns.saturating_sub(right.width() + 2));
     let name = Line::default().with(Style::bold(), name);
     vec![ends(name, right, size.columns), Line::plain(shown.disk.shape())]
-}
-
-/// The end of a path, which says more than its beginning, where all of it is too long. Some of it there always is.
-fn end_of(path: &str, columns: usize) -> String {
-    const LEAST: usize = 16;
-    let (len, columns) = (path.chars().count(), columns.max(LEAST));
-    if len <= columns {
-        return path.to_owned();
-    }
-    let end: String = path.chars().skip(len + 3 - columns).collect();
-    format!("...{end}")
 }
 
 /// Two pieces at the ends of a line; the right one only where there is room for both.
@@ -307,74 +324,6 @@ fn zones(shown: &Shown, plan: Plan, size: Size, colours: Colours) -> Vec<Line> {
     lines
 }
 
-/// The requests that were refused last, the newest first: as many as go wholly into so many rows, or the beginning of
-/// one.
-fn refusals(stats: &Stats, size: Size, rows: usize) -> Vec<Line> {
-    /// What "how long ago" takes.
-    const AGO: usize = 12;
-    let mut lines: Vec<Line> = Vec::new();
-    for refused in stats.refusals.iter().rev() {
-        let ago = format!("{} ago", time(Duration::from_millis(refused.ago_ms)));
-        let texts = wrap(&printable(&refused.text), size.columns.saturating_sub(AGO));
-        if !lines.is_empty() && lines.len() + texts.len() > rows {
-            break;
-        }
-        for (at, text) in texts.into_iter().enumerate() {
-            let ago = if at == 0 { ago.as_str() } else { "" };
-            lines.push(Line::plain(format!("{ago:<AGO$}{text}")));
-        }
-    }
-    lines.truncate(rows);
-    lines
-}
-
-/// The words of `text` in lines of `columns`; a word that is longer has a line of its own.
-fn wrap(text: &str, columns: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= columns => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
-}
-
-/// A rate, with two digits at least.
-fn number(rate: f64) -> String {
-    match rate {
-        rate if rate < 9.95 => format!("{rate:.1}"),
-        rate if rate < 999_999.5 => format!("{rate:.0}"),
-        rate => format!("{:.2} M", rate / 1e6),
-    }
-}
-
-/// A duration with two or three digits.
-fn nanoseconds(ns: u64) -> String {
-    let (value, unit) = match ns {
-        0..1_000 => return format!("{ns} ns"),
-        1_000..1_000_000 => (ns as f64 / 1e3, "us"),
-        1_000_000..1_000_000_000 => (ns as f64 / 1e6, "ms"),
-        _ => (ns as f64 / 1e9, "s"),
-    };
-    if value < 9.95 { format!("{value:.1} {unit}") } else { format!("{value:.0} {unit}") }
-}
-
-/// How long, for people.
-fn time(duration: Duration) -> String {
-    let seconds = duration.as_secs();
-    match seconds {
-        0..10 => format!("{:.1} s", duration.as_secs_f64()),
-        10..120 => format!("{seconds} s"),
-        120..7200 => format!("{} min", seconds / 60),
-        7200..172_800 => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
-        _ => format!("{} d {} h", seconds / 86_400, seconds / 3600 % 24),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -447,7 +396,9 @@ active   ################################## 3 of 3
 zones
 0  =#fc1...
 = conventional 1   # full 1   0-9 closed 1   a-j implicitly open 2   . empty 3
-written most: zone 3 3 MiB, zone 2 1 MiB
+written most since the start
+zone 3 ########################################    3 MiB
+zone 2 #############...........................    1 MiB
 refused last
 1.2 s ago   write at 8 of 8 sectors: ZONE_UNALIGNED_WP: the write pointer is 16:
             expected a write there
@@ -489,8 +440,10 @@ refused last
                         let drawn = lines(&shown, size, colours);
                         let widest = drawn.iter().map(Line::width).max().unwrap_or(0);
                         assert!(drawn.len() <= rows && widest <= columns, "{} x {widest} on {size:?}", drawn.len());
-                        let footer = footer(Some(&shown), Duration::from_secs(1), true, size);
-                        assert!(footer.width() <= columns, "{size:?}");
+                        for awaits in [Awaits::Answer, Awaits::Key, Awaits::Daemon] {
+                            let footer = footer(Some(&shown), Duration::from_secs(1), awaits, size);
+                            assert!(footer.width() <= columns, "{size:?}");
+                        }
                     }
                 }
             }
@@ -501,10 +454,29 @@ refused last
     fn the_map_has_a_good_part_of_a_common_screen() {
         let (disk, now) = (disk(5000, 1), busy(10));
         for (columns, rows, least) in [(80, 23, 3), (120, 39, 8), (200, 49, 15)] {
-            let plan = Plan::new(&now, Size { columns, rows });
+            let plan = Plan::new(&disk, &now, Size { columns, rows }, Colours::None);
             assert!(plan.map >= least, "{columns} x {rows}: {plan:?}");
             assert!(cells(&disk, &now, Size { columns, rows }, Colours::Direct) >= 128, "{plan:?}");
         }
+    }
+
+    #[test]
+    fn rows_that_the_map_does_not_need_show_more_of_what_was_refused_and_written() {
+        let (disk, zones, mut now) = (disk(8, 1), summary(&ZONES, 8), busy(2));
+        let words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"];
+        let refused = |(at, word): (usize, &&str)| RefusedLately {
+            ago_ms: 100 * at as u64,
+            queue: 0,
+            text: format!("refused for reason {word}"),
+        };
+        now.refusals = words.iter().enumerate().map(refused).collect();
+        let shown = Shown { disk: &disk, before: None, now: &now, zones: &zones };
+        let drawn = |rows| text(&lines(&shown, Size { columns: 80, rows }, Colours::None), Colours::None);
+        let high = drawn(49);
+        assert!(words.iter().all(|word| high.contains(&format!("reason {word}\n"))), "{high}");
+        assert!(high.contains("\nzone 3 ") && high.contains("\nzone 2 "), "a line for each zone: {high}");
+        let low = drawn(23);
+        assert!(low.lines().count() <= 23 && low.contains("reason twelve"), "{low}");
     }
 
     #[test]
@@ -512,41 +484,14 @@ refused last
         let (disk, zones, now) = (disk(8, 1), summary(&ZONES, 8), busy(1));
         let before = Stats { uptime_ms: 58_500, ..busy(1) };
         let shown = Shown { disk: &disk, before: Some(&before), now: &now, zones: &zones };
-        let said = |shown, paused| {
-            text(&[footer(shown, Duration::from_secs(2), paused, Size { columns: 80, rows: 23 })], Colours::None)
+        let said = |shown, awaits| {
+            let footer = footer(shown, Duration::from_secs(2), awaits, Size { columns: 80, rows: 23 });
+            text(&[footer], Colours::None)
         };
-        let keys = "q quit   p pause   + - interval 2.0 s";
-        assert_eq!(said(Some(&shown), false), format!("{keys:<57}rates of the last 1.5 s\n"));
-        assert_eq!(said(None, true), "q quit   p go on   + - interval 2.0 s   paused\n");
-    }
-
-    #[test]
-    fn numbers_and_times_are_short() {
-        for (rate, text) in [(0.04, "0.0"), (9.94, "9.9"), (9.96, "10"), (123_456.7, "123457"), (2_345_678.0, "2.35 M")]
-        {
-            assert_eq!(number(rate), text);
-        }
-        for (ns, text) in [(0, "0 ns"), (999, "999 ns"), (1500, "1.5 us"), (99_400, "99 us"), (2_000_000_000, "2.0 s")]
-        {
-            assert_eq!(nanoseconds(ns), text);
-        }
-        for (seconds, text) in [(0, "0.0 s"), (59, "59 s"), (3599, "59 min"), (7265, "2 h 1 min"), (200_000, "2 d 7 h")]
-        {
-            assert_eq!(time(Duration::from_secs(seconds)), text);
-        }
-    }
-
-    #[test]
-    fn of_a_long_path_the_end_is_shown() {
-        assert_eq!(end_of("/srv/disk.qcow2", 15), "/srv/disk.qcow2");
-        assert_eq!(end_of("/srv/a/b/c/disk.qcow2", 17), "...b/c/disk.qcow2");
-        assert_eq!(end_of("/srv/a/b/c/disk.qcow2", 0), ".../c/disk.qcow2");
-    }
-
-    #[test]
-    fn words_are_wrapped_and_none_is_lost() {
-        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrap("unbreakable is long", 4), ["unbreakable", "is", "long"]);
-        assert_eq!(wrap("", 4), [""; 0]);
+        let keys = "q quit   p pause   + - interval 2.0 s   ? help";
+        assert_eq!(said(Some(&shown), Awaits::Answer), format!("{keys:<57}rates of the last 1.5 s\n"));
+        let keys_paused = keys.replace("pause", "go on");
+        assert_eq!(said(None, Awaits::Key), format!("{keys_paused:<74}paused\n"));
+        assert_eq!(said(Some(&shown), Awaits::Daemon), format!("{keys:<54}no daemon: waiting for one\n"));
     }
 }
