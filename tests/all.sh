@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Passes all tests: format, lints, unit and integration tests, a minute of each fuzz target, the service files under a real
-# systemd, the tests in a Linux guest, and the pages of the documentation as they are shown.
+# systemd, the tests in a Linux guest, libvirt's domains, and the pages of the documentation as they are shown.
 # Installs what it needs (apt, as root; otherwise it says what to install). Usage: tests/all.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -43,6 +43,9 @@ tests/service.sh
 
 step "in the guest"
 tests/guest/all.sh
+
+step "libvirt"
+tests/guest/libvirt.sh
 
 step "the pages of docs/guests, followed"
 tests/guest/pages.sh

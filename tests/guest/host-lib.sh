@@ -103,19 +103,25 @@ checked() {
     [[ $code -eq 0 || ($code -eq 3 && -n ${2:-}) ]]
 }
 
+# guest_files SCRIPT...: what suite.sh needs beside it to run these in-guest scripts becomes GUEST_FILES.
+guest_files() {
+    local file
+    mapfile -t GUEST_FILES < <(find "$HERE" -maxdepth 1 -name '*-lib.sh' ! -name host-lib.sh)
+    printf '%s\n' "$*" >"$temp/suite"
+    GUEST_FILES+=("$temp/suite" "$temp/image.env" "${@/#/$HERE/}")
+    for file in manifest operations rounds speed; do
+        [[ ! -e $temp/$file ]] || GUEST_FILES+=("$temp/$file")
+    done
+}
+
 # guest SCRIPT...: boots a guest in the background (run_pid) that runs these in-guest scripts; their output goes to $temp/output, and at
 # its end the kernel's messages to $temp/console.
 guest() {
-    local libraries scripts=("${@/#/$HERE/}") more=() file
-    mapfile -t libraries < <(find "$HERE" -maxdepth 1 -name '*-lib.sh' ! -name host-lib.sh)
-    printf '%s\n' "$*" >"$temp/suite"
+    guest_files "$@"
     # That of the guest before is not to be taken for this one's.
     : >"$temp/output"
-    for file in manifest operations rounds speed; do
-        [[ ! -e $temp/$file ]] || more+=("$temp/$file")
-    done
     "$VUZ_SCRIPTS/run.sh" --socket "$temp/socket" --queues "$QUEUES" --smp "$QUEUES" --mem "${MEMORY:-768M}" --timeout "$PHASE_SECONDS" \
-        --console "$temp/console" "$HERE/suite.sh" "$temp/suite" "$temp/image.env" "${libraries[@]}" "${scripts[@]}" "${more[@]}" >"$temp/output" &
+        --console "$temp/console" "$HERE/suite.sh" "${GUEST_FILES[@]}" >"$temp/output" &
     run_pid=$!
 }
 
