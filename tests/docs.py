@@ -76,7 +76,14 @@ OTHERS = {
     "probe with driver virtio_blk failed with error -22": "Linux",
     "virtio_blk: zoned devices are not supported": "Linux's source",
     "I/O error, dev vda, sector 0 op 0x0:(READ)": "Linux",
-    "'vhost-user-test-device-pci' is not a valid device model name": "QEMU",
+    "'vhost-user-test-device-pci' is not a valid device model name": "QEMU 7.2 and 10.0",
+    "'vhost-user-device-pci' is not a valid device model name": "QEMU 7.2",
+    "Parameter 'driver' expects a pluggable device type": "QEMU 10.0",
+    "Property 'vhost-user-device-pci.vq_size' not found": "QEMU 8.2",
+    "Property 'vhost-user-blk-pci.zoned' not found": "QEMU; tests/guest/libvirt.sh",
+    "Invalid parameter 'reconnect'": "QEMU 11.1; tests/guest/libvirt.sh",
+    "Invalid parameter 'reconnect-ms'": "QEMU 7.2",
+    "PCI: slot 1 function 0 not available for pcie-root-port, in use by vhost-user-test-device-pci": "QEMU 11.1 under libvirt 9.0",
 }
 # A word of a synopsis: FILE, NAME=VALUE, /path/NAME.qcow2, [--option, ...
 PLACEHOLDER = re.compile(r"(^|[/=@:|])[A-Z]+([/.=|,]|$)|\[|\.\.\.")
