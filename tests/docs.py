@@ -28,6 +28,8 @@ PROGRAM = "vhost-user-zbd"
 # Command's beginning: what runs it, a file here and a word that is in it; or a word why nothing does.
 ELSEWHERE = {
     "cat /sys/block/vda/queue/zoned": ("tests/guest/sysfs.sh", "zoned"),
+    "dd if=/dev/zero of=/dev/vda": ("tests/guest/writes.sh", "oflag=direct"),
+    "exit": ("qemu-scripts/guest-init.sh", "bash -i"),
     "blkzone report /dev/vda": ("tests/guest/in-guest-lib.sh", "blkzone report"),
     "setpriv --reuid=vhost-user-zbd": ("tests/service.sh", "setpriv --reuid=vhost-user-zbd"),
     "systemctl enable --now vhost-user-zbd@NAME.socket": ("tests/service.sh", "systemctl start"),
@@ -47,7 +49,6 @@ ELSEWHERE = {
 }
 # Page and beginning of a block: what makes such output, a file here and a word that is in it.
 SAMPLES = {
-    ("README.md", "write at 65536 of 8 sectors"): ("src/observe", "expected it to be reset first"),
     ("docs/cli.md", "zns "): ("src/cli/preset.rs", "like an NVMe ZNS drive"),
     ("docs/cli.md", "Supported options:"): ("src/cli/named.rs", "Supported options:"),
     ("docs/cli.md", "/srv/disk.qcow2  "): ("src/cli/top/view.rs", "serving for"),

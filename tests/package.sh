@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The Debian package as a user has it: installed by apt in a clean Debian 12, its files, user and folders looked at; under a real systemd
-# an image is made and served as the README says, over a reboot too; and what is left when it is removed.
+# an image is made and served as docs/service.md says, over a reboot too; and what is left when it is removed.
 # Needs root, a kernel that lets root make namespaces, and apt's sources of Debian; says so and tests nothing where it cannot have them.
 # Takes some minutes. Usage: tests/package.sh
 set -euo pipefail
@@ -73,7 +73,7 @@ serves() { inside load run "$@" --socket /run/vhost-user-zbd/disk.sock >"$work/l
 closed_zones() { as_service vhost-user-zbd report "$image" | grep -c -e '(cl)' -e '(fu)' -e '(oi)'; }
 
 inside_boot multi-user.target
-expect "an image is made as the README says" as_service vhost-user-zbd create "$image" 16G --zone-size 256M
+expect "an image is made as docs/service.md says" as_service vhost-user-zbd create "$image" 16G --zone-size 256M
 expect "the socket is enabled and started" quietly inside systemctl enable --now vhost-user-zbd@disk.socket
 expect "nothing runs before a frontend comes" has ActiveState inactive
 expect "a frontend writes and reads what it wrote" serves append --zones 4 --qd 8 --verify
