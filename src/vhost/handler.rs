@@ -383,14 +383,16 @@ impl<S: Storage + 'static> Handler<S> {
         Ok(())
     }
 
-    fn notifier(index: u32, what: &'static str, file: Option<File>) -> Result<Option<Arc<Notifier>>, ProtocolError> {
-        let taken = file.map(Notifier::new).transpose();
+    fn teller(index: u32, what: &'static str, file: Option<File>) -> Result<Option<Arc<Notifier>>, ProtocolError> {
+        let taken = file.map(Notifier::to_tell).transpose();
         Ok(taken.map_err(|kind| ProtocolError::Event { index, what, kind })?.map(Arc::new))
     }
 
     fn set_kick(&mut self, index: u32, file: Option<File>) -> Result<(), ProtocolError> {
         self.vring(index)?;
-        let kick = Self::notifier(index, "kick", file)?.ok_or(ProtocolError::NoKick { index })?;
+        let kick = file.ok_or(ProtocolError::NoKick { index })?;
+        let kick = Notifier::to_listen(kick).map_err(|kind| ProtocolError::Event { index, what: "kick", kind })?;
+        let kick = Arc::new(kick);
         let vring = self.vring(index)?;
         if let Some(worker) = &vring.worker {
             log::debug!("queue {index} gets another kick descriptor while it runs");
@@ -403,7 +405,7 @@ impl<S: Storage + 'static> Handler<S> {
 
     fn set_call(&mut self, index: u32, file: Option<File>) -> Result<(), ProtocolError> {
         let vring = self.vring(index)?;
-        vring.wanted.call = Self::notifier(index, "call", file)?;
+        vring.wanted.call = Self::teller(index, "call", file)?;
         if let Some(worker) = &mut vring.worker {
             log::debug!("queue {index} gets another call descriptor while it runs");
             worker.set_call(vring.wanted.call.clone());
@@ -413,7 +415,7 @@ impl<S: Storage + 'static> Handler<S> {
 
     fn set_error(&mut self, index: u32, file: Option<File>) -> Result<(), ProtocolError> {
         let vring = self.vring(index)?;
-        vring.wanted.error = Self::notifier(index, "error", file)?;
+        vring.wanted.error = Self::teller(index, "error", file)?;
         if let Some(worker) = &mut vring.worker {
             worker.set_error(vring.wanted.error.clone());
         }

@@ -268,7 +268,7 @@ mod tests {
     fn eventfd() -> Arc<Notifier> {
         // SAFETY: the descriptor is new and nobody else's.
         let file = unsafe { File::from_raw_fd(EventFd::new(EFD_NONBLOCK).unwrap().into_raw_fd()) };
-        Arc::new(Notifier::new(file).unwrap())
+        Arc::new(Notifier::to_listen(file).unwrap())
     }
 
     fn signalled(notifier: &Notifier) -> bool {

@@ -119,7 +119,7 @@ mod tests {
         // SAFETY: the descriptor is new and nobody else's.
         let kick = unsafe { File::from_raw_fd(EventFd::new(EFD_NONBLOCK | flags).unwrap().into_raw_fd()) };
         let waker = Arc::new(Waker::new().unwrap());
-        let notifier = Arc::new(Notifier::new(kick.try_clone().unwrap()).unwrap());
+        let notifier = Arc::new(Notifier::to_listen(kick.try_clone().unwrap()).unwrap());
         (Sleeper::new(notifier, Arc::clone(&waker)), kick, waker)
     }
 

@@ -125,7 +125,7 @@ impl Queue {
         // SAFETY: the descriptor is new and nobody else's.
         let kick = unsafe { File::from_raw_fd(EventFd::new(EFD_NONBLOCK).unwrap().into_raw_fd()) };
         let sleeper =
-            Sleeper::new(Arc::new(Notifier::new(kick).unwrap()), Arc::clone(device.router.waker(queue).unwrap()));
+            Sleeper::new(Arc::new(Notifier::to_listen(kick).unwrap()), Arc::clone(device.router.waker(queue).unwrap()));
         let ring = Ring::new(&setup, mem, None).unwrap();
         let engine = Engine::Held(Held::new(Arc::clone(&device.files)));
         let (_, inbox) = mpsc::channel();

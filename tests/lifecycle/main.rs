@@ -19,4 +19,5 @@ mod service;
 mod signals;
 mod sockets;
 mod space;
+mod uml;
 mod waiting;

@@ -52,12 +52,18 @@ fn an_error_descriptor_that_takes_nothing_more_holds_up_nobody() {
     disk.finish_clean();
 }
 
+/// User-mode Linux is told through a socketpair.
+fn tells(kind: Kind, request: u32) -> bool {
+    kind == Kind::Socket && request != msg::SET_VRING_KICK
+}
+
 #[test]
-fn only_eventfds_are_taken_and_the_queue_goes_on_with_those_it_has() {
+fn what_is_no_eventfd_is_not_taken_and_the_queue_goes_on_with_those_it_has() {
     let mut disk = Disk::small();
     for kind in Kind::OTHERS {
         let other = Foreign::new(kind);
-        for request in [msg::SET_VRING_CALL, msg::SET_VRING_ERR, msg::SET_VRING_KICK] {
+        let requests = [msg::SET_VRING_CALL, msg::SET_VRING_ERR, msg::SET_VRING_KICK];
+        for request in requests.into_iter().filter(|request| !tells(kind, *request)) {
             let refused = disk.front().conn.tell_queue_fd(request, 0, other.as_raw_fd());
             assert!(matches!(refused, Err(ConnError::Refused(_))), "{kind:?} as message {request}: {refused:?}");
         }
