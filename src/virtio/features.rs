@@ -35,7 +35,9 @@ const NAMES: [(u32, &str); 12] = [
 pub struct Features(u64);
 
 impl Features {
-    /// What the device offers. Never DISCARD or WRITE_ZEROES: they would move data behind the write pointers.
+    /// What the device offers. Never DISCARD or WRITE_ZEROES: they would move data behind the write pointers. Offering
+    /// WRITE_ZEROES for conventional zones alone is no way out: Linux would send it to sequential zones as well, at
+    /// the write pointer, and after a refusal writes nothing more there until it has seen a report.
     pub fn offered(read_only: bool) -> Self {
         let always = [
             VIRTIO_F_VERSION_1,
