@@ -6,7 +6,7 @@
 # That /dev/kvm exists does not say that it can run a stock kernel (inside some virtual machines it cannot), so the guest is booted once
 # under KVM to see; the answer is kept in the cache until the host boots again. VUZ_ACCEL=kvm or =tcg skips all that.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-. "$VUZ_SCRIPTS/machine.sh"
+. "$VUZ_SCRIPTS/machine-qemu.sh"
 
 if [[ -n ${VUZ_ACCEL:-} ]]; then
     printf '%s\n' "$VUZ_ACCEL"
@@ -22,28 +22,27 @@ if [[ ! -s $answer ]]; then
     say "trying whether KVM can boot the guest (at most half a minute) ..."
     machine_get
     temp=$(mktemp -d)
-    pid=
+    MACHINE_PID=
     # shellcheck disable=SC2317,SC2329 # called by the trap
     cleanup() {
-        [[ -z $pid ]] || kill "$pid" 2>/dev/null || true
+        [[ -z $MACHINE_PID ]] || kill "$MACHINE_PID" 2>/dev/null || true
         rm -rf "$temp"
     }
     trap cleanup EXIT
     printf 'true\n' >"$temp/script"
-    machine_initramfs "$temp" "$temp/script"
-    machine_arguments kvm 1 256M
-    machine_job_arguments "$temp"
     mkfifo "$temp/output"
+    machine_begin 1 256M kvm
+    machine_job "$temp" "$temp/script"
     cat "$temp/output" >/dev/null &
-    timeout -k 2 30 "$MACHINE_QEMU/run" "${MACHINE_ARGUMENTS[@]}" </dev/null >"$temp/qemu.log" 2>&1 &
-    pid=$!
+    machine_start "$temp"
+    deadline=$((SECONDS + 30))
     # A guest that KVM cannot run is stopped by QEMU with this message, and would stand there until the time is up.
-    while kill -0 "$pid" 2>/dev/null && ! grep -qs 'KVM internal error' "$temp/qemu.log"; do
+    while kill -0 "$MACHINE_PID" 2>/dev/null && ((SECONDS < deadline)) && ! grep -qs 'KVM internal error' "$temp/machine.log"; do
         sleep 0.2
     done
-    kill "$pid" 2>/dev/null || true
-    { wait "$pid" || true; } 2>/dev/null
-    pid=
+    kill -KILL "$MACHINE_PID" 2>/dev/null || true
+    machine_wait 2>/dev/null
+    MACHINE_PID=
     result=tcg
     if grep -q '^exit 0' "$temp/status" 2>/dev/null; then
         result=kvm

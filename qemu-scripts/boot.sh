@@ -1,24 +1,29 @@
 #!/usr/bin/env bash
 # Boots the guest with a zoned disk and gives a shell in it on this terminal.
 #
-# Usage: boot.sh [--socket PATH | --image FILE] [--queues N] [--smp N] [--mem SIZE]
+# Usage: boot.sh [--uml] [--socket PATH... | --image FILE] [--queues N] [--smp N] [--mem SIZE]
 #
-#   --socket    the vhost-user socket of a running daemon
+#   --uml       the guest is user-mode Linux and not QEMU's (see run.sh)
+#   --socket    the vhost-user socket of a running daemon; may be given several times
 #   --image     or an image, which is served as long as the guest runs
-#   --queues    queues of the disk (1); has to equal the daemon's --num-queues (QEMU's generic device: or the guest refuses the disk)
+#   --queues    queues of a disk (1); has to equal the daemon's --num-queues (QEMU's generic device: or the guest refuses the disk)
 #   --smp       processors (1)
 #   --mem       memory (512M)
 #
 # The disk is /dev/vda. "exit" in the shell powers the guest off; Ctrl-a x ends QEMU at once (like pulling the plug of the guest).
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
-. "$VUZ_SCRIPTS/machine.sh"
 . "$VUZ_SCRIPTS/daemon.sh"
 
-socket='' image='' queues=1 cpus=1 memory=512M
+sockets=() image='' queues=1 cpus=1 memory=512M
 while [[ $# -gt 0 ]]; do
+    if [[ $1 == --uml ]]; then
+        VUZ_MACHINE=uml
+        shift
+        continue
+    fi
     need_value "$1" $#
     case $1 in
-        --socket) socket=$2 ;;
+        --socket) sockets+=("$2") ;;
         --image) image=$2 ;;
         --queues) queues=$2 ;;
         --smp) cpus=$2 ;;
@@ -27,13 +32,15 @@ while [[ $# -gt 0 ]]; do
     esac
     shift 2
 done
-[[ -z $socket || -z $image ]] || die "--socket and --image exclude each other"
-[[ -n $socket || -n $image ]] || die "say which disk: --socket PATH or --image FILE"
-[[ -z $socket || -S $socket ]] || die "$socket is not a socket"
+[[ ${#sockets[@]} -eq 0 || -z $image ]] || die "--socket and --image exclude each other"
+[[ ${#sockets[@]} -gt 0 || -n $image ]] || die "say which disk: --socket PATH or --image FILE"
+for socket in "${sockets[@]}"; do
+    [[ -S $socket ]] || die "$socket is not a socket"
+done
 
 "$VUZ_SCRIPTS/deps.sh"
+. "$VUZ_SCRIPTS/machine.sh"
 machine_get
-accel=$("$VUZ_SCRIPTS/accel.sh")
 
 temp=$(mktemp -d)
 # shellcheck disable=SC2317,SC2329 # called by the trap
@@ -46,12 +53,14 @@ trap 'exit 143' TERM
 
 if [[ -n $image ]]; then
     daemon_build
-    socket=$temp/socket
-    daemon_start "$image" "$socket" --num-queues "$queues"
+    sockets=("$temp/socket")
+    daemon_start "$image" "$temp/socket" --num-queues "$queues"
 fi
-machine_arguments "$accel" "$cpus" "$memory"
-machine_disk_arguments "$socket" "$queues"
-machine_shell_arguments
-say "booting the guest; its shell comes in some ten seconds"
-"$MACHINE_QEMU/run" "${MACHINE_ARGUMENTS[@]}"
+machine_begin "$cpus" "$memory"
+for socket in "${sockets[@]}"; do
+    machine_disk "$socket" "$queues"
+done
+machine_shell "$temp"
+say "booting the guest; $MACHINE_SHELL_HINT"
+"${MACHINE_COMMAND[@]}"
 [[ -z $image ]] || daemon_stop

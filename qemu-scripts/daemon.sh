@@ -5,7 +5,7 @@
 #
 #   daemon_build                           builds the release binary when VUZ_BIN is not given (cargo does nothing when it is fresh)
 #   daemon_start IMAGE SOCKET OPTION...    serves IMAGE on SOCKET in the background and waits until it listens (1: it does not); its log is SOCKET.log
-#   daemon_stop                            SIGTERM; returns the daemon's exit status (1 also when it does not end)
+#   daemon_stop                            SIGTERM; returns the daemon's exit status (1 also when it does not end, or refused a request for its memory)
 #   daemon_kill                            SIGKILL
 #   daemon_cleanup                         ends a daemon that is still there, quietly
 
@@ -67,7 +67,16 @@ daemon_stop() {
         sleep 0.05
     done
     DAEMON_PID=
-    wait "$pid"
+    wait "$pid" && daemon_saw_all_memory
+}
+
+# daemon_saw_all_memory: no request had a buffer in memory that its guest does not share. A request that fails for that is a fault of the
+# guest's machine and never to be taken for one of the disk.
+daemon_saw_all_memory() {
+    if grep -q "a buffer lies outside the guest's memory" "$DAEMON_LOG"; then
+        say "the guest used memory that it does not share with the daemon, so that a request was refused (docs/uml.md, \"Memory that is not shared\")"
+        return 1
+    fi
 }
 
 daemon_kill() {

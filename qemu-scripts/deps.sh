@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Makes sure that the host has what the guest rig and the build of the daemon need.
 #
-# Usage: deps.sh [--tests | --bench | --qemu-source]
+# Usage: deps.sh [--tests | --bench | --qemu-source | --uml]
 #
 # As root, missing packages are installed with apt. As another user, the command to run is printed and the exit status is 1.
 # When nothing is missing, apt is not touched. --tests also asks for what the tests use, --bench for the comparison's peers,
-# --qemu-source for what qemu-source.sh builds QEMU with.
+# --qemu-source for what qemu-source.sh builds QEMU with, --uml for what uml-kernel.sh builds Linux with.
 # QEMU itself, the guest's kernel and its programs are not installed on the host: guest.sh and qemu.sh unpack them into the cache.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
@@ -17,7 +17,8 @@ case ${1:-} in
     --qemu-source)
         packages+=(g++ make ninja-build pkg-config python3 python3-venv flex bison dpkg-dev patch xz-utils libglib2.0-dev libpixman-1-dev libfdt-dev zlib1g-dev)
         ;;
-    *) die "usage: deps.sh [--tests | --bench | --qemu-source]" ;;
+    --uml) packages+=(make flex bison bc m4 perl xz-utils python3 kmod) ;;
+    *) die "usage: deps.sh [--tests | --bench | --qemu-source | --uml]" ;;
 esac
 
 missing=()

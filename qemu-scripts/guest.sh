@@ -3,8 +3,9 @@
 #
 # Usage: guest.sh [--refresh]
 #
-# Prints the folder that has it: vmlinuz, initramfs (uncompressed cpio), versions (the packages it was made of), busybox (for the host, to
-# make further cpio archives with). It is made once and kept in the cache; --refresh makes it again from what the mirror has now.
+# Prints the folder that has it: vmlinuz, initramfs (uncompressed cpio), root (what is in that, as files; the root of a guest of user-mode
+# Linux), versions (the packages it was made of), busybox (for the host, to make further cpio archives with). It is made once and kept in
+# the cache; --refresh makes it again from what the mirror has now.
 #
 # VUZ_GUEST says which guest, all with kernels that are unpacked and not installed:
 #   small    (the default) Linux 6.12 in the flavour for virtual machines, of Debian 12; programs of Debian 13, for its newer fio and mkzonefs
@@ -149,7 +150,8 @@ make_guest() {
     for name in "${kernel_packages[@]}" "${PACKAGES[@]}"; do
         printf '%s %s\n' "$name" "$(apt_version "$name")"
     done >"$out/versions"
-    rm -rf "$out/apt" "$root" "$kernel" "$stage" "$out/cpio.log"
+    rm -rf "$out/apt" "$root" "$kernel" "$out/cpio.log"
+    mv "$stage" "$root"
 }
 
 case ${1:-} in

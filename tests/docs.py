@@ -40,7 +40,7 @@ ELSEWHERE = {
     "device_del ": ("tests/guest/blk.sh", "device_del"),
     "chardev-remove ": ("tests/guest/blk.sh", "chardev-remove"),
     "mkdir my-qemu": ("qemu-scripts/qemu.sh", "cache_temp"),
-    "my-qemu/run ": ("qemu-scripts/run.sh", "MACHINE_QEMU/run"),
+    "my-qemu/run ": ("qemu-scripts/machine-qemu.sh", "MACHINE_QEMU/run"),
     "git clone . /tmp/vhost-user-zbd": "by hand: the times are in that page",
     "git commit -a -s -F": "in a clone of QEMU's repository",
     "git format-patch": "in a clone of QEMU's repository",
