@@ -58,6 +58,7 @@ SAMPLES = {
     ("docs/cli.md", "write at 65536 of 8 sectors"): ("src/observe", "expected it to be reset first"),
     ("docs/cli.md", "     2.162612 q0 write"): ("src/cli", "refused"),
     ("docs/cli.md", "IMAGE="): ("systemd/sample.conf", "IMAGE="),
+    ("docs/uml.md", "NAME ZONED"): ("qemu-scripts/demo-guest.sh", "lsblk -z"),
     ("docs/control.md", "serving for 8 s"): ("src/cli", "serving for"),
     ("docs/control.md", "request       answered"): ("src/cli", "answered"),
     ("docs/control.md", "answered with an error"): ("src/cli", "answered with an error"),

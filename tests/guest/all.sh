@@ -1,24 +1,27 @@
 #!/usr/bin/env bash
+# shellcheck disable=SC2317,SC2329 # the parts are called by their names
 # The tests with a real Linux guest: an image is made and served, guests are booted on it, what they see is compared.
 #
-# Usage: tests/guest/all.sh
+# Usage: tests/guest/all.sh [PART...]          when none is named: all, but machine only with QEMU
 #
 # Prints a line "ok NAME" or "FAIL NAME" for each test (of a failed one also what it said), at the end "N passed, N failed". Exits 1 when
-# any failed. Takes some minutes without KVM; needs no root once qemu-scripts/deps.sh is content.
+# any failed. Takes some minutes without KVM; needs no root once qemu-scripts/deps.sh is content. With VUZ_MACHINE=uml the guests are
+# user-mode Linux: one processor, Linux's newest kernel instead of 6.12, and a part takes seconds.
 #
-# A phase is one boot of the guest, running some of the in-guest scripts of this folder. The guest is off between two phases; what happens
-# to the daemon meanwhile is what the phases are about:
-#   512          a fresh image, served with blocks of 512 bytes, two queues for two processors
-#   reboot       a new guest, the same daemon
-#   restart      after SIGTERM, a new daemon, a new guest; it writes until the daemon is killed with SIGKILL under it
-#   killed       a new daemon, a new guest
-#   4096         another image, served with blocks of 4096 bytes, one queue; btrfs. The daemon is killed when the guest is off
-#   btrfs-again  a new daemon, a new guest
-#   machine      QEMU killed in the middle of btrfs's writes, then QEMU and the daemon at once; the next guest finds what was stable.
-#                MACHINE_KILLS (environment, 2) is how often in all
-#   software     an image that null_blk can be like; the same steps on both, and what of software.sh is quick
+# A part is some phases. A phase is one boot of the guest, running some of the in-guest scripts of this folder. The guest is off between
+# two phases; what happens to the daemon meanwhile is what the phases are about:
+#   zones     512: a fresh image, served with blocks of 512 bytes, two queues for two processors. reboot: a new guest, the same daemon.
+#             restart: after SIGTERM, a new daemon, a new guest; it writes until the daemon is killed with SIGKILL under it.
+#             killed: a new daemon, a new guest
+#   btrfs     4096: another image, served with blocks of 4096 bytes, one queue; btrfs. The daemon is killed when the guest is off.
+#             btrfs-again: a new daemon, a new guest
+#   machine   the guest's machine killed in the middle of btrfs's writes, then the machine and the daemon at once; the next guest finds
+#             what was stable. MACHINE_KILLS (environment, 2) is how often in all. (The btrfs of Linux 7.2 fails under it after a while,
+#             on null_blk as well: docs/uml.md)
+#   software  an image that null_blk can be like; the same steps on both, and what of software.sh is quick
 . "$(dirname "${BASH_SOURCE[0]}")/host-lib.sh"
 
+PARTS=(zones btrfs machine software)
 # The guest is given up after this long; all phases together take less.
 PHASE_SECONDS=400
 # Acknowledged operations to wait for before the daemon is killed.
@@ -41,44 +44,62 @@ killed_phase() {
     expect "$1/operations-before-the-kill" test "$count" -ge "$OPERATIONS_BEFORE_KILL"
 }
 
+# 64 whole zones and a short one; every limit below what Linux would set by itself.
+zones() {
+    geometry SIZE=$((258 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((3 << 20)) CONVENTIONAL=4 MAX_OPEN=6 MAX_ACTIVE=12 \
+        MAX_APPEND=$((128 << 10)) BLOCK=512 QUEUES=2
+    expect 512/create create_image "$temp/first.qcow2"
+    serve 512 "$temp/first.qcow2"
+    phase 512 sysfs.sh zones.sh writes.sh fio.sh queues.sh persist-write.sh
+    phase reboot persist-verify.sh
+    stop reboot "$temp/first.qcow2"
+    serve restart "$temp/first.qcow2"
+    phase restart persist-verify.sh
+    killed_phase restart
+    serve killed "$temp/first.qcow2"
+    phase killed persist-verify.sh kill-verify.sh
+    stop killed "$temp/first.qcow2" leaks
+    rm -f "$temp/manifest" "$temp/operations"
+}
+
+btrfs() {
+    geometry SIZE=$((2 << 30)) ZONE_SIZE=$((32 << 20)) ZONE_CAPACITY=$((24 << 20)) CONVENTIONAL=2 MAX_OPEN=10 MAX_ACTIVE=12 \
+        MAX_APPEND=$((64 << 10)) BLOCK=4096 QUEUES=1
+    expect 4096/create create_image "$temp/second.qcow2"
+    serve 4096 "$temp/second.qcow2"
+    phase 4096 sysfs.sh zones.sh writes.sh fio.sh queues.sh btrfs-write.sh
+    daemon_kill
+    serve btrfs-again "$temp/second.qcow2"
+    phase btrfs-again btrfs-verify.sh
+    stop btrfs-again "$temp/second.qcow2" leaks
+}
+
+machine() {
+    machine_deaths machine "${MACHINE_KILLS:-2}"
+}
+
+software() {
+    geometry SIZE=$((256 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((3 << 20)) CONVENTIONAL=4 MAX_OPEN=6 MAX_ACTIVE=12 \
+        MAX_APPEND=$((128 << 10)) BLOCK=512 QUEUES=2
+    expect software/create create_image "$temp/third.qcow2"
+    serve software "$temp/third.qcow2"
+    phase software compare.sh zonefs.sh zbd.sh
+    stop software "$temp/third.qcow2"
+}
+
+if [[ $# -eq 0 ]]; then
+    set -- "${PARTS[@]}"
+    [[ ${VUZ_MACHINE:-qemu} != uml ]] || set -- zones btrfs software
+fi
+for part in "$@"; do
+    [[ " ${PARTS[*]} " == *" $part "* ]] || die "no part $part; there are: ${PARTS[*]}"
+done
 "$VUZ_SCRIPTS/deps.sh"
 daemon_build
 machine_get
 started=$SECONDS
-
-# 64 whole zones and a short one; every limit below what Linux would set by itself.
-geometry SIZE=$((258 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((3 << 20)) CONVENTIONAL=4 MAX_OPEN=6 MAX_ACTIVE=12 \
-    MAX_APPEND=$((128 << 10)) BLOCK=512 QUEUES=2
-expect 512/create create_image "$temp/first.qcow2"
-serve 512 "$temp/first.qcow2"
-phase 512 sysfs.sh zones.sh writes.sh fio.sh queues.sh persist-write.sh
-phase reboot persist-verify.sh
-stop reboot "$temp/first.qcow2"
-serve restart "$temp/first.qcow2"
-phase restart persist-verify.sh
-killed_phase restart
-serve killed "$temp/first.qcow2"
-phase killed persist-verify.sh kill-verify.sh
-stop killed "$temp/first.qcow2" leaks
-
-rm -f "$temp/manifest" "$temp/operations"
-geometry SIZE=$((2 << 30)) ZONE_SIZE=$((32 << 20)) ZONE_CAPACITY=$((24 << 20)) CONVENTIONAL=2 MAX_OPEN=10 MAX_ACTIVE=12 \
-    MAX_APPEND=$((64 << 10)) BLOCK=4096 QUEUES=1
-expect 4096/create create_image "$temp/second.qcow2"
-serve 4096 "$temp/second.qcow2"
-phase 4096 sysfs.sh zones.sh writes.sh fio.sh queues.sh btrfs-write.sh
-daemon_kill
-serve btrfs-again "$temp/second.qcow2"
-phase btrfs-again btrfs-verify.sh
-stop btrfs-again "$temp/second.qcow2" leaks
-
-machine_deaths machine "${MACHINE_KILLS:-2}"
-
-rm -f "$temp/manifest"
-geometry SIZE=$((256 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((3 << 20)) CONVENTIONAL=4 MAX_OPEN=6 MAX_ACTIVE=12 \
-    MAX_APPEND=$((128 << 10)) BLOCK=512 QUEUES=2
-expect software/create create_image "$temp/third.qcow2"
-serve software "$temp/third.qcow2"
-phase software compare.sh zonefs.sh zbd.sh
-stop software "$temp/third.qcow2"
+for part in "$@"; do
+    rm -f "$temp/manifest"
+    "$part"
+done
 finish

@@ -45,6 +45,6 @@ btrfs_same_after_mount() {
 }
 
 check btrfs-make
-check btrfs-appends
+check btrfs-appends counting
 check btrfs-same-after-mount
 sed 's/^/MANIFEST /' /tmp/checksums

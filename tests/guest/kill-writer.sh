@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# In the guest: writes, finishes and resets zones from two processors without end and without any flush, until the daemon is killed.
+# shellcheck disable=SC2153 # QUEUES comes from image.env
+# In the guest: writes, finishes and resets zones from the guest's processors, two at most, without end and without any flush, until the daemon is killed.
 #
 # Prints "begin OPERATION" before and "done OPERATION" after each, one line each, when the disk has acknowledged it. OPERATION is
 # "write ZONE GENERATION BLOCK", "finish ZONE GENERATION" or "reset ZONE GENERATION" (GENERATION counts a zone's resets).
@@ -38,6 +39,6 @@ worker() {
 taskset -pc 0 $BASHPID >/dev/null
 worker "$KILL_FIRST" &
 (
-    taskset -pc 1 $BASHPID >/dev/null
+    taskset -pc $((QUEUES - 1)) $BASHPID >/dev/null
     worker $((KILL_FIRST + 3))
 )

@@ -40,5 +40,5 @@ queues_together() {
 }
 
 check queues-for-processors
-check queues-used
+check queues-used counting
 check queues-together
