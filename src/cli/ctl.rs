@@ -102,6 +102,7 @@ fn in_words(stats: &Stats) -> String {
     let mut line = |line: String| text += &(line + "\n");
     let frontend = if stats.frontend { "a frontend is connected" } else { "no frontend is connected" };
     line(format!("serving for {} s, {frontend}", stats.uptime_ms / 1000));
+    line(format!("requests in flight: {}", stats.in_flight));
     line(format!("open zones: {} ({})", stats.open_zones, limit(stats.max_open_zones)));
     line(format!("active zones: {} ({})", stats.active_zones, limit(stats.max_active_zones)));
     if !stats.operations.is_empty() {

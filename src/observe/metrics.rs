@@ -61,6 +61,7 @@ impl Text {
         self.gauge("frontend_connected", "A frontend is connected.", u8::from(stats.frontend))?;
         let uptime = seconds(stats.uptime_ms.saturating_mul(1_000_000));
         self.gauge("uptime_seconds", "Since the daemon began to serve.", uptime)?;
+        self.gauge("requests_in_flight", "Requests taken and not answered.", stats.in_flight)?;
         self.requests(stats)?;
         self.zones(info, stats, zones)
     }
@@ -130,6 +131,7 @@ mod tests {
         let write = Operation { count: 6, bytes: 24576, errors: 1, latency };
         let stats = Stats {
             uptime_ms: 1500,
+            in_flight: 3,
             operations: [("write".to_owned(), write)].into(),
             statuses: [("OK".to_owned(), 5)].into(),
             hot_zones: vec![HotZone { zone: 7, bytes: 24576 }],
@@ -140,6 +142,7 @@ mod tests {
         for line in [
             r#"vhost_user_zbd_info{disk="a \"b\"\\c",image="a \"b\"\\c",version=""} 1"#,
             r#"vhost_user_zbd_uptime_seconds{disk="a \"b\"\\c"} 1.5"#,
+            r#"vhost_user_zbd_requests_in_flight{disk="a \"b\"\\c"} 3"#,
             r#"vhost_user_zbd_requests_total{disk="a \"b\"\\c",op="write"} 6"#,
             r#"vhost_user_zbd_errors_total{disk="a \"b\"\\c",op="write"} 1"#,
             r#"vhost_user_zbd_responses_total{disk="a \"b\"\\c",status="OK"} 5"#,

@@ -133,6 +133,8 @@ pub struct Stats {
     pub uptime_ms: u64,
     /// A frontend is connected.
     pub frontend: bool,
+    /// Requests that were taken from the rings and are not answered.
+    pub in_flight: u64,
     /// Zones open now.
     pub open_zones: u32,
     /// Zones that may be open; 0 is no limit.

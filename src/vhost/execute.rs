@@ -428,6 +428,7 @@ impl<S: Storage> Worker<S> {
             self.note_ring(pushed);
         }
         self.answers = answers;
+        self.device.watch.in_flight_are(self.queue, self.slots.in_use());
         let announced = self.ring.announce(&self.mem);
         self.note_ring(announced);
     }

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -49,6 +49,8 @@ struct Remembered {
 /// What was seen of a device since it is served.
 pub(super) struct Watch {
     queues: Vec<Mutex<QueueStats>>,
+    /// How many requests each queue has taken and not answered, as of its last round.
+    in_flight: Vec<AtomicUsize>,
     refusals: Mutex<VecDeque<Remembered>>,
     trace: Option<Trace>,
     began: Instant,
@@ -71,6 +73,7 @@ impl Watch {
     pub(super) fn new(queues: u16, trace: Option<File>) -> Self {
         Self {
             queues: (0..queues).map(|_| Mutex::default()).collect(),
+            in_flight: (0..queues).map(|_| AtomicUsize::default()).collect(),
             refusals: Mutex::default(),
             trace: trace.map(|file| Trace { file, broken: AtomicBool::new(false) }),
             began: Instant::now(),
@@ -85,6 +88,16 @@ impl Watch {
 
     pub(super) fn has_frontend(&self) -> bool {
         self.frontend.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn in_flight_are(&self, queue: u16, requests: usize) {
+        if let Some(in_flight) = self.in_flight.get(usize::from(queue)) {
+            in_flight.store(requests, Ordering::Relaxed);
+        }
+    }
+
+    fn in_flight(&self) -> u64 {
+        self.in_flight.iter().map(|queue| queue.load(Ordering::Relaxed) as u64).sum()
     }
 
     fn remember(&self, queue: u16, refused: Refused) {
@@ -198,6 +211,7 @@ impl<S: Storage> Device<S> {
         Stats {
             uptime_ms: millis(self.watch.began.elapsed()),
             frontend: self.watch.has_frontend(),
+            in_flight: self.watch.in_flight(),
             open_zones: usage.open,
             max_open_zones: usage.max_open,
             active_zones: usage.active,

@@ -287,7 +287,9 @@ fn a_write_that_waits_for_its_space_holds_up_no_other_zone() {
     first.release();
     answered.extend(first.go_on());
     assert_eq!(answered, others);
+    assert_eq!(rig.device.stats().in_flight, waits.len() as u64);
     assert_eq!(rig.finish(0), waits);
+    assert_eq!(rig.device.stats().in_flight, 0);
 }
 
 #[test]

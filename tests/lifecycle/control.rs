@@ -97,8 +97,8 @@ fn stats_count_each_request_with_its_kind_and_status_and_explain_what_was_refuse
     }
     assert_eq!((&stats["statuses"]["OK"], &stats["statuses"]["ZONE_UNALIGNED_WP"]), (&json!(6), &json!(1)));
     assert_eq!(
-        (&stats["frontend"], &stats["open_zones"], &stats["active_zones"]),
-        (&json!(true), &json!(1), &json!(1))
+        (&stats["frontend"], &stats["in_flight"], &stats["open_zones"], &stats["active_zones"]),
+        (&json!(true), &json!(0), &json!(1), &json!(1))
     );
     assert_eq!(stats["hot_zones"], json!([{"zone": 2, "bytes": 12288}, {"zone": 3, "bytes": 4096}]));
     let refusals = stats["refusals"].as_array().unwrap();
@@ -115,6 +115,7 @@ fn stats_count_each_request_with_its_kind_and_status_and_explain_what_was_refuse
     let numbers = |name| line(name).split_whitespace().skip(1).take(3).map(str::to_owned).collect::<Vec<_>>();
     assert_eq!(numbers("write "), ["3", "1", "12288"]);
     assert_eq!(line("open zones"), "open zones: 1 (of 2)");
+    assert_eq!(line("requests in flight"), "requests in flight: 0");
     assert!(
         told.contains(&expected) && told.contains("ZONE_UNALIGNED_WP 1") && told.contains("zone 2: 12 KiB"),
         "{told}"
