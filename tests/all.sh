@@ -15,6 +15,8 @@ cargo fmt --all --check
 cargo clippy --locked --all-targets -- -D warnings
 (cd qemu-scripts && shellcheck ./*.sh)
 (cd tests/guest && shellcheck ./*.sh)
+(cd harness && shellcheck ./*.sh)
+shellcheck tests/harness/*/check
 shellcheck packaging/*.sh packaging/debian/p* tests/*.sh examples/ci/*.sh benches/*.sh .ci/run
 
 step "unit and integration tests"
@@ -56,6 +58,9 @@ tests/guest/libvirt.sh
 
 step "the pages of docs/guests, followed"
 tests/guest/pages.sh
+
+step "the harnesses, on stand-ins"
+tests/harness.sh
 
 step "the CI job of examples/ci"
 tests/ci.sh
