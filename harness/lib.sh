@@ -167,13 +167,13 @@ guest_run() {
     done
     guest_settings "${sockets[@]}" >"$temp/harness.env"
     "$HARNESS/results.py" seen "$RESULTS/transcript" >"$temp/seen"
-    # Looked at below, whether or not the guest has begun to write it.
-    : >"$temp/output"
     MACHINE_PIDFILE=$temp/machine.pid "$VUZ_SCRIPTS/run.sh" --uml --mem "$MEMORY" --timeout 1000000 --console "$RESULTS/console$1" "${option[@]}" \
-        "$HARNESS/$SUITE-guest.sh" "$HARNESS/guest-lib.sh" "$temp/harness.env" "$temp/seen" "$temp/lib" "$MACHINE_UML/config" >"$temp/output" 2>"$temp/run.log" &
+        "$HARNESS/$SUITE-guest.sh" "$HARNESS/guest-lib.sh" "$temp/harness.env" "$temp/seen" "$temp/lib" "$MACHINE_UML/config" >>"$RESULTS/transcript" 2>"$temp/run.log" &
     guest_pid=$!
+    # A guest that is started has the time of a test too.
+    touch "$RESULTS/transcript"
     while kill -0 "$guest_pid" 2>/dev/null; do
-        if (($(date +%s) - $(stat -c %Y "$temp/output") > TEST_SECONDS)); then
+        if (($(date +%s) - $(stat -c %Y "$RESULTS/transcript") > TEST_SECONDS)); then
             # Linux, which hangs, might take a milder signal for one more thing to wait for.
             kill -KILL "$(cat "$temp/machine.pid")" 2>/dev/null || true
             code=124
@@ -183,7 +183,6 @@ guest_run() {
     done
     if [[ $code -eq 124 ]]; then wait "$guest_pid" || true; else wait "$guest_pid" || code=$?; fi
     guest_pid=
-    cat "$temp/output" >>"$RESULTS/transcript"
     return "$code"
 }
 
@@ -209,8 +208,8 @@ harness_run() {
         ! tail -n 1 "$RESULTS/transcript" | grep -q '^harness: check ended' || break
         "$HARNESS/results.py" seen "$RESULTS/transcript" >"$temp/seen"
         if [[ $(grep -c . "$temp/seen") -le ${before:-0} ]]; then
-            cat "$temp/output" "$temp/run.log" >&2
-            die "the guest ended (status $code of run.sh) before it began a test, see above and $RESULTS/console$boot"
+            cat "$temp/run.log" >&2
+            die "the guest ended (status $code of run.sh) before it began a test, see above, $RESULTS/transcript and console$boot"
         fi
         if [[ $code -eq 124 ]]; then
             printf '\nharness: guest hung for %s seconds, see console%s\n' "$TEST_SECONDS" "$boot"
