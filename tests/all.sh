@@ -62,5 +62,8 @@ tests/guest/pages.sh
 step "the harnesses, on stand-ins"
 tests/harness.sh
 
+step "the pytest plugin"
+tests/python.sh
+
 step "the CI job of examples/ci"
 tests/ci.sh
