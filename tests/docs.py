@@ -41,6 +41,9 @@ ELSEWHERE = {
     "chardev-remove ": ("tests/guest/blk.sh", "chardev-remove"),
     "mkdir my-qemu": ("qemu-scripts/qemu.sh", "cache_temp"),
     "my-qemu/run ": ("qemu-scripts/machine-qemu.sh", "MACHINE_QEMU/run"),
+    "pip install ./python": ("tests/python.sh", "pip"),
+    "pytest --vuz-bin": ("tests/python.sh", "--vuz-bin"),
+    "MGR=1 MON=1 OSD=3": "the page says that it was not tried",
     "git clone . /tmp/vhost-user-zbd": "by hand: the times are in that page",
     "git commit -a -s -F": "in a clone of QEMU's repository",
     "git format-patch": "in a clone of QEMU's repository",
@@ -49,6 +52,9 @@ ELSEWHERE = {
 }
 # Page and beginning of a block: what makes such output, a file here and a word that is in it.
 SAMPLES = {
+    ("docs/harness.md", "known failure: "): ("harness/results.py", "known failure: "),
+    ("docs/pytest.md", "@pytest.mark.zoned_disk"): ("python/tests/test_disk.py", "zoned_disk"),
+    ("docs/pytest.md", "-----"): ("python/src/pytest_vhost_user_zbd/plugin.py", "zoned disk "),
     ("docs/cli.md", "zns "): ("src/cli/preset.rs", "like an NVMe ZNS drive"),
     ("docs/cli.md", "Supported options:"): ("src/cli/named.rs", "Supported options:"),
     ("docs/cli.md", "/srv/disk.qcow2  "): ("src/cli/top/view.rs", "serving for"),
@@ -242,7 +248,7 @@ def elsewhere(text):
 def repository_path(word):
     """The path in this repository that a word means, however a page names the repository."""
     path = re.sub(r"^(/path/to/)?vhost-user-zbd/(?=[a-z-]+/)", "", word)
-    return path if re.match(r"(qemu-scripts|tests|benches|packaging)/", path) else None
+    return path if re.match(r"(qemu-scripts|tests|benches|packaging|harness)/", path) else None
 
 
 def judge(command, parser, runner):
