@@ -210,6 +210,8 @@ mod tests {
             "connect" => drop(std::net::TcpStream::connect("127.0.0.1:9")),
             "ring" => drop(io_uring::IoUring::new(8)),
             "thread" => drop(std::thread::spawn(|| ()).join()),
+            "sleep" => std::thread::sleep(std::time::Duration::from_millis(1)),
+            "abort" => std::process::abort(),
             "code" => {
                 // SAFETY: a new mapping that nothing uses.
                 unsafe {
@@ -223,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_system_call_that_a_role_does_not_need_ends_the_process() {
-        let killed = Some(libc::SIGSYS);
+        let (killed, aborted) = (Some(libc::SIGSYS), Some(libc::SIGABRT));
         for (action, end) in [
             ("main nothing", None),
             ("main open", None),
@@ -242,6 +244,10 @@ mod tests {
             ("control connect", killed),
             ("control thread", killed),
             ("control nothing", None),
+            ("housekeeper sleep", None),
+            ("main abort", aborted),
+            ("queue abort", aborted),
+            ("control abort", aborted),
         ] {
             assert_eq!(ends_by(action), end, "{action}");
         }

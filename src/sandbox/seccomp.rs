@@ -1,9 +1,12 @@
 //! The system calls of each kind of thread.
 //!
+//! Which calls these are depends on the C library that the program is built with, and on the processor: the newer ones
+//! have no call that another one can stand for.
+//!
 //! A thread's filters add up: one of a queue has passed the main thread's and then its own. Memory can never be made
 //! executable. Opening a path is refused and does not end the process: the C library tries to read a setting of the
-//! kernel's when it gives memory back, and does without. A system call off the list ends the process with SIGSYS, which a supervisor sees and restarts; the
-//! frontend's requests in flight are then answered by the next process.
+//! kernel's when it gives memory back, and does without. A system call off the list ends the process with SIGSYS, which a
+//! supervisor sees and restarts; the frontend's requests in flight are then answered by the next process.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +39,6 @@ const COMMON: &[i64] = &[
     libc::SYS_mremap,
     libc::SYS_msync,
     libc::SYS_munmap,
-    libc::SYS_poll,
     libc::SYS_ppoll,
     libc::SYS_pwrite64,
     libc::SYS_read,
@@ -46,9 +48,42 @@ const COMMON: &[i64] = &[
     libc::SYS_sched_yield,
     libc::SYS_sendto,
     libc::SYS_sigaltstack,
-    libc::SYS_tgkill,
     libc::SYS_write,
 ];
+
+/// What glibc does on its own account: to abort.
+#[cfg(not(target_env = "musl"))]
+const LIBRARY: &[i64] = &[libc::SYS_tgkill];
+
+/// What musl does on its own account: to abort, and to sleep by the clock that it takes for a relative time.
+#[cfg(target_env = "musl")]
+const LIBRARY: &[i64] = &[libc::SYS_nanosleep, libc::SYS_tkill];
+
+/// How glibc makes a thread, and what the new thread says to the kernel.
+#[cfg(not(target_env = "musl"))]
+const NEW_THREAD: &[i64] = &[libc::SYS_clone3, libc::SYS_rseq, libc::SYS_set_robust_list];
+
+/// How musl makes a thread: by clone alone, see [`threads_only`].
+#[cfg(target_env = "musl")]
+const NEW_THREAD: &[i64] = &[];
+
+/// Waiting for descriptors, by the call that only older processors have.
+#[cfg(target_arch = "x86_64")]
+const POLL: &[i64] = &[libc::SYS_poll];
+#[cfg(not(target_arch = "x86_64"))]
+const POLL: &[i64] = &[];
+
+/// Removing the sockets at the end.
+#[cfg(target_arch = "x86_64")]
+const REMOVE: &[i64] = &[libc::SYS_unlink];
+#[cfg(not(target_arch = "x86_64"))]
+const REMOVE: &[i64] = &[libc::SYS_unlinkat];
+
+/// Opening a path: refused, and harmless so.
+#[cfg(target_arch = "x86_64")]
+const REFUSED: &[i64] = &[libc::SYS_open, libc::SYS_openat];
+#[cfg(not(target_arch = "x86_64"))]
+const REFUSED: &[i64] = &[libc::SYS_openat];
 
 /// Metadata of the image.
 const IMAGE: &[i64] = &[libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_ftruncate, libc::SYS_pread64, libc::SYS_statx];
@@ -63,7 +98,6 @@ const CONTROL: &[i64] = &[libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_fsync
 /// Frontends, and making threads and their engines; a new thread has these until it has confined itself.
 const MAIN: &[i64] = &[
     libc::SYS_accept4,
-    libc::SYS_clone3,
     libc::SYS_eventfd2,
     libc::SYS_fstatfs,
     libc::SYS_getsockopt,
@@ -74,23 +108,20 @@ const MAIN: &[i64] = &[
     libc::SYS_prctl,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
-    libc::SYS_rseq,
     libc::SYS_rt_sigaction,
     libc::SYS_sched_getaffinity,
     libc::SYS_seccomp,
     libc::SYS_sendmsg,
-    libc::SYS_set_robust_list,
     libc::SYS_setsockopt,
     libc::SYS_shutdown,
-    libc::SYS_unlink,
 ];
 
 fn allowed(role: Role) -> Vec<&'static [i64]> {
     match role {
-        Role::Main => vec![COMMON, IMAGE, QUEUE, MAIN],
-        Role::Queue => vec![COMMON, QUEUE],
-        Role::Housekeeper => vec![COMMON, IMAGE],
-        Role::Control => vec![COMMON, CONTROL],
+        Role::Main => vec![COMMON, POLL, LIBRARY, IMAGE, QUEUE, MAIN, NEW_THREAD, REMOVE],
+        Role::Queue => vec![COMMON, POLL, LIBRARY, QUEUE],
+        Role::Housekeeper => vec![COMMON, POLL, LIBRARY, IMAGE],
+        Role::Control => vec![COMMON, POLL, LIBRARY, CONTROL],
     }
 }
 
@@ -101,8 +132,8 @@ fn never_executable() -> Result<SeccompRule, seccompiler::Error> {
     Ok(SeccompRule::new(vec![condition])?)
 }
 
-/// clone, but only to make a thread: what the C library falls back to where a supervisor's filter has no clone3, whose
-/// flags no filter can look at (systemd's RestrictNamespaces=).
+/// clone, but only to make a thread: what musl uses, and what glibc falls back to where a supervisor's filter has no
+/// clone3, whose flags no filter can look at (systemd's RestrictNamespaces=).
 fn threads_only() -> Result<SeccompRule, seccompiler::Error> {
     let thread = libc::CLONE_THREAD as u64;
     let condition = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(thread), thread)?;
@@ -111,15 +142,13 @@ fn threads_only() -> Result<SeccompRule, seccompiler::Error> {
 
 /// ioctl, but only to ask how much has come on a socket and to make it non-blocking.
 fn socket_ioctls() -> Result<Vec<SeccompRule>, seccompiler::Error> {
-    let only = |request: libc::c_ulong| {
-        let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, request)?;
+    let only = |request: u32| {
+        let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(request))?;
         Ok(SeccompRule::new(vec![condition])?)
     };
-    [libc::FIONREAD, libc::FIONBIO].into_iter().map(only).collect()
+    // The kernel looks at 32 bits; the C libraries have the numbers in types of different width and sign.
+    [libc::FIONREAD as u32, libc::FIONBIO as u32].into_iter().map(only).collect()
 }
-
-/// The calls that are refused, and harmless so.
-const REFUSED: [i64; 2] = [libc::SYS_open, libc::SYS_openat];
 
 /// Whether the kernel has system call filters. Asked of the kernel itself: a service may not see all of /proc.
 pub(super) fn exists() -> bool {
@@ -129,7 +158,7 @@ pub(super) fn exists() -> bool {
 
 /// Has the calling thread's attempts to open a path refused.
 pub(super) fn refuse_paths() -> Result<(), SandboxError> {
-    let rules = REFUSED.into_iter().map(|number| (number, Vec::new())).collect();
+    let rules = REFUSED.iter().map(|number| (*number, Vec::new())).collect();
     install(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EACCES as u32))
 }
 
@@ -147,7 +176,7 @@ pub(super) fn apply(role: Role, log: bool) -> Result<(), SandboxError> {
             rules.insert(libc::SYS_clone, vec![threads_only()?]);
         }
         if !log {
-            rules.extend(REFUSED.map(|number| (number, Vec::new())));
+            rules.extend(REFUSED.iter().map(|number| (*number, Vec::new())));
         }
         Ok(rules)
     };

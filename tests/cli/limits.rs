@@ -12,7 +12,7 @@ use vhost_user_zbd::units::Bytes;
 use vhost_user_zbd::zone::GeometryRequest;
 
 use crate::common::MIB;
-use crate::common::cli::{Image, PROGRAM, SMALL, assert_refusal, fails, ok, run, run_command};
+use crate::common::cli::{Image, SMALL, assert_refusal, fails, ok, program, run, run_command};
 
 /// An image of as many of the smallest zones.
 fn with_zones(zones: u64) -> Image {
@@ -97,7 +97,7 @@ fn a_report_that_meets_a_wrong_pointer_prints_nothing() {
 fn where_there_is_no_memory_for_the_zones_it_is_said_so() {
     let image = with_zones(1 << 20);
     let limit = libc::rlimit { rlim_cur: 64 * MIB, rlim_max: libc::RLIM_INFINITY };
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     let socket = image.beside_name("zbd.sock");
     command.args(["serve", &image.name(), "--block-size", "512", "--socket-path", &socket]);
     // SAFETY: the closure makes one async-signal-safe call on a valid value.

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::common::MIB;
-use crate::common::cli::{Geo, Image, PROGRAM, SMALL, assert_refusal, fails, ok, run, run_command};
+use crate::common::cli::{Geo, Image, SMALL, assert_refusal, fails, ok, program, run, run_command};
 use crate::common::disk::{Disk, Setup};
 use crate::common::model::assert_ok;
 
@@ -45,7 +45,7 @@ fn the_map_of_an_image_is_text_where_there_is_no_terminal() {
 fn text_is_as_wide_as_columns_says_and_has_no_colours() {
     let image = Image::create(&Geo { size: 64 * MIB, conv: 0, ..SMALL });
     for (columns, zones) in [("20", 16), ("40", 32), ("80", 64), ("nonsense", 64)] {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         command.args(["map", &image.name()]).env("COLUMNS", columns);
         command.env("TERM", "xterm-256color").env("COLORTERM", "truecolor");
         let run = run_command(&mut command);

@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 
 use vhost_user_zbd::cli;
 
-use crate::common::cli::{Image, PROGRAM, SMALL};
+use crate::common::cli::{Image, SMALL, program};
 use crate::common::disk::{Disk, Setup};
 
 /// What prints to standard output, and its exit status with a reader that takes all of it.
@@ -98,7 +98,7 @@ impl Stage {
     /// The command of a line in which names of files stand for those of this stage.
     fn command(&self, line: &str) -> Command {
         let image = &self.served.image;
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         command.args(line.split_whitespace().map(|word| match word {
             "FILE" => self.leaky.name(),
             "SERVED" => image.name(),

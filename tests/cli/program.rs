@@ -3,7 +3,7 @@
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::common::cli::{Image, PROGRAM, SMALL, assert_refusal, fails, ok, run, run_command};
+use crate::common::cli::{Image, SMALL, assert_refusal, fails, ok, program, run, run_command};
 use crate::common::daemon::Daemon;
 use crate::common::frontend::{Frontend, Options};
 use crate::common::request::{Req, Status};
@@ -95,7 +95,7 @@ fn the_image_can_be_named_as_qemu_s_backend_programs_have_it() {
     let image = Image::create(&SMALL);
     for with_command in [true, false] {
         let socket = image.beside(if with_command { "one" } else { "two" });
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         if with_command {
             command.arg("serve");
         }
@@ -115,7 +115,7 @@ fn the_image_can_be_named_as_qemu_s_backend_programs_have_it() {
 #[test]
 fn where_there_is_no_space_create_says_so_and_leaves_nothing() {
     let image = Image::absent();
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     command.args(["create", &image.name(), "1G", "--zone-size", "64M"]);
     let little_space = || {
         let limit = libc::rlimit { rlim_cur: 100_000, rlim_max: libc::RLIM_INFINITY };
@@ -135,7 +135,7 @@ fn whatever_ends_create_leaves_no_file() {
     let image = Image::absent();
     let folder = image.path().parent().unwrap();
     for round in 0..20 {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         // Long enough to be met in the midst of: tables of some megabytes, each of them flushed.
         command.args(["create", &image.name(), "8G", "--zone-size", "8K", "--cluster-size", "4K"]);
         let mut child = command.spawn().unwrap();

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::common::cli::{Image, PROGRAM, Run, ok, run_command, tool};
+use crate::common::cli::{Image, Run, ok, program, run_command, tool};
 
 /// Options and sizes that qemu-img takes.
 const TAKEN: &[(&str, &str)] = &[
@@ -35,11 +35,11 @@ const TAKEN: &[(&str, &str)] = &[
 
 /// Runs both programs with `options` and `size`, each for a file of its own.
 fn both(options: &str, size: &str) -> [(Image, Run); 2] {
-    ["qemu-img", PROGRAM].map(|program| {
+    ["qemu-img", program()].map(|name| {
         let image = Image::absent();
-        let mut command = Command::new(program);
+        let mut command = Command::new(name);
         command.args(["create", "-f", "qcow2"]).args(options.split_whitespace());
-        if program == PROGRAM {
+        if name == program() {
             command.args(["-o", "zone.size=4M"]);
         }
         command.arg(image.name()).args(size.split_whitespace());
@@ -114,7 +114,7 @@ fn o_help_lists_the_options_with_or_without_a_file() {
     for name in names {
         let image = Image::absent();
         let option = format!("{name}=frobnicate");
-        let run = run_command(Command::new(PROGRAM).args(["create", &image.name(), "64M", "-o", &option]));
+        let run = run_command(Command::new(program()).args(["create", &image.name(), "64M", "-o", &option]));
         assert!(!run.stderr.contains("unknown option"), "{name}: {}", run.stderr);
     }
 }

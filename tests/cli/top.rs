@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use crate::common::cli::{Geo, Image, PROGRAM, SMALL, fails, ok};
+use crate::common::cli::{Geo, Image, SMALL, fails, ok, program};
 use crate::common::disk::{Disk, Setup};
 use crate::common::eventually;
 use crate::common::model::assert_ok;
@@ -35,8 +35,9 @@ struct Terminal {
 impl Terminal {
     /// Runs `top` with the terminal's settings printed before and after it, and its exit status.
     fn top(control: &str) -> Self {
+        let program = program();
         let commands =
-            format!("stty cols 100 rows 30; stty -g; sh -c 'echo pid $$; exec {PROGRAM} top {control} --interval 0.1'");
+            format!("stty cols 100 rows 30; stty -g; sh -c 'echo pid $$; exec {program} top {control} --interval 0.1'");
         let mut command = Command::new("script");
         command.args(["-qec", &format!("{commands}; echo status $?; stty -g"), "/dev/null"]);
         command.env("TERM", "xterm-256color").env_remove("NO_COLOR").env_remove("COLORTERM");

@@ -6,13 +6,18 @@ use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::LazyLock;
 
 use tempfile::TempDir;
 
 use super::{MIB, eventually};
 
-/// The program under test.
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_vhost-user-zbd");
+/// The program under test: the one that was built with the tests, or the one that VUZ_BIN names.
+pub fn program() -> &'static str {
+    static PROGRAM: LazyLock<String> =
+        LazyLock::new(|| std::env::var("VUZ_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_vhost-user-zbd").into()));
+    &PROGRAM
+}
 
 /// How a program ended and what it said.
 #[derive(Debug)]
@@ -49,7 +54,7 @@ pub fn run_command(command: &mut Command) -> Run {
 
 /// Runs the program with `args`.
 pub fn run<S: AsRef<OsStr>>(args: &[S]) -> Run {
-    run_command(Command::new(PROGRAM).args(args).env_remove("RUST_LOG"))
+    run_command(Command::new(program()).args(args).env_remove("RUST_LOG"))
 }
 
 /// Runs the program with `args`, which must succeed; gives its standard output.

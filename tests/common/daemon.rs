@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use super::cli::PROGRAM;
+use super::cli::program;
 use super::eventually;
 
 /// A running daemon. Killed when dropped; its log is printed when the test has failed.
@@ -33,14 +33,14 @@ impl Daemon {
 
     /// The same without waiting.
     pub fn spawn(image: &Path, socket: &Path, args: &[&str]) -> Self {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         command.arg("serve").arg(image).arg("--socket-path").arg(socket).args(args);
         Self::spawn_command(&mut command, socket)
     }
 
     /// Serves on descriptor 3, which is `listener`, bound to `socket`.
     pub fn spawn_on_fd(image: &Path, listener: OwnedFd, socket: &Path, args: &[&str]) -> Self {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         command.arg("serve").arg(image).args(["--fd", "3"]).args(args);
         let fd = listener.as_raw_fd();
         let pass = move || {

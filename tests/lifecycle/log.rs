@@ -9,7 +9,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::Duration;
 
-use crate::common::cli::{Image, PROGRAM, SMALL, fails, ok, run};
+use crate::common::cli::{Image, SMALL, fails, ok, program, run};
 use crate::common::daemon::Daemon;
 use crate::common::eventually;
 use crate::common::frontend::{Frontend, Options};
@@ -17,7 +17,7 @@ use crate::common::request::{Req, Status};
 
 /// The options of a daemon without which the log says `info`.
 fn serve(image: &Image, args: &[&str]) -> Command {
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     command.arg("serve").arg(image.path()).arg("--socket-path").arg(image.beside("zbd.sock")).args(args);
     command.env_remove("RUST_LOG");
     command

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::common::PATIENCE;
-use crate::common::cli::{Image, PROGRAM, SMALL, run_command};
+use crate::common::cli::{Image, SMALL, program, run_command};
 use crate::common::daemon::Daemon;
 use crate::common::frontend::{Frontend, Options};
 use crate::common::request::{Req, Status};
@@ -54,7 +54,7 @@ impl Manager {
 /// The daemon with these variables, sandbox and all.
 fn start(image: &Image, variables: &[(&str, &str)]) -> Daemon {
     let socket = image.beside("zbd.sock");
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     command.arg("serve").arg(image.path()).arg("--socket-path").arg(&socket);
     command.envs(variables.iter().copied());
     Daemon::spawn_program(&mut command, &socket)
@@ -196,7 +196,7 @@ fn a_failure_is_an_error_in_the_journal() {
     let file = File::create(&stderr).unwrap();
     let stream = file.metadata().map(|about| format!("{}:{}", about.dev(), about.ino())).unwrap();
     let mut command = Command::new("sh");
-    command.args(["-c", "exec \"$0\" serve \"$1\" --fd 0 2>\"$2\"", PROGRAM, &image.name()]).arg(&stderr);
+    command.args(["-c", "exec \"$0\" serve \"$1\" --fd 0 2>\"$2\"", program(), &image.name()]).arg(&stderr);
     let run = run_command(command.env("JOURNAL_STREAM", stream));
     assert_eq!(run.status.code(), Some(1));
     let said = fs::read_to_string(&stderr).unwrap();

@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-use crate::common::cli::{Image, PROGRAM, SMALL};
+use crate::common::cli::{Image, SMALL, program};
 use crate::common::daemon::Daemon;
 use crate::common::eventually;
 use crate::common::frontend::{Frontend, Options};
@@ -15,7 +15,7 @@ use crate::common::request::{Req, Status};
 /// The daemon, started by a process that has arranged something.
 fn start(image: &Image, arranged: impl Fn() -> bool + Send + Sync + 'static) -> Daemon {
     let socket = image.beside("zbd.sock");
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     command.arg("serve").arg(image.path()).arg("--socket-path").arg(&socket);
     let arrange = move || if arranged() { Ok(()) } else { Err(Error::last_os_error()) };
     // SAFETY: the closures below make only async-signal-safe calls.
@@ -103,7 +103,7 @@ fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
 fn paths_from_the_folder_that_it_was_started_in_are_as_good_as_others() {
     let image = Image::create(&SMALL);
     let folder = image.path().parent().unwrap();
-    let mut command = Command::new(PROGRAM);
+    let mut command = Command::new(program());
     command.args(["serve", "disk.qcow2", "--socket-path", "zbd.sock", "--control-path", "control"]).current_dir(folder);
     let mut daemon = Daemon::spawn_program(&mut command, &image.beside("zbd.sock"));
     daemon.await_socket();
@@ -121,7 +121,7 @@ fn too_few_descriptors_to_start_with_are_an_end_in_words_that_leaves_no_socket()
         let limit = libc::rlimit { rlim_cur: files, rlim_max: files };
         let image = Image::create(&SMALL);
         let socket = image.beside("zbd.sock");
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         command.arg("serve").arg(image.path()).arg("--socket-path").arg(&socket);
         // SAFETY: the closure makes one async-signal-safe call on a valid value.
         unsafe {

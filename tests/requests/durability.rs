@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::common::KIB;
-use crate::common::cli::{Geo, Image, PROGRAM, SMALL};
+use crate::common::cli::{Geo, Image, SMALL, program};
 use crate::common::daemon::Daemon;
 use crate::common::disk::Setup;
 use crate::common::frontend::{Frontend, Options, feature};
@@ -62,7 +62,7 @@ fn image() -> Image {
 fn serve_without_stable_storage(image: &Image, args: &[&str]) -> Daemon {
     let socket = image.beside("socket");
     let command = || {
-        let mut command = Command::new(PROGRAM);
+        let mut command = Command::new(program());
         command.arg("serve").arg(image.path()).arg("--socket-path").arg(&socket).args(["--aio", "sync"]).args(args);
         command
     };

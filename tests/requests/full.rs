@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::common::MIB;
-use crate::common::cli::{Geo, Image, PROGRAM, SMALL};
+use crate::common::cli::{Geo, Image, SMALL, program};
 use crate::common::daemon::Daemon;
 use crate::common::frontend::{Frontend, Options};
 use crate::common::model::{assert_same, pattern};
@@ -21,7 +21,7 @@ fn serve_on_a_small_file_system(image: &Image, args: &[&str]) -> (Daemon, PathBu
     let script = "mount -t tmpfs -o size=24m none \"$0\" && cp \"$1\" \"$0/image\" && shift && exec \"$@\"";
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script]).arg(&folder).arg(image.path());
-    command.arg(PROGRAM).arg("serve").arg(folder.join("image")).arg("--socket-path").arg(&socket).args(args);
+    command.arg(program()).arg("serve").arg(folder.join("image")).arg("--socket-path").arg(&socket).args(args);
     let mut daemon = Daemon::spawn_program(&mut command, &socket);
     daemon.await_socket();
     let root = PathBuf::from(format!("/proc/{}/root", daemon.pid()));
