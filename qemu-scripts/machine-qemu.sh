@@ -53,14 +53,20 @@ machine_disk() {
     MACHINE_COMMAND+=(-chardev "socket,id=$id,path=${1//,/,,}$chardev" -device "$device")
 }
 
-machine_job() {
-    local folder=$1 quoted=${1//,/,,} script=$2 stage=$1/job-stage
+# machine_initramfs FOLDER SCRIPT FILE...: puts FOLDER/initramfs, the guest's with the job behind it; also for a QEMU that libvirt starts.
+machine_initramfs() {
+    local folder=$1 script=$2 stage=$1/job-stage
     shift 2
     mkdir -p "$stage/job"
     cp -L "$script" "$stage/job/script"
     [[ $# -eq 0 ]] || cp -rL "$@" "$stage/job/"
     (cd "$stage" && find . | "$MACHINE_GUEST/busybox" cpio -o -H newc -R 0:0) >"$folder/job.cpio" 2>"$folder/cpio.log"
     cat "$MACHINE_GUEST/initramfs" "$folder/job.cpio" >"$folder/initramfs"
+}
+
+machine_job() {
+    local folder=$1 quoted=${1//,/,,}
+    machine_initramfs "$@"
     MACHINE_COMMAND+=(
         -initrd "$folder/initramfs" -append "console=ttyS0 $MACHINE_KERNEL_OPTIONS"
         -serial "file:$folder/console"
