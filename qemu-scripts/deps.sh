@@ -12,7 +12,7 @@
 packages=(apt coreutils dpkg util-linux debian-archive-keyring gcc libc6-dev)
 case ${1:-} in
     '') ;;
-    --tests) packages+=(g++ qemu-utils shellcheck systemd procps dpkg-dev groff-base python3 python3-venv python3-pip python3-wheel python3-setuptools python3-pytest zsh fish) ;;
+    --tests) packages+=(g++ qemu-utils shellcheck systemd procps dpkg-dev groff-base python3 python3-venv python3-pip python3-wheel python3-setuptools python3-pytest python3-yaml zsh fish) ;;
     --bench) packages+=(fio python3 qemu-utils) ;;
     --qemu-source)
         packages+=(g++ make ninja-build pkg-config python3 python3-venv flex bison dpkg-dev patch xz-utils libglib2.0-dev libpixman-1-dev libfdt-dev zlib1g-dev)
