@@ -47,6 +47,7 @@ ELSEWHERE = {
     "git clone . /tmp/vhost-user-zbd": "by hand: the times are in that page",
     "git commit -a -s -F": "in a clone of QEMU's repository",
     "git format-patch": "in a clone of QEMU's repository",
+    "podman ": ("tests/static.sh", "chroot"),
     "crosvm run --vhost-user block,socket=disk.sock": "the page says that it was not tried",
     "curl --unix-socket disk.ctl http://localhost/metrics": ("tests/lifecycle/control.rs", "/metrics"),
 }
@@ -64,6 +65,7 @@ SAMPLES = {
     ("docs/cli.md", "write at 65536 of 8 sectors"): ("src/observe", "expected it to be reset first"),
     ("docs/cli.md", "     2.162612 q0 write"): ("src/cli", "refused"),
     ("docs/cli.md", "IMAGE="): ("systemd/sample.conf", "IMAGE="),
+    ("docs/ci.md", "- uses: OWNER"): ("examples/ci/github-actions.yml", "- uses: OWNER/vhost-user-zbd@v0.2.0"),
     ("docs/uml.md", "NAME ZONED"): ("qemu-scripts/demo-guest.sh", "lsblk -z"),
     ("docs/control.md", "serving for 8 s"): ("src/cli", "serving for"),
     ("docs/control.md", "request       answered"): ("src/cli", "answered"),
