@@ -73,11 +73,13 @@ const POLL: &[i64] = &[libc::SYS_poll];
 #[cfg(not(target_arch = "x86_64"))]
 const POLL: &[i64] = &[];
 
-/// Removing the sockets at the end.
-#[cfg(target_arch = "x86_64")]
-const REMOVE: &[i64] = &[libc::SYS_unlink];
+/// Removing the sockets at the end, after a look whether they are still its own, which musl takes by an older call.
+#[cfg(all(target_arch = "x86_64", not(target_env = "musl")))]
+const REMOVE: &[i64] = &[libc::SYS_newfstatat, libc::SYS_unlink];
+#[cfg(all(target_arch = "x86_64", target_env = "musl"))]
+const REMOVE: &[i64] = &[libc::SYS_lstat, libc::SYS_unlink];
 #[cfg(not(target_arch = "x86_64"))]
-const REMOVE: &[i64] = &[libc::SYS_unlinkat];
+const REMOVE: &[i64] = &[libc::SYS_newfstatat, libc::SYS_unlinkat];
 
 /// Opening a path: refused, and harmless so.
 #[cfg(target_arch = "x86_64")]
@@ -104,7 +106,6 @@ const MAIN: &[i64] = &[
     libc::SYS_io_uring_register,
     libc::SYS_io_uring_setup,
     libc::SYS_memfd_create,
-    libc::SYS_newfstatat,
     libc::SYS_prctl,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
