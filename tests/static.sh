@@ -10,15 +10,22 @@ if [[ -z $program ]]; then
     packaging/static.sh "$(uname -m)"
     program=$(echo target/static/vhost-user-zbd-*-linux)
 fi
-program=$(realpath "$program")
-VUZ_BIN=$program cargo test --locked --test '*'
 
 root=$(mktemp -d)
 daemon=
 trap '[[ -z $daemon ]] || kill "$daemon" 2>/dev/null; rm -rf "$root"' EXIT
+# By its own name: that is in its messages.
 cp "$program" "$root/vhost-user-zbd"
-mkdir "$root/zoned"
-unshare --user --map-root-user chroot "$root" /vhost-user-zbd \
+program=$root/vhost-user-zbd
+chmod 755 "$root" "$program"
+VUZ_BIN=$program cargo test --locked --test '*'
+
+# As a container has it: /proc, and no other file of the system's.
+mkdir "$root/zoned" "$root/proc"
+as=()
+[[ $EUID -eq 0 ]] || as=(--user --map-root-user)
+# shellcheck disable=SC2016 # for that shell
+unshare "${as[@]}" --mount bash -c 'mount --rbind /proc "$0/proc" && exec chroot "$0" /vhost-user-zbd "$@"' "$root" \
     serve /zoned/disk.qcow2 --create preset=zonefs --socket-path /zoned/disk.sock 2>"$root/log" &
 daemon=$!
 for ((tries = 0; tries < 600; tries++)); do
