@@ -28,7 +28,8 @@ case $FS in
     btrfs)
         DISKS=5
         DEFAULT=10G,zone.size=64M,zone.capacity=56M,zone.max_open_zones=24,zone.max_active_zones=32
-        VARIABLES=('export SCRATCH_DEV_POOL="/dev/vdb /dev/vdc /dev/vdd /dev/vde"')
+        # xfstests does not find -f in the help of btrfs-progs 7, where no blank is before it any more.
+        VARIABLES=('export SCRATCH_DEV_POOL="/dev/vdb /dev/vdc /dev/vdd /dev/vde" MKFS_OPTIONS=-f')
         ;;
     xfs)
         DISKS=2
