@@ -406,12 +406,7 @@ impl<S: Storage> ZonedStore<S> {
     pub(super) fn wind_down(&self, batch: &mut Batch) {
         let in_doubt: Vec<ZoneIndex> = self.tails_in_doubt().take(STEPS_AT_CLOSE * PUNCH_ROUND).collect();
         for zone in in_doubt {
-            let mut inner = self.slots.inner(zone);
-            if matches!(inner.stale, Stale::AtOpen | Stale::Maybe) {
-                let reset = inner.stale == Stale::Maybe;
-                inner.stale = Stale::Clearing;
-                self.ask(Job::Clear { zone, reset });
-            }
+            self.ask_for_clearing(&mut self.slots.inner(zone), zone);
         }
         for _ in 0..STEPS_AT_CLOSE {
             if !self.housekeep(batch) {

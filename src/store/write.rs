@@ -132,18 +132,22 @@ impl<S: Storage> ZonedStore<S> {
     /// Has a request wait while its zone may hold bytes beyond its pointer; asks for the clearing. False where it need
     /// not wait.
     pub(super) fn wait_for_clearing(&self, inner: &mut Inner, zone: ZoneIndex, tag: Tag) -> bool {
-        match inner.stale {
-            Stale::No => return false,
-            Stale::AtOpen | Stale::Maybe => {
-                let reset = inner.stale == Stale::Maybe;
-                inner.stale = Stale::Clearing;
-                self.ask(Job::Clear { zone, reset });
-            }
-            Stale::Clearing => {}
+        if inner.stale == Stale::No {
+            return false;
         }
+        self.ask_for_clearing(inner, zone);
         self.ask(Job::Hurry { zone });
         inner.lane().wait(tag);
         true
+    }
+
+    /// Asks for the clearing of a zone that may hold bytes beyond its pointer, once.
+    pub(super) fn ask_for_clearing(&self, inner: &mut Inner, zone: ZoneIndex) {
+        if matches!(inner.stale, Stale::AtOpen | Stale::Maybe) {
+            let reset = inner.stale == Stale::Maybe;
+            inner.stale = Stale::Clearing;
+            self.ask(Job::Clear { zone, reset });
+        }
     }
 
     /// Finds where a reserved write goes in the file, or asks for the space.
