@@ -20,8 +20,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use vhost_user_zbd::qcow2::{self, ByteOrder, CreateOptions};
 use vhost_user_zbd::sandbox::Mode;
 use vhost_user_zbd::service::ServiceManager;
-use vhost_user_zbd::storage::Storage;
 use vhost_user_zbd::storage::memory::MemoryStorage;
+use vhost_user_zbd::storage::{FileRange, Storage};
 use vhost_user_zbd::store::{OpenOptions, ZonedStore};
 use vhost_user_zbd::units::{Bytes, FileOffset};
 use vhost_user_zbd::vhost::{self, AioMode, CacheMode, DataFiles, ListenOn, Onlookers, ServeOptions, Supervised};
@@ -35,9 +35,9 @@ const ZONE: u64 = MIB;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Slow {
     Allocate,
-    FlushWords,
+    SyncPointers,
     Punch,
-    Flush,
+    SyncHoles,
 }
 
 #[derive(Default)]
@@ -46,6 +46,7 @@ struct State {
     /// How many of the held kind may end all the same.
     let_through: usize,
     waiting: bool,
+    punched: bool,
 }
 
 /// A file whose operations of one kind do not end while they are held.
@@ -94,12 +95,12 @@ impl Storage for Gate {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.pass(Slow::Flush);
         self.file.flush()
     }
 
     fn punch(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
         self.pass(Slow::Punch);
+        self.state.lock().unwrap().punched = true;
         self.file.punch(offset, len)
     }
 
@@ -111,9 +112,11 @@ impl Storage for Gate {
         self.file.len()
     }
 
-    fn flush_words(&self, _: FileOffset, _: Bytes) -> io::Result<()> {
-        self.pass(Slow::FlushWords);
-        self.file.flush()
+    fn sync_ranges(&self, ranges: &[FileRange]) -> io::Result<()> {
+        // What is punched and not durable yet is what the next sync is for.
+        let punched = std::mem::take(&mut self.state.lock().unwrap().punched);
+        self.pass(if punched { Slow::SyncHoles } else { Slow::SyncPointers });
+        self.file.sync_ranges(ranges)
     }
 
     fn allocates(&self) -> bool {
@@ -234,7 +237,7 @@ fn while_the_housekeeper_waits_for_the_file_system_only_those_wait_that_need_wha
         disk.assert_ok(&tokens);
         let first_write = [Req::write(sector(9, 0), pattern(9, 0, 4096))];
         disk.hold_up(Slow::Allocate, &first_write, 1);
-        for (zone, round, slow) in [(6, 3, Slow::FlushWords), (7, 5, Slow::Punch), (8, 7, Slow::Flush)] {
+        for (zone, round, slow) in [(6, 3, Slow::SyncPointers), (7, 5, Slow::Punch), (8, 7, Slow::SyncHoles)] {
             disk.gate.hold(Some(slow));
             let reset = disk.front.call(1, &Req::bare(kind::ZONE_RESET, sector(zone, 0)));
             assert_eq!(reset.status, Status::Ok, "a reset is answered before its zone is cleared");

@@ -3,8 +3,8 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::storage::Storage;
 use crate::storage::memory::MemoryStorage;
+use crate::storage::{FileRange, Storage};
 use crate::units::{Bytes, FileOffset};
 
 /// A file in memory that counts, and panics where it is too much.
@@ -66,6 +66,10 @@ impl Storage for Metered {
     fn flush(&self) -> io::Result<()> {
         self.count(0);
         self.inner.flush()
+    }
+    fn sync_ranges(&self, ranges: &[FileRange]) -> io::Result<()> {
+        self.count(0);
+        self.inner.sync_ranges(ranges)
     }
     fn punch(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
         self.change(0, 0);

@@ -18,7 +18,7 @@ use super::header::{AUTOCLEAR_FIELD, ORDERLY, REFCOUNT_TABLE_FIELDS, REFCOUNT_TA
 use super::mapping::{COPIED, Mapping};
 use super::regions::Kind;
 use super::{Access, Image};
-use crate::storage::Storage;
+use crate::storage::{FileRange, Storage};
 use crate::units::{Bytes, FileOffset};
 
 /// How much is reserved at a time.
@@ -129,6 +129,11 @@ impl Reserve {
 impl<S: Storage> Image<S> {
     pub(super) fn flush(&self) -> Result<(), MapError> {
         self.storage.flush().map_err(MapError::Flush)
+    }
+
+    /// Makes metadata durable, and the length of the file, without the guest's data.
+    fn sync(&self, ranges: &[FileRange]) -> Result<(), MapError> {
+        self.storage.sync_ranges(ranges).map_err(MapError::Flush)
     }
 
     fn offset(&self, cluster: u64) -> FileOffset {
@@ -266,9 +271,11 @@ impl<S: Storage> Image<S> {
     /// Makes the planned clusters zero and counted, and the new blocks' contents, durable. Can be repeated.
     fn lay_down(&mut self, plan: &Plan) -> Result<(), MapError> {
         let (start, end) = (self.offset(plan.clusters.start), self.offset(plan.clusters.end));
+        let mut changed = Vec::new();
         if start.0 < self.file_len {
             let len = Bytes(end.0.min(self.file_len) - start.0);
             self.storage.punch(start, len).map_err(MapError::io("clear new clusters"))?;
+            changed.push((start, len));
         }
         if end.0 > self.file_len {
             self.storage.set_len(Bytes(end.0)).map_err(MapError::io("extend the file"))?;
@@ -278,11 +285,11 @@ impl<S: Storage> Image<S> {
             let counted = self.refcounts.counted_by(index);
             let clusters = counted.start.max(plan.clusters.start)..counted.end.min(plan.clusters.end);
             let filled = self.refcounts.fill_in(&*self.storage, self.offset(cluster).0, clusters, 1);
-            filled.map_err(MapError::io("write a new refcount block"))?;
+            changed.extend(filled.map_err(MapError::io("write a new refcount block"))?);
         }
         let filled = self.refcounts.fill(&*self.storage, plan.clusters.clone(), 1);
-        filled.map_err(MapError::io("write refcounts"))?;
-        self.flush()
+        changed.extend(filled.map_err(MapError::io("write refcounts"))?);
+        self.sync(&changed)
     }
 
     /// Enters the new blocks of a plan into the refcount table, durably.
@@ -299,12 +306,14 @@ impl<S: Storage> Image<S> {
             if round.is_empty() {
                 return Err(MapError::InDoubt);
             }
+            let mut changed = Vec::new();
             for (index, cluster) in &round {
                 let at = FileOffset(self.header.refcount_table_offset.0 + index * 8);
                 let written = self.storage.write_at(at, &self.offset(*cluster).0.to_be_bytes());
                 written.map_err(MapError::io("write the refcount table"))?;
+                changed.push((at, Bytes(8)));
             }
-            self.flush()?;
+            self.sync(&changed)?;
             for (index, cluster) in round {
                 if self.refcounts.has_block(index) {
                     // Entered by an attempt that failed later.
@@ -345,7 +354,8 @@ impl<S: Storage> Image<S> {
         fields[8..].copy_from_slice(&new_clusters.to_be_bytes());
         // Both fields are in the first sector, so the switch is one or the other, never half.
         let written = self.storage.write_at(FileOffset(REFCOUNT_TABLE_FIELDS), &fields);
-        let switched = written.map_err(MapError::io("write the header")).and_then(|()| self.flush());
+        let changed = [(FileOffset(REFCOUNT_TABLE_FIELDS), Bytes(fields.len() as u64))];
+        let switched = written.map_err(MapError::io("write the header")).and_then(|()| self.sync(&changed));
         if let Err(error) = switched {
             self.reserve.in_doubt = true;
             return Err(error);
@@ -361,7 +371,9 @@ impl<S: Storage> Image<S> {
             self.own(cluster..cluster + 1, Kind::RefcountBlock)?;
         }
         // The old table is out of use; where this fails its clusters are leaked.
-        self.refcounts.fill(&*self.storage, old, 0).map_err(MapError::io("free the old refcount table"))
+        let filled = self.refcounts.fill(&*self.storage, old, 0);
+        filled.map_err(MapError::io("free the old refcount table"))?;
+        Ok(())
     }
 
     /// Where a larger refcount table goes, and how large it is.
@@ -402,7 +414,7 @@ impl<S: Storage> Image<S> {
         let bytes: Vec<u8> = table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
         let written = self.storage.write_at(self.offset(rest.start), &bytes);
         written.map_err(MapError::io("write the larger refcount table"))?;
-        self.flush()?;
+        self.sync(&[(self.offset(rest.start), Bytes(bytes.len() as u64))])?;
         Ok(table)
     }
 
@@ -511,11 +523,12 @@ impl<S: Storage> Image<S> {
 
     /// Makes clusters that read as zeros by a flag really zero, durably, so that the flag can go.
     fn clear_zeroed(&self, zeroed: &[(usize, u64)]) -> Result<(), MapError> {
-        for (_, offset) in zeroed {
-            let punched = self.storage.punch(FileOffset(*offset), self.header.cluster_size());
-            punched.map_err(MapError::io("clear a cluster"))?;
+        let holes: Vec<FileRange> =
+            zeroed.iter().map(|(_, offset)| (FileOffset(*offset), self.header.cluster_size())).collect();
+        for (offset, len) in &holes {
+            self.storage.punch(*offset, *len).map_err(MapError::io("clear a cluster"))?;
         }
-        if zeroed.is_empty() { Ok(()) } else { self.flush() }
+        if holes.is_empty() { Ok(()) } else { self.sync(&holes) }
     }
 
     /// Marks the image as left in order: for the end of a clean close, when beyond the write pointers of zones that hold

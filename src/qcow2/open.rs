@@ -121,8 +121,10 @@ impl<S: Storage> Image<S> {
         if self.header.autoclear_features != 0 {
             // These mark what a change makes stale, so the marks must be gone for good before the first one. That of an
             // orderly end is set again by the next; no other is known here.
-            let cleared = self.storage.write_at(FileOffset(header::AUTOCLEAR_FIELD), &[0; 8]);
-            cleared.and_then(|()| self.storage.flush()).map_err(OpenError::io("clear autoclear_features"))?;
+            let field = FileOffset(header::AUTOCLEAR_FIELD);
+            let cleared = self.storage.write_at(field, &[0; 8]);
+            let synced = cleared.and_then(|()| self.storage.sync_ranges(&[(field, Bytes(8))]));
+            synced.map_err(OpenError::io("clear autoclear_features"))?;
             self.header.autoclear_features = 0;
         }
         // A last cluster that the file holds in part would make every reader treat its end specially.

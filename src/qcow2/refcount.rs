@@ -5,8 +5,8 @@
 use std::io;
 use std::ops::Range;
 
-use crate::storage::Storage;
-use crate::units::FileOffset;
+use crate::storage::{FileRange, Storage};
+use crate::units::{Bytes, FileOffset};
 
 /// How much of a block is read or written at a time.
 const PIECE: u64 = 64 * 1024;
@@ -156,44 +156,48 @@ impl Refcounts {
         Ok(None)
     }
 
-    /// Sets the refcounts of a range, leaving out clusters whose block does not exist.
-    pub(super) fn fill<S: Storage>(&self, storage: &S, clusters: Range<u64>, value: u64) -> io::Result<()> {
+    /// Sets the refcounts of a range, leaving out clusters whose block does not exist. Returns what was written.
+    pub(super) fn fill<S: Storage>(&self, storage: &S, clusters: Range<u64>, value: u64) -> io::Result<Vec<FileRange>> {
+        let mut written = Vec::new();
         let mut at = clusters.start;
         while at < clusters.end {
             at = match self.piece(at..clusters.end) {
                 Err(next) => next,
                 Ok(piece) => {
-                    self.fill_piece(storage, &piece, value)?;
+                    written.push(self.fill_piece(storage, &piece, value)?);
                     piece.clusters.end
                 }
             };
         }
-        Ok(())
+        Ok(written)
     }
 
-    /// Sets the refcounts of those clusters of a range that a block counts which is not in the table yet.
+    /// Sets the refcounts of those clusters of a range that a block counts which is not in the table yet. Returns what was
+    /// written.
     pub(super) fn fill_in<S: Storage>(
         &self,
         storage: &S,
         block: u64,
         clusters: Range<u64>,
         value: u64,
-    ) -> io::Result<()> {
+    ) -> io::Result<Vec<FileRange>> {
+        let mut written = Vec::new();
         let mut at = clusters.start;
         while at < clusters.end {
             let piece = self.piece_in(block, at..clusters.end);
-            self.fill_piece(storage, &piece, value)?;
+            written.push(self.fill_piece(storage, &piece, value)?);
             at = piece.clusters.end;
         }
-        Ok(())
+        Ok(written)
     }
 
-    fn fill_piece<S: Storage>(&self, storage: &S, piece: &Piece, value: u64) -> io::Result<()> {
+    fn fill_piece<S: Storage>(&self, storage: &S, piece: &Piece, value: u64) -> io::Result<FileRange> {
         let mut bytes = vec![0u8; piece.len];
         storage.read_at(piece.offset, &mut bytes)?;
         for cluster in piece.clusters.clone() {
             set_entry(&mut bytes, (cluster - piece.first) as usize, self.order, value);
         }
-        storage.write_at(piece.offset, &bytes)
+        storage.write_at(piece.offset, &bytes)?;
+        Ok((piece.offset, Bytes(piece.len as u64)))
     }
 }

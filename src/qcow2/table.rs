@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::entry::{ByteOrder, Entries, WrongEntry};
 use super::error::{OpenError, PointerError};
 use super::{Access, ZonedLayout};
-use crate::storage::Storage;
+use crate::storage::{FileRange, Storage};
 use crate::units::{Bytes, FileOffset, ZoneIndex};
 use crate::zone::Geometry;
 
@@ -179,13 +179,19 @@ impl<S: Storage> PointerTable<S> {
     /// Lets the storage know that pointers will be stored.
     pub fn prepare(&self) {
         if self.access == Access::ReadWrite {
-            self.storage.expect_words(self.offset, Bytes(u64::from(self.entries.geometry.nr_zones()) * ENTRY));
+            let (offset, len) = self.range();
+            self.storage.expect_words(offset, len);
         }
+    }
+
+    /// Where the entries of all zones are.
+    fn range(&self) -> FileRange {
+        (self.offset, Bytes(u64::from(self.entries.geometry.nr_zones()) * ENTRY))
     }
 
     /// Makes all pointers durable that were stored before this call. Waits for nothing else of the file.
     pub fn flush(&self) -> io::Result<()> {
-        self.storage.flush_words(self.offset, Bytes(u64::from(self.entries.geometry.nr_zones()) * ENTRY))
+        self.storage.sync_ranges(&[self.range()])
     }
 
     /// Stores a zone's write pointer. Not durable before the next flush of the storage; never torn, as an entry lies

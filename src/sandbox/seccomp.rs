@@ -88,7 +88,14 @@ const REFUSED: &[i64] = &[libc::SYS_open, libc::SYS_openat];
 const REFUSED: &[i64] = &[libc::SYS_openat];
 
 /// Metadata of the image.
-const IMAGE: &[i64] = &[libc::SYS_fallocate, libc::SYS_fsync, libc::SYS_ftruncate, libc::SYS_pread64, libc::SYS_statx];
+const IMAGE: &[i64] = &[
+    libc::SYS_fallocate,
+    libc::SYS_fsync,
+    libc::SYS_ftruncate,
+    libc::SYS_pread64,
+    libc::SYS_statx,
+    libc::SYS_sync_file_range,
+];
 
 /// A queue with either engine.
 const QUEUE: &[i64] =

@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
@@ -15,7 +16,7 @@ use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, TMPFS_MAGIC, fstatfs};
 use vm_memory::{Bytes as _, MmapRegion, VolatileMemory};
 
-use super::Storage;
+use super::{FileRange, Storage};
 use crate::units::{Bytes, FileOffset};
 
 /// How much is written at a time where a file system cannot punch holes.
@@ -24,10 +25,43 @@ const ZERO_CHUNK: usize = 64 * 1024;
 /// What a mapping begins at a multiple of. Where pages are larger the mapping may fail, and is done without.
 const PAGE: u64 = 4096;
 
+/// XFS, which nix names for some C libraries only.
+const XFS_MAGIC: i64 = 0x5846_5342;
+
+/// What is known of the file system, for what Linux promises of it and POSIX does not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FileSystem {
+    /// Pages that are written anew stay where they are, so that storing to a mapping of allocated blocks cannot fail
+    /// for want of space; and see [`commits_whole_inodes`](Self::commits_whole_inodes).
+    OverwritesInPlace,
+    /// XFS: may copy on write.
+    Xfs,
+    /// Nothing.
+    Other,
+}
+
+impl FileSystem {
+    fn of(file: &File) -> Self {
+        match fstatfs(file).map(|stat| stat.filesystem_type()) {
+            Ok(EXT4_SUPER_MAGIC | TMPFS_MAGIC) => Self::OverwritesInPlace,
+            #[allow(clippy::useless_conversion, reason = "the width of the field is the C library's to say")]
+            Ok(system) if i64::from(system.0) == XFS_MAGIC => Self::Xfs,
+            _ => Self::Other,
+        }
+    }
+
+    /// Whether a sync of any range of a file commits all that was done to the file's length and blocks before, as it
+    /// waits for the journal up to the file's last entry; and data that is written out is found after that.
+    fn commits_whole_inodes(self) -> bool {
+        self != Self::Other
+    }
+}
+
 /// An image file opened through the page cache.
 #[derive(Debug)]
 pub struct FileStorage {
     file: File,
+    system: FileSystem,
     words: OnceLock<Words>,
     allocates: bool,
 }
@@ -43,10 +77,6 @@ struct Words {
 impl Words {
     /// Maps a range of a file whose file system overwrites in place, once every block of it is there.
     fn map(file: &File, offset: u64, len: u64) -> io::Result<Self> {
-        let system = fstatfs(file)?.filesystem_type();
-        if ![EXT4_SUPER_MAGIC, TMPFS_MAGIC].contains(&system) {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
         let start = offset / PAGE * PAGE;
         let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
         fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, to_off(start)?, to_off(end - start)?)?;
@@ -54,14 +84,6 @@ impl Words {
         let place = vm_memory::FileOffset::new(file.try_clone()?, start);
         let map = MmapRegion::from_file(place, size).map_err(io::Error::other)?;
         Ok(Self { start, map })
-    }
-
-    /// Makes the words durable. On the file systems that are mapped, msync is an fsync of that range of the file: it writes
-    /// these pages alone, and commits the metadata that is needed to find them.
-    fn sync(&self) -> io::Result<()> {
-        // SAFETY: the range is a mapping of this process, which lives as long as self; msync changes nothing in it.
-        let result = unsafe { libc::msync(self.map.as_ptr().cast(), self.map.size(), libc::MS_SYNC) };
-        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Whether it has all words of a range.
@@ -85,13 +107,41 @@ impl FileStorage {
     pub fn new(file: File) -> Self {
         // Advice only: where it is not taken, reading costs more and is no less right.
         let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM);
-        Self { file, words: OnceLock::new(), allocates: false }
+        let system = FileSystem::of(&file);
+        Self { file, system, words: OnceLock::new(), allocates: false }
     }
 
     /// Has blocks allocated a run at a time, ahead of the writes. It pays for writes past the page cache, each of which
     /// would else wait for blocks of its own; the page cache collects them.
     pub fn allocating(self, allocates: bool) -> Self {
         Self { allocates, ..self }
+    }
+
+    /// Syncs a range of the file: writes out its pages alone, and commits what it takes to find them. Linux does that for
+    /// a shared mapping of the range, through which nothing needs to be read or written.
+    fn sync_range(&self, (offset, len): FileRange) -> io::Result<()> {
+        if let Some(words) = self.words.get()
+            && words.holds(offset.0, len.0)
+        {
+            return sync_mapping(&words.map);
+        }
+        let start = offset.0 / PAGE * PAGE;
+        let end = offset.0.checked_add(len.0).ok_or(io::ErrorKind::InvalidInput)?;
+        let end = end.min(self.file.metadata()?.len()).max(start + 1);
+        let size = usize::try_from(end - start).map_err(|_| io::ErrorKind::InvalidInput)?;
+        let place = vm_memory::FileOffset::new(self.file.try_clone()?, start);
+        let map = MmapRegion::build(Some(place), size, libc::PROT_READ, libc::MAP_SHARED | libc::MAP_NORESERVE);
+        // Where there is no room for a mapping, the whole file will do.
+        map.map_or_else(|_| self.flush(), |map| sync_mapping(&map))
+    }
+
+    /// Writes out the pages of a range and waits for them; what it takes to find them is not committed.
+    fn write_out(&self, (offset, len): FileRange) -> io::Result<()> {
+        let flags = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        let (offset, len) = (to_off(offset.0)?, to_off(len.0)?);
+        // SAFETY: takes no pointers, and the descriptor is open as long as self.
+        let result = unsafe { libc::sync_file_range(self.file.as_raw_fd(), offset, len, flags) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     fn write_zeros(&self, offset: u64, len: u64) -> io::Result<()> {
@@ -105,6 +155,13 @@ impl FileStorage {
         }
         Ok(())
     }
+}
+
+/// Makes durable what the file has in the range of a mapping.
+fn sync_mapping(map: &MmapRegion) -> io::Result<()> {
+    // SAFETY: the range is a mapping of this process, which lives as long as the borrow; msync changes nothing in it.
+    let result = unsafe { libc::msync(map.as_ptr().cast(), map.size(), libc::MS_SYNC) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 fn to_off(value: u64) -> io::Result<libc::off_t> {
@@ -162,14 +219,21 @@ impl Storage for FileStorage {
         }
     }
 
-    fn flush_words(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
-        match self.words.get() {
-            Some(words) if words.holds(offset.0, len.0) => words.sync(),
-            _ => self.flush(),
+    fn sync_ranges(&self, ranges: &[FileRange]) -> io::Result<()> {
+        match ranges {
+            _ if !self.system.commits_whole_inodes() => self.flush(),
+            [] => Ok(()),
+            [others @ .., last] => {
+                others.iter().try_for_each(|range| self.write_out(*range))?;
+                self.sync_range(*last)
+            }
         }
     }
 
     fn expect_words(&self, offset: FileOffset, len: Bytes) {
+        if self.system != FileSystem::OverwritesInPlace {
+            return log::debug!("write pointers are stored one system call at a time on this file system");
+        }
         match Words::map(&self.file, offset.0, len.0) {
             // A second range is written as anything else.
             Ok(words) => drop(self.words.set(words)),

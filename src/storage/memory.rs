@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::storage::Storage;
+use crate::storage::{FileRange, Storage};
 use crate::units::{Bytes, FileOffset};
 
 /// The unit of allocation; a page that was never written reads as zeros.
@@ -122,6 +122,10 @@ impl Storage for MemoryStorage {
     }
 
     fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_ranges(&self, _: &[FileRange]) -> io::Result<()> {
         Ok(())
     }
 

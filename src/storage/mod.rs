@@ -4,8 +4,8 @@
 //! the `vhost` layer, straight between guest memory and the same file.
 //!
 //! Ordering: an operation that returned is visible to every later read and survives the death of the process (it is
-//! in the kernel's page cache). Only [`Storage::flush`] makes it survive a loss of power (and [`Storage::flush_words`]
-//! a few words of it); operations between two flushes may become durable in any order, in part, torn at 512 bytes.
+//! in the kernel's page cache). Only [`Storage::flush`] makes it survive a loss of power (and [`Storage::sync_ranges`]
+//! parts of it); operations between two flushes may become durable in any order, in part, torn at 512 bytes.
 
 pub mod file;
 pub mod lock;
@@ -14,6 +14,9 @@ pub mod memory;
 use std::io;
 
 use crate::units::{Bytes, FileOffset};
+
+/// A part of the file: where it begins, how long it is.
+pub type FileRange = (FileOffset, Bytes);
 
 /// A byte-addressed file with holes.
 pub trait Storage: Send + Sync {
@@ -25,6 +28,11 @@ pub trait Storage: Send + Sync {
 
     /// Makes all operations that returned before this call durable. After an error nothing is known of them.
     fn flush(&self) -> io::Result<()>;
+
+    /// Makes durable what was written and punched in these ranges before this call, and the length of the file. What the
+    /// rest of the file holds need not become durable: the guest's data is not waited for. Does nothing for no ranges. After an error nothing is
+    /// known of anything that returned before this call.
+    fn sync_ranges(&self, ranges: &[FileRange]) -> io::Result<()>;
 
     /// Makes the range read as zeros and gives its whole blocks back to the file system. Never changes the length.
     fn punch(&self, offset: FileOffset, len: Bytes) -> io::Result<()>;
@@ -38,13 +46,6 @@ pub trait Storage: Send + Sync {
     /// Writes eight bytes at a multiple of eight, which nothing ever tears.
     fn write_word(&self, offset: FileOffset, word: [u8; 8]) -> io::Result<()> {
         self.write_at(offset, &word)
-    }
-
-    /// Makes the words of a range durable that were written before this call, and whatever else that takes. What the
-    /// rest of the file holds need not become durable, so that this does not wait for it.
-    fn flush_words(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
-        let _ = (offset, len);
-        self.flush()
     }
 
     /// Says that words of this range will be written often. The range is inside the file and stays there.
@@ -91,8 +92,8 @@ impl<S: Storage + ?Sized> Storage for std::sync::Arc<S> {
     fn write_word(&self, offset: FileOffset, word: [u8; 8]) -> io::Result<()> {
         (**self).write_word(offset, word)
     }
-    fn flush_words(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
-        (**self).flush_words(offset, len)
+    fn sync_ranges(&self, ranges: &[FileRange]) -> io::Result<()> {
+        (**self).sync_ranges(ranges)
     }
     fn expect_words(&self, offset: FileOffset, len: Bytes) {
         (**self).expect_words(offset, len);

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::storage::Storage;
+use crate::storage::{FileRange, Storage};
 use crate::units::{Bytes, FileOffset};
 
 /// The storage below, with a memory for a failed flush.
@@ -59,8 +59,8 @@ impl<S: Storage> Storage for Fuse<S> {
         self.guarded(|| self.below.flush())
     }
 
-    fn flush_words(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
-        self.guarded(|| self.below.flush_words(offset, len))
+    fn sync_ranges(&self, ranges: &[FileRange]) -> io::Result<()> {
+        self.guarded(|| self.below.sync_ranges(ranges))
     }
 
     fn punch(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {

@@ -3,8 +3,8 @@
 //! Requests that need it are parked and retried. All reading and changing of the image's mapping happens here, so
 //! the image has one owner and the worker threads never wait for its tables.
 //!
-//! Clearing a reset zone takes two flushes, shared by many zones: one of the pointers alone makes the reset durable, then
-//! the space is punched, one of the file makes the hole durable. Zones that a request waits for come first, and take
+//! Clearing a reset zone takes two syncs, shared by many zones: one of the pointers makes the reset durable, then the
+//! space is punched, one of the holes makes these durable. Neither waits for the guest's data. Zones that a request waits for come first, and take
 //! along the zones behind them, which are likely to be written next. Loading and mapping are served between the steps, and
 //! between the holes of one: where the host discards at once each may take milliseconds.
 
@@ -16,7 +16,7 @@ use super::set::ZoneSet;
 use super::slot::{Stale, lock};
 use super::{Batch, Event, Refusal, Tag, ZonedStore, sequential};
 use crate::qcow2::{Extent, Image, MapError};
-use crate::storage::Storage;
+use crate::storage::{FileRange, Storage};
 use crate::units::{Bytes, FileOffset, ZoneIndex};
 use crate::zone::Geometry;
 
@@ -34,6 +34,8 @@ const PUNCH_ROUND: usize = 256;
 const PUNCH_AT_ONCE: usize = 16;
 /// How many punched zones share the flush that makes their holes durable, at most.
 const PUNCHED: usize = 16 * 1024;
+/// How many holes share it: a zone in small pieces has many.
+const HOLES: usize = 64 * 1024;
 /// How many steps the clearing goes on for when the store is closed: 4 Ki zones. A host that discards what is freed at
 /// once can take milliseconds for each.
 const STEPS_AT_CLOSE: usize = 16;
@@ -86,6 +88,8 @@ pub(super) struct Keeper<S> {
     durable: ZoneSet,
     /// Zones whose space was punched; the holes may not be durable yet.
     punched: ZoneSet,
+    /// What was punched of them, by its place in the file.
+    holes: Vec<FileRange>,
     /// Zones that requests wait for, in the order of the waiting, each in one of the sets above until it is cleared.
     wanted: Vec<ZoneIndex>,
     /// Where the punching goes on.
@@ -105,6 +109,7 @@ impl<S: Storage> Keeper<S> {
             reset: ZoneSet::default(),
             durable: ZoneSet::default(),
             punched: ZoneSet::default(),
+            holes: Vec::new(),
             wanted: Vec::new(),
             next: ZoneIndex(0),
             yielded: false,
@@ -276,7 +281,7 @@ impl<S: Storage> ZonedStore<S> {
     /// Takes the next step of the zones being cleared: the one that the zone waited for longest needs. Zones that come
     /// meanwhile are taken along where they are as far, and otherwise have their turn behind it.
     fn clear_further(&self, keeper: &mut Keeper<S>, batch: &mut Batch) -> bool {
-        let Keeper { reset, durable, punched, wanted, next, .. } = &mut *keeper;
+        let Keeper { reset, durable, punched, holes, wanted, next, .. } = &mut *keeper;
         wanted.retain(|zone| reset.contains(*zone) || durable.contains(*zone) || punched.contains(*zone));
         match wanted.first().copied() {
             Some(first) if reset.contains(first) => self.make_pointers_durable(keeper, batch),
@@ -288,7 +293,7 @@ impl<S: Storage> ZonedStore<S> {
                 self.punch_zones(keeper, &round, batch);
             }
             Some(_) => self.make_holes_durable(keeper, batch),
-            None if punched.len() >= PUNCHED || (durable.is_empty() && !punched.is_empty()) => {
+            None if punched.len() >= PUNCHED || holes.len() >= HOLES || (durable.is_empty() && !punched.is_empty()) => {
                 self.make_holes_durable(keeper, batch);
             }
             None if !durable.is_empty() => {
@@ -303,7 +308,7 @@ impl<S: Storage> ZonedStore<S> {
     }
 
     fn make_holes_durable(&self, keeper: &mut Keeper<S>, batch: &mut Batch) {
-        let holes_durable = self.storage.flush().is_ok();
+        let holes_durable = self.storage.sync_ranges(&std::mem::take(&mut keeper.holes)).is_ok();
         for zone in keeper.punched.take_all() {
             self.cleared(zone, holes_durable, batch);
         }
@@ -335,17 +340,12 @@ impl<S: Storage> ZonedStore<S> {
     }
 
     /// Punches some zones that follow one another.
-    fn punch_run(
-        &self,
-        keeper: &mut Keeper<S>,
-        run: &[ZoneIndex],
-        holes: &mut Vec<(FileOffset, Bytes)>,
-        batch: &mut Batch,
-    ) {
+    fn punch_run(&self, keeper: &mut Keeper<S>, run: &[ZoneIndex], holes: &mut Vec<FileRange>, batch: &mut Batch) {
         holes.clear();
         let found = self.find_holes(keeper, run, holes).map_err(io::Error::other);
         match found.and_then(|()| holes.iter().try_for_each(|(offset, len)| self.storage.punch(*offset, *len))) {
             Ok(()) => {
+                holes.iter().for_each(|(offset, len)| push_hole(&mut keeper.holes, *offset, *len));
                 for zone in run {
                     self.forget(keeper, *zone);
                     keeper.punched.insert(*zone);
@@ -377,12 +377,12 @@ impl<S: Storage> ZonedStore<S> {
         &self,
         keeper: &mut Keeper<S>,
         run: &[ZoneIndex],
-        holes: &mut Vec<(FileOffset, Bytes)>,
+        holes: &mut Vec<FileRange>,
     ) -> Result<(), MapError> {
         for part in run.chunk_by(|_, next| self.pointer(*next) == self.geometry.start(*next)) {
             if let (Some(first), Some(last)) = (part.first(), part.last()) {
                 let extents = keeper.extents(self.pointer(*first), self.geometry.writable_end(*last))?;
-                extents.iter().for_each(|extent| push_hole(holes, extent));
+                extents.iter().for_each(|extent| push_hole(holes, extent.file, extent.len));
             }
         }
         Ok(())
@@ -462,10 +462,10 @@ impl<S: Storage> ZonedStore<S> {
     }
 }
 
-/// Adds an extent's place in the file, joined to the one before where it goes on from it.
-fn push_hole(holes: &mut Vec<(FileOffset, Bytes)>, extent: &Extent) {
+/// Adds a range of the file, joined to the one before where it goes on from it.
+fn push_hole(holes: &mut Vec<FileRange>, start: FileOffset, more: Bytes) {
     match holes.last_mut() {
-        Some((offset, len)) if offset.0 + len.0 == extent.file.0 => len.0 += extent.len.0,
-        _ => holes.push((extent.file, extent.len)),
+        Some((offset, len)) if offset.0 + len.0 == start.0 => len.0 += more.0,
+        _ => holes.push((start, more)),
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, MutexGuard};
 
-use vhost_user_zbd::storage::Storage;
+use vhost_user_zbd::storage::{FileRange, Storage};
 use vhost_user_zbd::units::{Bytes, FileOffset};
 
 const SECTOR: u64 = 512;
@@ -26,8 +26,8 @@ struct Contents {
 enum Event {
     Change(Change),
     Flush,
-    /// Of these sectors alone.
-    FlushSectors(u64, u64),
+    /// Of what was changed in these sectors alone, and of the length.
+    SyncSectors(Vec<(u64, u64)>),
 }
 
 /// One sector of one change, or a change of the length: what a power loss keeps or loses.
@@ -36,6 +36,37 @@ enum Change {
     Sector(u64, Box<Sector>),
     Hole(u64, u64),
     Len(u64),
+}
+
+impl Change {
+    /// The parts of a change that a sync of these ranges of sectors makes durable, and those that stay as they were.
+    fn split(self, ranges: &[(u64, u64)]) -> (Vec<Change>, Vec<Change>) {
+        match self {
+            Change::Len(_) if !ranges.is_empty() => (vec![self], Vec::new()),
+            Change::Sector(at, _) if ranges.iter().any(|(first, end)| (*first..*end).contains(&at)) => {
+                (vec![self], Vec::new())
+            }
+            Change::Sector(..) | Change::Len(_) => (Vec::new(), vec![self]),
+            Change::Hole(first, end) => {
+                let mut synced = Vec::new();
+                let mut left = vec![(first, end)];
+                for (from, to) in ranges {
+                    let mut outside = Vec::new();
+                    for (first, end) in left {
+                        let (low, high) = (first.max(*from), end.min(*to));
+                        if low >= high {
+                            outside.push((first, end));
+                            continue;
+                        }
+                        synced.push(Change::Hole(low, high));
+                        outside.extend([(first, low), (high, end)].into_iter().filter(|(first, end)| first < end));
+                    }
+                    left = outside;
+                }
+                (synced, left.into_iter().map(|(first, end)| Change::Hole(first, end)).collect())
+            }
+        }
+    }
 }
 
 #[derive(Default)]
@@ -92,13 +123,14 @@ impl SimDisk {
             match event {
                 Event::Change(change) => pending.push((*number, change.clone())),
                 Event::Flush => pending.drain(..).for_each(|(_, change)| durable.apply(&change)),
-                Event::FlushSectors(first, end) => {
-                    let inside =
-                        |change: &Change| matches!(change, Change::Sector(at, _) if (*first..*end).contains(at));
-                    let (flushed, rest) = pending.into_iter().partition(|(_, change)| inside(change));
+                Event::SyncSectors(ranges) => {
+                    let mut rest = Vec::new();
+                    for (number, change) in pending {
+                        let (synced, left) = change.split(ranges);
+                        synced.iter().for_each(|change| durable.apply(change));
+                        rest.extend(left.into_iter().map(|change| (number, change)));
+                    }
                     pending = rest;
-                    let flushed: Vec<(u64, Change)> = flushed;
-                    flushed.iter().for_each(|(_, change)| durable.apply(change));
                 }
             }
         }
@@ -256,10 +288,11 @@ impl Storage for SimDisk {
         Ok(())
     }
 
-    fn flush_words(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
+    fn sync_ranges(&self, ranges: &[FileRange]) -> io::Result<()> {
         let mut state = self.state();
         let number = state.begin()?;
-        state.log.push((number, Event::FlushSectors(offset.0 / SECTOR, (offset.0 + len.0).div_ceil(SECTOR))));
+        let sectors = |(offset, len): &FileRange| (offset.0 / SECTOR, (offset.0 + len.0).div_ceil(SECTOR));
+        state.log.push((number, Event::SyncSectors(ranges.iter().map(sectors).collect())));
         Ok(())
     }
 

@@ -1,13 +1,14 @@
 //! What the tests share: seeded numbers, images to start from, and storages that fail or lose power.
 
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::qcow2::refcount::Refcounts;
 use crate::qcow2::{Access, ByteOrder, CheckReport, CreateOptions, Extent, Image, OpenError, create};
-use crate::storage::Storage;
 use crate::storage::memory::MemoryStorage;
+use crate::storage::{FileRange, Storage};
 use crate::units::{Bytes, FileOffset};
 use crate::zone::GeometryRequest;
 
@@ -137,6 +138,9 @@ impl Storage for Failing {
     fn flush(&self) -> io::Result<()> {
         self.change()
     }
+    fn sync_ranges(&self, _: &[FileRange]) -> io::Result<()> {
+        self.change()
+    }
     fn punch(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
         self.change()?;
         self.inner.punch(offset, len)
@@ -155,6 +159,25 @@ enum Change {
     Write(u64, Vec<u8>),
     Punch(u64, u64),
     SetLen(u64),
+}
+
+impl Change {
+    /// What is left of a change without a range.
+    fn outside(self, range: &Range<u64>) -> Vec<Change> {
+        let (start, end) = match &self {
+            Change::Write(at, bytes) => (*at, at + bytes.len() as u64),
+            Change::Punch(at, len) => (*at, at + len),
+            Change::SetLen(_) => return vec![self],
+        };
+        let parts = [(start, end.min(range.start)), (start.max(range.end), end)];
+        let part = |(from, to): (u64, u64)| match &self {
+            Change::Write(_, bytes) => {
+                Change::Write(from, bytes[(from - start) as usize..(to - start) as usize].to_vec())
+            }
+            _ => Change::Punch(from, to - from),
+        };
+        parts.into_iter().filter(|(from, to)| from < to).map(part).collect()
+    }
 }
 
 /// A file that remembers what was not flushed, so that the power can be lost at any moment.
@@ -244,6 +267,24 @@ impl Storage for Powered {
         self.step()?;
         self.pending.lock().unwrap().clear();
         *self.durable.lock().unwrap() = self.now.clone();
+        Ok(())
+    }
+    fn sync_ranges(&self, ranges: &[FileRange]) -> io::Result<()> {
+        self.step()?;
+        let durable = self.durable.lock().unwrap();
+        let mut pending = self.pending.lock().unwrap();
+        if !ranges.is_empty() {
+            pending.retain(|change| !matches!(change, Change::SetLen(_)));
+            durable.set_len(self.now.len().unwrap()).unwrap();
+        }
+        for (offset, len) in ranges {
+            // What these bytes are now is what they are after a loss, whichever earlier changes of them it keeps.
+            let mut bytes = vec![0; len.0 as usize];
+            self.now.read_at(*offset, &mut bytes).unwrap();
+            durable.write_at(*offset, &bytes).unwrap();
+            let range = offset.0..offset.0 + len.0;
+            *pending = pending.drain(..).flat_map(|change| change.outside(&range)).collect();
+        }
         Ok(())
     }
     fn punch(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
