@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Compares this daemon with its peers on this machine, side by side. docs/performance.md says what each of them is.
 #
-# Usage: benches/compare.sh [--place tmpfs|direct] [--dir FOLDER] [--rounds N] [--seconds N] [--jobs NAME,...]
-#            [--contenders NAME,...] [--json FILE] [--list]
+# Usage: benches/compare.sh [--place tmpfs|direct|buffered] [--dir FOLDER] [--rounds N] [--seconds N] [--jobs NAME,...]
+#            [--contenders NAME,...] [--against BINARY] [--json FILE] [--list]
+#
+# --place: files in memory; on a disk, past the page cache; or on a disk, through the page cache.
+# --against: an older build of this program, which is the contender "older".
 #
 # Each round runs every contender on each job once, for a few seconds, so that what else the machine does meets all of
 # them alike. Printed are medians over the rounds; --json keeps every run.
@@ -16,7 +19,7 @@ die() {
     exit 1
 }
 
-all_contenders=(zbd zbd-nopoll qsd-raw-uring qsd-raw-threads qsd-raw-iothread qsd-qcow2 fio ram ram-fresh)
+all_contenders=(zbd older zbd-nopoll qsd-raw-uring qsd-raw-threads qsd-raw-iothread qsd-qcow2 fio ram ram-fresh)
 contenders=(zbd zbd-nopoll qsd-raw-uring qsd-raw-threads qsd-qcow2 fio ram ram-fresh)
 
 # NAME JOB BLOCK QD QUEUES ZONES FLUSH-EVERY. QD and ZONES are those of all queues together; a zone has one write in
@@ -47,7 +50,7 @@ read_size=1G
 # The do-nothing backend takes its whole disk from memory at once.
 ram_size=1G
 
-place=tmpfs folder='' rounds=5 seconds=2 json=''
+place=tmpfs folder='' rounds=5 seconds=2 json='' older=''
 while [[ $# -gt 0 ]]; do
     case $1 in
         --list)
@@ -67,6 +70,7 @@ while [[ $# -gt 0 ]]; do
         --seconds) seconds=$2 ;;
         --jobs) IFS=, read -ra jobs <<<"$2" ;;
         --contenders) IFS=, read -ra contenders <<<"$2" ;;
+        --against) older=$(realpath "$2") ;;
         --json) json=$(realpath "$2") ;;
         *) die "option $1 is not known" ;;
     esac
@@ -75,7 +79,8 @@ done
 case $place in
     tmpfs) folder=${folder:-/dev/shm} cache=writeback direct=off ;;
     direct) folder=${folder:-${TMPDIR:-/var/tmp}} cache=none direct=on ;;
-    *) die "--place is tmpfs or direct" ;;
+    buffered) folder=${folder:-${TMPDIR:-/var/tmp}} cache=writeback direct=off ;;
+    *) die "--place is \"$place\"; it can be tmpfs, direct or buffered" ;;
 esac
 
 for job in "${jobs[@]}"; do
@@ -84,6 +89,11 @@ done
 for contender in "${contenders[@]}"; do
     [[ " ${all_contenders[*]} " == *" $contender "* ]] || die "there is no contender $contender; --list shows all"
 done
+
+if [[ -n $older && " ${contenders[*]} " != *" older "* ]]; then
+    contenders=("${contenders[0]}" older "${contenders[@]:1}")
+fi
+[[ " ${contenders[*]} " != *" older "* || -x $older ]] || die "the contender \"older\" is a program: --against BINARY"
 
 milliseconds=$(awk -v seconds="$seconds" 'BEGIN { printf "%d", seconds * 1000 }')
 
@@ -125,7 +135,7 @@ runs=$work/runs
 # What a contender's disk is kept in: some share it.
 file_of() {
     case $1 in
-        zbd*) echo zbd.qcow2 ;;
+        zbd* | older) echo zbd.qcow2 ;;
         qsd-qcow2) echo plain.qcow2 ;;
         *) echo raw ;;
     esac
@@ -144,17 +154,18 @@ make_file() {
 
 # start CONTENDER FILE QUEUES: starts a backend in the background.
 start() {
-    local aio=io_uring format=raw poll=() thread=() on_thread=''
+    local aio=io_uring format=raw program=$zbd poll=() thread=() on_thread=''
     rm -f "$socket"
     case $1 in
         qsd-raw-threads) aio=threads ;;
         qsd-raw-iothread) thread=(--object 'iothread,id=io') on_thread=,iothread=io ;;
         qsd-qcow2) format=qcow2 ;;
         zbd-nopoll) poll=(--poll-us 0) ;;
+        older) program=$older ;;
     esac
     case $1 in
-        zbd*)
-            "$zbd" serve "$2" --socket-path "$socket" --num-queues "$3" --cache "$cache" "${poll[@]}" 2>"$work/log" &
+        zbd* | older)
+            "$program" serve "$2" --socket-path "$socket" --num-queues "$3" --cache "$cache" "${poll[@]}" 2>"$work/log" &
             ;;
         qsd-*)
             qemu-storage-daemon "${thread[@]}" \
@@ -190,7 +201,7 @@ run_load() {
     local job=$3 options=(--bs "$4" --qd $(($5 / $6)) --queues "$6" --flush-every "$8") size=$write_size status=0
     case $job in
         randread | seqread) size=$read_size ;;
-        *) [[ $1 == zbd* ]] && options+=(--zones "$7") || job=seqwrite ;;
+        *) [[ $1 == zbd* || $1 == older ]] && options+=(--zones "$7") || job=seqwrite ;;
     esac
     [[ $1 != ram ]] || size=$ram_size
     start "$1" "$2" "$6"

@@ -49,7 +49,7 @@ plant punch-before-reset-is-durable src/store/keeper.rs \
     'if self.table.flush().is_ok() {' \
     'if true {'
 plant write-before-hole-is-durable src/store/keeper.rs \
-    'let holes_durable = self.storage.flush().is_ok();' \
+    'let holes_durable = self.storage.sync_ranges(&std::mem::take(&mut keeper.holes)).is_ok();' \
     'let holes_durable = true;'
 plant reset-zone-not-cleared src/store/manage.rs \
     'self.slots.inner(zone).stale = Stale::Clearing;' \
@@ -61,7 +61,7 @@ plant tail-trusted-at-open src/store/mod.rs \
     'State::Closed if !image.ended_orderly() => Stale::AtOpen,' \
     ''
 plant end-called-orderly-while-serving src/qcow2/open.rs \
-    'let cleared = self.storage.write_at(FileOffset(header::AUTOCLEAR_FIELD), &[0; 8]);' \
+    'let cleared = self.storage.write_at(field, &[0; 8]);' \
     'let cleared: std::io::Result<()> = Ok(());'
 plant end-called-orderly-with-tails-in-doubt src/store/mod.rs \
     'let orderly = self.tails_in_doubt().next().is_none();' \
@@ -88,14 +88,21 @@ plant failed-write-acknowledged src/store/slot.rs \
     '(Flight::Failed, Some(failed)) => return Some(failed),' \
     '(Flight::Failed, Some(_)) => end = Some(write.end),'
 plant mapping-before-refcount src/qcow2/alloc.rs \
-    'let filled = self.refcounts.fill(&*self.storage, plan.clusters.clone(), 1);
-        filled.map_err(MapError::io("write refcounts"))?;
-        self.flush()' \
-    'let filled = self.refcounts.fill(&*self.storage, plan.clusters.clone(), 1);
-        filled.map_err(MapError::io("write refcounts"))?;
-        Ok(())'
+    'self.sync(&changed)
+    }' \
+    'Ok(())
+    }'
+plant refcounts-not-durable src/qcow2/alloc.rs \
+    'changed.extend(filled.map_err(MapError::io("write refcounts"))?);' \
+    'filled.map_err(MapError::io("write refcounts"))?;'
+plant refcount-table-not-durable src/qcow2/alloc.rs \
+    'changed.push((at, Bytes(8)));' \
+    'let _ = &mut changed;'
+plant a-hole-forgotten src/store/keeper.rs \
+    'holes.iter().for_each(|(offset, len)| push_hole(&mut keeper.holes, *offset, *len));' \
+    'holes.iter().skip(1).for_each(|(offset, len)| push_hole(&mut keeper.holes, *offset, *len));'
 plant file-not-extended src/qcow2/alloc.rs \
-    'self.storage.set_len(Bytes(end.0)).map_err(MapError::io("extend the file"))?;' \
+    'self.storage.set_len(Bytes(end.0)).map_err(MapError::io(EXTEND))?;' \
     ''
 plant cluster-given-out-twice src/qcow2/alloc.rs \
     'front.start = end;' \

@@ -249,6 +249,24 @@ fn a_reset_of_all_that_waited_for_a_write_that_fails_leaves_its_zone_usable() {
 }
 
 #[test]
+fn only_a_flush_of_the_guests_makes_its_data_durable() {
+    let mut rig = Rig::open(rig::create(geometry(), Bytes(4096)));
+    let zones: Vec<u64> = (1..rig.zones().len() as u64).map(|zone| zone * ZONE).collect();
+    let before = rig.disk.flushes();
+    for round in 0..3 {
+        for zone in &zones {
+            assert_eq!(rig.write(*zone, vec![round; 8192]), Ok(Reply::Done));
+        }
+        let finish = Op::Manage { action: Action::Finish, zone: Sector(zones[0] / 512) };
+        assert_eq!(rig.run(finish, Vec::new()).0, Ok(Reply::Done));
+        assert_eq!(rig.run(Op::ResetAll, Vec::new()).0, Ok(Reply::Done));
+    }
+    assert_eq!(rig.disk.flushes(), before, "space was reserved, mapped and cleared");
+    assert_eq!(rig.run(Op::Flush, Vec::new()).0, Ok(Reply::Done));
+    assert_eq!(rig.disk.flushes(), before + 1);
+}
+
+#[test]
 fn a_failed_flush_fails_every_later_flush_until_the_image_is_opened_again() {
     let mut rig = Rig::open(rig::create(geometry(), Bytes(4096)));
     assert_eq!(rig.write(ZONE, vec![1; 512]), Ok(Reply::Done));

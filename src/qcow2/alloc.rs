@@ -11,6 +11,7 @@
 //!    (a failed write) is not handed out again; it is leaked until a repair.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::io;
 use std::ops::Range;
 
 use super::error::MapError;
@@ -27,8 +28,13 @@ const RESERVE_STEP: u64 = 16 << 20;
 const RESERVE_CLUSTERS: u64 = 64;
 /// How often the step of reservations doubles: to 256 MiB.
 const DOUBLINGS: u32 = 4;
+/// The most that is kept ahead of fast writers.
+const MAX_AHEAD: u64 = 4 << 30;
 /// After so many tries the search for free clusters steps by whole refcount blocks, so that it ends soon on any image.
 const CLOSE_TRIES: u32 = 16;
+
+/// What is done where the file becomes longer.
+const EXTEND: &str = "extend the file";
 
 /// How many clusters are reserved at a time at first.
 pub(super) fn reserve_step(cluster_bits: u32) -> u64 {
@@ -39,11 +45,15 @@ pub(super) fn reserve_step(cluster_bits: u32) -> u64 {
 #[derive(Debug)]
 pub(super) struct Reserve {
     free: VecDeque<Range<u64>>,
-    /// How many clusters are reserved at a time. Doubles a few times with use: each reservation costs a flush of all
-    /// that is dirty, and a kill leaks what is left of one, so an image that takes much space takes it in large steps
-    /// and a small one stays small.
+    /// How many clusters are reserved at a time. Doubles a few times with use: each reservation waits for the host's
+    /// journal, and a kill leaks what is left of one, so an image that takes much space takes it in large steps and a
+    /// small one stays small.
     pub(super) step: u64,
     doublings_left: u32,
+    /// How many clusters are to be there ahead of need, see [`Image::keep_ahead`].
+    ahead: u64,
+    /// How many clusters were handed out since the image was opened.
+    taken: u64,
     /// Below this nothing is looked for: clusters in doubt after a failed flush.
     search_from: u64,
     /// A reservation that failed midway. Going on with it keeps a full disk from growing the file by each attempt.
@@ -84,6 +94,8 @@ impl Reserve {
             free: VecDeque::new(),
             step: reserve_step(cluster_bits),
             doublings_left: DOUBLINGS,
+            ahead: 0,
+            taken: 0,
             search_from: 0,
             pending: None,
             in_doubt: false,
@@ -119,6 +131,7 @@ impl Reserve {
         let end = front.end.min(front.start.saturating_add(most));
         let taken = front.start..end;
         front.start = end;
+        self.taken = self.taken.saturating_add(taken.end - taken.start);
         if front.is_empty() {
             self.free.pop_front();
         }
@@ -144,11 +157,23 @@ impl<S: Storage> Image<S> {
         if self.access == Access::ReadOnly { Err(MapError::ReadOnly) } else { Ok(()) }
     }
 
+    /// How much was taken from reservations since the image was opened.
+    pub fn drawn(&self) -> Bytes {
+        Bytes(self.reserve.taken << self.header.cluster_bits)
+    }
+
+    /// Has so much reserved at a time, within bounds, for writers that need it soon: [`refill`](Self::refill) then tops the
+    /// reservation up when half of it is gone.
+    pub fn keep_ahead(&mut self, ahead: Bytes) {
+        let most = MAX_AHEAD.min(self.geometry().size().0);
+        self.reserve.ahead = self.header.clusters(ahead.0.min(most));
+    }
+
     /// Tops the reservation up so that at least `wanted` bytes can be mapped without a barrier. Returns whether that
     /// took any work. L2 tables come out of the same reservation.
     pub fn refill(&mut self, wanted: Bytes) -> Result<bool, MapError> {
         self.check_writable()?;
-        let wanted = self.header.clusters(wanted.0);
+        let wanted = self.header.clusters(wanted.0).max(self.reserve.ahead / 2);
         if self.reserve.count() >= wanted {
             return Ok(false);
         }
@@ -161,10 +186,13 @@ impl<S: Storage> Image<S> {
             if missing == 0 {
                 return Ok(());
             }
-            let step = self.reserve.step;
+            let step = self.reserve.step.max(self.reserve.ahead);
             match self.reserve_more(missing.max(step)) {
-                // Near the limit of the file, what is needed may still fit.
-                Err(MapError::FileLimit { .. }) if missing < step => self.reserve_more(missing)?,
+                // Near a limit of the file, what is needed may still fit.
+                Err(error) if missing < step && is_limit(&error) => {
+                    self.reserve.pending = None;
+                    self.reserve_more(missing)?;
+                }
                 result => result?,
             }
         }
@@ -278,7 +306,7 @@ impl<S: Storage> Image<S> {
             changed.push((start, len));
         }
         if end.0 > self.file_len {
-            self.storage.set_len(Bytes(end.0)).map_err(MapError::io("extend the file"))?;
+            self.storage.set_len(Bytes(end.0)).map_err(MapError::io(EXTEND))?;
             self.file_len = end.0;
         }
         for (index, cluster) in plan.new_blocks() {
@@ -578,6 +606,15 @@ impl<S: Storage> Image<S> {
             self.file_len = len;
         }
         Ok(())
+    }
+}
+
+/// Whether a file cannot become as long as asked for, by the format or by its host. Nothing was changed then.
+fn is_limit(error: &MapError) -> bool {
+    match error {
+        MapError::FileLimit { .. } => true,
+        MapError::Io { doing, source } => *doing == EXTEND && source.kind() == io::ErrorKind::FileTooLarge,
+        _ => false,
     }
 }
 

@@ -123,6 +123,14 @@ impl<S: Storage> Keeper<S> {
         if orderly { self.image.mark_orderly().map_err(io::Error::other) } else { Ok(()) }
     }
 
+    pub(super) fn drawn(&self) -> Bytes {
+        self.image.drawn()
+    }
+
+    pub(super) fn keep_ahead(&mut self, ahead: Bytes) {
+        self.image.keep_ahead(ahead);
+    }
+
     /// All extents of a range.
     fn extents(&mut self, from: Bytes, to: Bytes) -> Result<Vec<Extent>, MapError> {
         let mut extents = Vec::new();

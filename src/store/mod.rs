@@ -300,6 +300,16 @@ impl<S: Storage> ZonedStore<S> {
         })
     }
 
+    /// How much space of the image was taken since it was opened.
+    pub fn drawn(&self) -> Bytes {
+        lock(&self.keeper).drawn()
+    }
+
+    /// Has so much space reserved at a time, so that writers of a known rate seldom wait for it.
+    pub fn keep_ahead(&self, ahead: Bytes) {
+        lock(&self.keeper).keep_ahead(ahead);
+    }
+
     /// Finishes what is pending, clears reset zones for a bounded number of steps, gives back the space reserved in
     /// advance and makes all durable. No request may be in flight.
     pub fn close(&self) -> io::Result<()> {

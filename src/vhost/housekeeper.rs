@@ -5,12 +5,17 @@
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::ServeError;
 use super::device::Device;
 use crate::sandbox::Role;
 use crate::storage::Storage;
 use crate::store::Batch;
+use crate::units::Bytes;
+
+/// How long the rate is measured for at least.
+const WINDOW: Duration = Duration::from_millis(250);
 
 #[derive(Default)]
 struct Orders {
@@ -69,8 +74,9 @@ impl Housekeeper {
                     log::warn!("the housekeeper's thread may do all that the process may: {error}");
                 }
                 let mut batch = Batch::default();
+                let mut pace = Pace::new(Instant::now());
                 while listener.wait() {
-                    keep(&device, &listener, &mut batch);
+                    keep(&device, &listener, &mut pace, &mut batch);
                 }
             })
             .map_err(ServeError::system("start the housekeeper thread"))?;
@@ -88,13 +94,62 @@ impl Housekeeper {
     }
 }
 
-fn keep<S: Storage>(device: &Device<S>, bell: &Bell, batch: &mut Batch) {
+/// How fast the image takes space, so that enough is reserved ahead: what a second takes. A reservation waits for the
+/// host's journal, and who needs space waits for it.
+struct Pace {
+    since: Instant,
+    drawn: Bytes,
+    a_second: u64,
+}
+
+impl Pace {
+    fn new(since: Instant) -> Self {
+        Self { since, drawn: Bytes(0), a_second: 0 }
+    }
+
+    /// Takes note of how much was drawn in all by now. Returns what a second takes, at the end of a window. After a pause
+    /// the figure falls by half at a time.
+    fn measure(&mut self, now: Instant, drawn: Bytes) -> Option<Bytes> {
+        let window = now.saturating_duration_since(self.since);
+        if window < WINDOW {
+            return None;
+        }
+        let millis = u64::try_from(window.as_millis()).unwrap_or(u64::MAX);
+        let a_second = drawn.0.saturating_sub(self.drawn.0).saturating_mul(1000) / millis;
+        *self = Self { since: now, drawn, a_second: a_second.max(self.a_second / 2) };
+        Some(Bytes(self.a_second))
+    }
+}
+
+fn keep<S: Storage>(device: &Device<S>, bell: &Bell, pace: &mut Pace, batch: &mut Batch) {
     loop {
+        if let Some(a_second) = pace.measure(Instant::now(), device.store.drawn()) {
+            device.store.keep_ahead(a_second);
+        }
         let worked = device.store.housekeep(batch);
         device.store.commit(batch);
         device.router.deliver(batch.events.drain(..));
         if !worked || bell.is_stopping() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use super::*;
+
+    #[test]
+    fn the_pace_is_what_a_second_takes_and_falls_by_half_a_window() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        let at = |millis| start + Duration::from_millis(millis);
+        assert_eq!(pace.measure(at(249), Bytes(1 << 20)), None, "the window is not over");
+        assert_eq!(pace.measure(at(500), Bytes(1 << 20)), Some(Bytes(2 << 20)));
+        assert_eq!(pace.measure(at(1000), Bytes(5 << 20)), Some(Bytes(8 << 20)));
+        assert_eq!(pace.measure(at(2000), Bytes(5 << 20)), Some(Bytes(4 << 20)));
+        assert_eq!(pace.measure(at(3000), Bytes(5 << 20)), Some(Bytes(2 << 20)));
     }
 }

@@ -97,6 +97,11 @@ impl SimDisk {
         self.state().operations
     }
 
+    /// How often all of the file was made durable.
+    pub fn flushes(&self) -> usize {
+        self.state().log.iter().filter(|(_, event)| matches!(event, Event::Flush)).count()
+    }
+
     /// Lets the changing operation with this number fail with `errno`, and all later ones when `forever`.
     pub fn fail_at(&self, operation: u64, errno: i32, forever: bool) {
         self.state().fault = Some((operation, errno, forever));

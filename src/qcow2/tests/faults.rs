@@ -54,7 +54,12 @@ fn a_map_that_fails_at_any_call_can_be_repeated() {
             let mut left = 0;
             loop {
                 let when = format!("{name}, {failures} failures after {left}");
-                let storage = Failing { inner: start.clone(), left: (-1).into(), failures: failures.into() };
+                let storage = Failing {
+                    inner: start.clone(),
+                    left: (-1).into(),
+                    failures: failures.into(),
+                    ..Failing::default()
+                };
                 let storage = Arc::new(storage);
                 let mut image = Image::open(Arc::clone(&storage), Access::ReadWrite).unwrap();
                 image.reserve.step = STEP;
@@ -87,7 +92,12 @@ fn a_map_that_fails_at_any_call_can_be_repeated() {
 
 #[test]
 fn a_full_disk_does_not_make_the_file_grow_with_each_attempt() {
-    let storage = Arc::new(Failing { inner: image_file(&small()), left: (-1).into(), failures: 1000.into() });
+    let storage = Arc::new(Failing {
+        inner: image_file(&small()),
+        left: (-1).into(),
+        failures: 1000.into(),
+        ..Failing::default()
+    });
     let mut image = Image::open(Arc::clone(&storage), Access::ReadWrite).unwrap();
     storage.left.store(1, Ordering::Relaxed);
     let mut lens = BTreeSet::new();
@@ -105,7 +115,8 @@ fn a_full_disk_does_not_make_the_file_grow_with_each_attempt() {
 
 #[test]
 fn a_failed_flush_is_told_apart() {
-    let storage = Arc::new(Failing { inner: image_file(&small()), left: (-1).into(), failures: 1.into() });
+    let storage =
+        Arc::new(Failing { inner: image_file(&small()), left: (-1).into(), failures: 1.into(), ..Failing::default() });
     let mut image = Image::open(Arc::clone(&storage), Access::ReadWrite).unwrap();
     // The file grows, refcounts are written, then comes the flush.
     storage.left.store(2, Ordering::Relaxed);

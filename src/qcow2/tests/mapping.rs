@@ -145,6 +145,36 @@ fn a_refilled_image_maps_without_a_flush() {
 }
 
 #[test]
+fn what_is_kept_ahead_is_topped_up_by_half_and_never_more_than_the_device() {
+    let powered = shared(Powered::new(&image_file(&options(1 << 30, 1 << 20, 65536))));
+    let mut image = Image::open(Arc::clone(&powered), Access::ReadWrite).unwrap();
+    let start = image.file_len();
+    image.keep_ahead(Bytes(64 << 20));
+    assert!(image.refill(Bytes(1)).unwrap());
+    assert_eq!(image.file_len().0 - start.0, 64 << 20);
+    image.map(Bytes(0), Bytes(31 << 20)).unwrap();
+    assert!(!image.refill(Bytes(1)).unwrap(), "a half and the L2 table are left");
+    image.map(Bytes(31 << 20), Bytes(2 << 20)).unwrap();
+    assert!(image.refill(Bytes(1)).unwrap());
+    assert_eq!(image.drawn(), Bytes((33 << 20) + 65536));
+    image.keep_ahead(Bytes(u64::MAX));
+    assert!(image.refill(Bytes(1)).unwrap());
+    assert!(image.file_len().0 - start.0 <= (2 << 30) + (1 << 20), "{}", image.file_len());
+}
+
+#[test]
+fn where_the_file_cannot_be_as_long_as_is_kept_ahead_what_is_needed_is_mapped_all_the_same() {
+    let limited =
+        Failing { inner: image_file(&small()), left: (-1).into(), longest: Some(Bytes(4 << 20)), ..Failing::default() };
+    let mut image = Image::open(shared(limited), Access::ReadWrite).unwrap();
+    image.keep_ahead(Bytes(12 << 20));
+    image.map(Bytes(0), Bytes(1 << 20)).unwrap();
+    assert!(image.file_len() <= Bytes(4 << 20));
+    image.map(Bytes(1 << 20), Bytes(4 << 20)).unwrap_err();
+    image.map(Bytes(1 << 20), Bytes(1 << 20)).unwrap();
+}
+
+#[test]
 fn ranges_past_the_device_are_cut() {
     let mut image = open(image_file(&options((1 << 20) + 512, 1 << 20, 65536)));
     image.map(Bytes(1 << 20), Bytes(u64::MAX)).unwrap();

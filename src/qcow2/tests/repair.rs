@@ -250,7 +250,7 @@ fn a_repair_whose_storage_fails_says_so_and_can_be_repeated() {
     let (_, base) = bases().swap_remove(2);
     let damaged = much_damage(&base, true);
     for left in 0.. {
-        let storage = Failing { inner: damaged.clone(), left: left.into(), failures: 1.into() };
+        let storage = Failing { inner: damaged.clone(), left: left.into(), failures: 1.into(), ..Failing::default() };
         let storage = Arc::new(storage);
         let failed = repair(&storage, Pointers::Settle).is_err();
         if storage.failures.load(Ordering::Relaxed) == 1 {

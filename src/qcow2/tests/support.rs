@@ -104,6 +104,8 @@ pub(super) struct Failing {
     pub(super) left: AtomicI64,
     /// How many changes fail after that, before all is well again.
     pub(super) failures: AtomicI64,
+    /// How long the file can become.
+    pub(super) longest: Option<Bytes>,
 }
 
 impl Failing {
@@ -147,6 +149,9 @@ impl Storage for Failing {
     }
     fn set_len(&self, len: Bytes) -> io::Result<()> {
         self.change()?;
+        if self.longest.is_some_and(|longest| len > longest) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         self.inner.set_len(len)
     }
     fn len(&self) -> io::Result<Bytes> {
