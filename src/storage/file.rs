@@ -9,8 +9,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
-use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, TMPFS_MAGIC, fstatfs};
@@ -60,7 +60,8 @@ impl FileSystem {
 /// An image file opened through the page cache.
 #[derive(Debug)]
 pub struct FileStorage {
-    file: File,
+    /// Shared with its mappings, for which no further descriptor is needed.
+    file: Arc<File>,
     system: FileSystem,
     words: OnceLock<Words>,
     allocates: bool,
@@ -76,12 +77,12 @@ struct Words {
 
 impl Words {
     /// Maps a range of a file whose file system overwrites in place, once every block of it is there.
-    fn map(file: &File, offset: u64, len: u64) -> io::Result<Self> {
+    fn map(file: &Arc<File>, offset: u64, len: u64) -> io::Result<Self> {
         let start = offset / PAGE * PAGE;
         let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
         fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, to_off(start)?, to_off(end - start)?)?;
         let size = usize::try_from(end - start).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let place = vm_memory::FileOffset::new(file.try_clone()?, start);
+        let place = vm_memory::FileOffset::from_arc(Arc::clone(file), start);
         let map = MmapRegion::from_file(place, size).map_err(io::Error::other)?;
         Ok(Self { start, map })
     }
@@ -108,7 +109,7 @@ impl FileStorage {
         // Advice only: where it is not taken, reading costs more and is no less right.
         let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM);
         let system = FileSystem::of(&file);
-        Self { file, system, words: OnceLock::new(), allocates: false }
+        Self { file: Arc::new(file), system, words: OnceLock::new(), allocates: false }
     }
 
     /// Has blocks allocated a run at a time, ahead of the writes. It pays for writes past the page cache, each of which
@@ -129,7 +130,7 @@ impl FileStorage {
         let end = offset.0.checked_add(len.0).ok_or(io::ErrorKind::InvalidInput)?;
         let end = end.min(self.file.metadata()?.len()).max(start + 1);
         let size = usize::try_from(end - start).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let place = vm_memory::FileOffset::new(self.file.try_clone()?, start);
+        let place = vm_memory::FileOffset::from_arc(Arc::clone(&self.file), start);
         let map = MmapRegion::build(Some(place), size, libc::PROT_READ, libc::MAP_SHARED | libc::MAP_NORESERVE);
         // Where there is no room for a mapping, the whole file will do.
         map.map_or_else(|_| self.flush(), |map| sync_mapping(&map))
@@ -265,6 +266,31 @@ mod tests {
     use nix::sys::memfd::{MFdFlags, memfd_create};
 
     use super::*;
+
+    #[test]
+    fn ranges_can_be_made_durable_wherever_they_lie_and_whatever_the_file_system_promises() {
+        let range = |offset, len| (FileOffset(offset), Bytes(len));
+        let lists = [
+            vec![],
+            vec![range(0, 8)],
+            vec![range(100, 2 * PAGE), range(PAGE, PAGE)],
+            // At the end, across it and past it.
+            vec![range(3 * PAGE - 1, 1), range(3 * PAGE - 1, PAGE), range(9 * PAGE, PAGE)],
+        ];
+        let memory = File::from(memfd_create("file-test", MFdFlags::MFD_CLOEXEC).unwrap());
+        for file in [memory, tempfile::tempfile().unwrap()] {
+            let mut storage = FileStorage::new(file);
+            storage.set_len(Bytes(3 * PAGE)).unwrap();
+            for system in [FileSystem::Other, FileSystem::Xfs, FileSystem::OverwritesInPlace] {
+                storage.system = system;
+                storage.write_at(FileOffset(PAGE), &[7; 64]).unwrap();
+                storage.punch(FileOffset(0), Bytes(PAGE)).unwrap();
+                for list in &lists {
+                    storage.sync_ranges(list).unwrap();
+                }
+            }
+        }
+    }
 
     #[test]
     fn a_word_is_seen_by_every_reader_whether_it_went_through_the_mapping_or_not() {
