@@ -3,7 +3,8 @@
 #
 # Usage: boot.sh [--uml] [--socket PATH... | --image FILE] [--queues N] [--smp N] [--mem SIZE]
 #
-#   --uml       the guest is user-mode Linux and not QEMU's (see run.sh)
+#   --uml       the guest is user-mode Linux and not QEMU's (see run.sh); so it is without it where the kernel is kept and one processor and
+#               queue are asked for. VUZ_MACHINE=qemu is QEMU's in any case
 #   --socket    the vhost-user socket of a running daemon; may be given several times
 #   --image     or an image, which is served as long as the guest runs
 #   --queues    queues of a disk (1); has to equal the daemon's --num-queues (QEMU's generic device: or the guest refuses the disk)
@@ -39,6 +40,7 @@ for socket in "${sockets[@]}"; do
 done
 
 "$VUZ_SCRIPTS/deps.sh"
+[[ $queues$cpus != 11 ]] || prefer_kept_uml
 . "$VUZ_SCRIPTS/machine.sh"
 machine_get
 

@@ -51,3 +51,10 @@ cache_publish() {
 
 # recipe_hash FILE...: a short hash of the files that say how a thing is made; part of its name in the cache, so that a change makes a new one.
 recipe_hash() { cat "$@" | sha256sum | cut -c1-12; }
+
+# prefer_kept_uml: has the machine be user-mode Linux where nobody has said which one, and its kernel is there: it is up at once.
+prefer_kept_uml() {
+    if [[ -z ${VUZ_MACHINE:-} ]] && "$VUZ_SCRIPTS/uml.sh" --kept >/dev/null 2>&1; then
+        export VUZ_MACHINE=uml
+    fi
+}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Provides a kernel of user-mode Linux that can use a zoned vhost-user disk, and says which one it is.
 #
-# Usage: uml.sh [--refresh] [--kernel VERSION]
+# Usage: uml.sh [--refresh | --kept] [--kernel VERSION]
 #
 # Prints the folder that has it:
 #   linux     the kernel: an ordinary program, for any user, without QEMU and KVM
@@ -10,15 +10,19 @@
 #   config    how it was configured
 #
 # It is built once (uml-kernel.sh, ten minutes and more) and kept in the cache until the scripts that make it change; --refresh builds it
-# again from what the mirror has now. --kernel is another linux-source than Debian's newest: 6.12, for example. VUZ_UML=FOLDER takes what
+# again from what the mirror has now; --kept builds nothing, and exits with 1 where there is none. --kernel is another linux-source than Debian's newest: 6.12, for example. VUZ_UML=FOLDER takes what
 # is in FOLDER, for a kernel that was built elsewhere.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-refresh='' version=${VUZ_UML_KERNEL:-}
+refresh='' kept='' version=${VUZ_UML_KERNEL:-}
 while [[ $# -gt 0 ]]; do
     case $1 in
         --refresh)
             refresh=1
+            shift
+            ;;
+        --kept)
+            kept=1
             shift
             ;;
         --kernel)
@@ -26,7 +30,7 @@ while [[ $# -gt 0 ]]; do
             version=$2
             shift 2
             ;;
-        *) die "usage: uml.sh [--refresh] [--kernel VERSION]" ;;
+        *) die "usage: uml.sh [--refresh | --kept] [--kernel VERSION]" ;;
     esac
 done
 [[ $version =~ ^[0-9.]*$ ]] || die "--kernel is \"$version\"; it can be a version that linux-source has in its name, like 6.12"
@@ -46,6 +50,7 @@ fi
 
 name=uml-${version:-newest}-$(recipe_hash "$VUZ_SCRIPTS"/{uml-kernel.sh,uml-kernel-edit.py,uml-kernel.config,apt.sh})
 if [[ -n $refresh ]] || ! usable "$VUZ_CACHE/$name"; then
+    [[ -z $kept ]] || exit 1
     cache_lock
     # Another script may have made it while this one waited for the lock.
     if [[ -n $refresh ]] || ! usable "$VUZ_CACHE/$name"; then
