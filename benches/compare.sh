@@ -38,6 +38,7 @@ append-4k-qd32-1zone  append    4K  32 1  1  0
 append-4k-qd32-4zone  append    4K  32 1  4  0
 append-4k-qd32-32zone append    4K  32 1 32  0
 zonewrite-128k-qd8    zonewrite 128K 8 1  8  0
+zonewrite-128k-qd1    zonewrite 128K 1 1  1  0
 zonewrite-1m-qd4      zonewrite 1M   4 1  4  0
 '
 mapfile -t jobs < <(awk 'NF { print $1 }' <<<"$job_table")
