@@ -11,9 +11,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::device::{Device, ServeOptions};
+use super::device::Device;
 use super::handler::{Handler, ProtocolError, Reply};
 use super::message::{self, Request};
+use super::options::ServeOptions;
 use super::reception::{Caller, Met, Patience, Reception};
 use super::socket::Listening;
 use super::wire::{Frame, Received, Wire};

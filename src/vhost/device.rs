@@ -1,4 +1,4 @@
-//! What all threads of a device share, and the options it is served with.
+//! What all threads of a device share.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -11,64 +11,18 @@ use super::ServeError;
 use super::files::{DataFiles, Files};
 use super::journal::Journals;
 use super::limiter::Lines;
+use super::options::{AioMode, CacheMode, MAX_QUEUES, ServeOptions};
 use super::router::Router;
 use super::watch::Watch;
-use crate::sandbox::{self, Sandbox};
+use crate::observe::stats::Stats;
+use crate::observe::{Refused, Subject};
+use crate::sandbox::Sandbox;
 use crate::storage::Storage;
 use crate::store::ZonedStore;
 use crate::units::Bytes;
-use crate::virtio::config::{ConfigError, ConfigSpace, DeviceShape};
 use crate::virtio::features::Features;
-use crate::zone::Geometry;
-
-/// Most queues a frontend may set up. QEMU's vhost-user-blk asks for one a virtual CPU and fails when there are
-/// fewer, so that this is more than `num_queues` in the configuration space usually says.
-pub(super) const MAX_QUEUES: u16 = 64;
-
-/// How writes are cached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CacheMode {
-    /// In the host's page cache until a flush.
-    Writeback,
-    /// Past the page cache; a flush still makes them durable.
-    None,
-    /// Durable before each is acknowledged.
-    Writethrough,
-}
-
-/// How the data's I/O is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AioMode {
-    /// io_uring where the kernel allows it.
-    Auto,
-    /// io_uring or nothing.
-    IoUring,
-    /// Plain system calls.
-    Sync,
-}
-
-/// How an image is served.
-#[derive(Clone, Debug)]
-pub struct ServeOptions {
-    /// Bytes of a logical block: 512 or 4096. Also the write granularity the store was opened with.
-    pub block_size: u32,
-    /// Queues the driver is told of.
-    pub num_queues: u16,
-    /// The largest ring a frontend may set up; a power of two.
-    pub queue_size: u16,
-    /// How writes are cached.
-    pub cache: CacheMode,
-    /// Offer VIRTIO_BLK_F_RO. A store opened read-only implies it.
-    pub read_only: bool,
-    /// What GET_ID answers; at most 20 bytes.
-    pub serial: String,
-    /// How I/O is done.
-    pub aio: AioMode,
-    /// How long a queue's thread looks for work before it sleeps, at most.
-    pub poll: Duration,
-    /// How far the process is confined.
-    pub sandbox: sandbox::Mode,
-}
+use crate::virtio::request::Request;
+use crate::virtio::status::RequestError;
 
 /// What the worker threads, the connection and the housekeeper share.
 pub(super) struct Device<S> {
@@ -142,15 +96,25 @@ impl<S: Storage> Device<S> {
     pub(super) fn write_through(&self) -> bool {
         self.write_through.load(Ordering::Relaxed)
     }
-}
 
-/// The configuration space of a device served with these options, after a reset.
-pub(super) fn config_space(geometry: &Geometry, options: &ServeOptions) -> Result<ConfigSpace, ConfigError> {
-    let shape = DeviceShape {
-        block_size: options.block_size,
-        num_queues: options.num_queues,
-        queue_size: options.queue_size,
-        writeback: options.cache != CacheMode::Writethrough,
-    };
-    ConfigSpace::new(geometry, &shape)
+    /// Looks into a refused request and remembers it.
+    pub(super) fn look_into(&self, queue: u16, request: Option<Request>, error: RequestError) -> Refused {
+        let at = Subject::from(request).sector;
+        let refused = Refused {
+            request,
+            error,
+            zone: at.and_then(|at| self.store.zone_now(at)),
+            usage: self.store.usage(),
+            block: self.block,
+            max_append: self.max_append,
+            disk: self.store.geometry().size(),
+        };
+        self.watch.remember(queue, refused.clone());
+        refused
+    }
+
+    /// What was seen so far.
+    pub(super) fn stats(&self) -> Stats {
+        self.watch.stats(&self.store.usage())
+    }
 }

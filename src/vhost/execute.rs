@@ -13,6 +13,7 @@ use super::journal::{LeftBehind, Recovery};
 use super::router::queue_of;
 use super::slots::{FLUSH_SLOT, head_of};
 use super::transfer::Progress;
+use super::watch::Answered;
 use super::worker::Worker;
 use crate::storage::Storage;
 use crate::store::{Event, IoKind, IoResult, Op, Outcome, Refusal, Reply, Step, Tag, Ticket};
@@ -373,7 +374,7 @@ impl<S: Storage> Worker<S> {
 
     fn refuse(&mut self, slot: u16, error: RequestError) {
         let request = self.slots.get(slot).and_then(|slot| slot.request);
-        let refused = self.device.watch_refusal(self.queue, request, error);
+        let refused = self.device.look_into(self.queue, request, error);
         if let Some(slot) = self.slots.get(slot) {
             slot.seen.position = refused.expected();
             let zone = refused.zone.as_ref().map(|now| (now.info.state, now.info.write_pointer.to_sector()));
@@ -418,7 +419,15 @@ impl<S: Storage> Worker<S> {
     /// Gives all answered chains back to the driver.
     pub(super) fn publish(&mut self) {
         let mut answers = std::mem::take(&mut self.answers);
-        self.device.watch_answers(self.queue, &answers, &mut self.slots, &mut self.scratch.records);
+        if !answers.is_empty() {
+            let slots = &self.slots;
+            let answered = answers.iter().filter_map(|answer| {
+                let slot = slots.look(answer.slot)?;
+                Some(Answered { request: slot.request, status: answer.status, seen: slot.seen })
+            });
+            let geometry = self.device.store.geometry();
+            self.device.watch.note_answers(geometry, self.queue, answered, &mut self.scratch.records);
+        }
         for Answer { slot: number, status, written } in answers.drain(..) {
             let Some(slot) = self.slots.get(number) else { continue };
             let written = if slot.buffers.put_status(&self.mem, status) { written } else { 0 };

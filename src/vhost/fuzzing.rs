@@ -17,12 +17,13 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::Supervised;
 use super::connection::converse;
-use super::device::{self, AioMode, CacheMode, Device, ServeOptions};
+use super::device::Device;
 use super::files::DataFiles;
 use super::handler::Handler;
 use super::housekeeper::Housekeeper;
 use super::inflight::{self, Inflight, Tracker};
 use super::journal::{self, Journals};
+use super::options::{AioMode, CacheMode, ServeOptions};
 use super::reception::{Caller, Reception};
 use super::ring::{Ring, RingError, RingSetup};
 use crate::fuzzing::Input;
@@ -442,7 +443,7 @@ pub fn messages(bytes: &[u8]) {
     let file = memfd(0);
     let files = DataFiles { data: file.try_clone().unwrap(), buffered: file };
     let (store, stop, options) = (store(), EventFd::new(EFD_NONBLOCK).unwrap(), options());
-    let config = device::config_space(store.geometry(), &options).unwrap();
+    let config = options.config_space(store.geometry()).unwrap();
     let sandbox = Sandbox::enter(options.sandbox, &[]).unwrap();
     let device =
         Arc::new(Device::new(Arc::clone(&store), files, &options, config.max_append(), None, sandbox).unwrap());

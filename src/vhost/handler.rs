@@ -13,13 +13,14 @@ use std::sync::Arc;
 use vhost::vhost_user::VhostUserProtocolFeatures;
 use vhost::vhost_user::message::VhostUserInflight;
 
-use super::device::{Device, MAX_QUEUES, ServeOptions};
+use super::device::Device;
 use super::inflight::{self, Disk, Inflight, InflightError};
 use super::journal::{self, LeftBehind};
 use super::limiter::Lines;
 use super::memory::{MAX_REGIONS, MemoryError, MemoryTable};
 use super::message::{Message, inflight_payload};
 use super::notify::Notifier;
+use super::options::{MAX_QUEUES, ServeOptions};
 use super::ring::{Ring, RingSetup};
 use super::worker::{QueueSetup, WorkerError, WorkerHandle};
 use crate::storage::Storage;

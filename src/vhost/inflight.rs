@@ -22,7 +22,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use vhost::vhost_user::message::VhostUserInflight;
 use vm_memory::{AtomicAccess, Bytes as _, FileOffset, MmapRegion, VolatileMemory};
 
-use super::device::MAX_QUEUES;
+use super::options::MAX_QUEUES;
 use crate::units::ZoneIndex;
 use crate::zone::Geometry;
 

@@ -8,8 +8,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::device::MAX_QUEUES;
 use super::inflight::{Inflight, RECORD};
+use super::options::MAX_QUEUES;
 use super::slots::{head_of, slot_of};
 use crate::storage::Storage;
 use crate::store::{Journal, Note, Outcome, Recovered, Reply, Reserved, Tag, Ticket, ZonedStore};

@@ -58,6 +58,7 @@ mod limiter;
 mod memory;
 mod message;
 mod notify;
+mod options;
 mod reception;
 mod ring;
 mod router;
@@ -78,8 +79,8 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
-pub use device::{AioMode, CacheMode, ServeOptions};
 pub use files::DataFiles;
+pub use options::{AioMode, CacheMode, ServeOptions};
 pub use socket::{ListenOn, SocketAccess, SocketError};
 
 use crate::control::server::Server;
@@ -153,7 +154,7 @@ pub fn serve<S: Storage + 'static>(
     onlookers: Onlookers,
     by: Supervised<'_>,
 ) -> Result<(), ServeError> {
-    let config = device::config_space(store.geometry(), &options)?;
+    let config = options.config_space(store.geometry())?;
     let listening = socket::Listening::open(listen)?;
     // Made by nobody but its owner, and for nobody else.
     let access = SocketAccess { mode: 0o600, group: None };

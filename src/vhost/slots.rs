@@ -80,6 +80,10 @@ impl Slots {
         }
     }
 
+    pub(super) fn look(&self, number: u16) -> Option<&Slot> {
+        self.slots.get(usize::from(number))
+    }
+
     pub(super) fn get(&mut self, number: u16) -> Option<&mut Slot> {
         self.slots.get_mut(usize::from(number))
     }

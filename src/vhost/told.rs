@@ -7,7 +7,8 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::{CacheMode, Device, ServeOptions};
+use super::device::Device;
+use super::options::{CacheMode, ServeOptions};
 use crate::control::server::Subject;
 use crate::control::{Command, MAX_CELLS, MAX_REPORTED, ZoneRow, Zones};
 use crate::logging;

@@ -14,17 +14,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use zerocopy::IntoBytes;
 
-use super::device::Device;
-use super::execute::Answer;
-use super::slots::Slots;
 use crate::observe::stats::{QueueStats, RefusedLately, Stats};
 use crate::observe::trace::{Record, Traced};
 use crate::observe::{Refused, Rule, Subject};
-use crate::storage::Storage;
+use crate::store::Usage;
 use crate::units::Sector;
 use crate::virtio::request::Request;
-use crate::virtio::status::RequestError;
-use crate::zone::State;
+use crate::virtio::status::Status;
+use crate::zone::{Geometry, State};
 
 /// Refused requests that are remembered.
 const REMEMBERED: usize = 16;
@@ -38,6 +35,13 @@ pub(super) struct Seen {
     pub(super) position: Option<Sector>,
     /// The rule that it broke, and its zone right after.
     pub(super) refused: Option<(Rule, Option<(State, Sector)>)>,
+}
+
+/// A request that is about to be answered.
+pub(super) struct Answered {
+    pub(super) request: Option<Request>,
+    pub(super) status: Status,
+    pub(super) seen: Seen,
 }
 
 struct Remembered {
@@ -100,7 +104,8 @@ impl Watch {
         self.in_flight.iter().map(|queue| queue.load(Ordering::Relaxed) as u64).sum()
     }
 
-    fn remember(&self, queue: u16, refused: Refused) {
+    /// Remembers a refused request for whoever asks.
+    pub(super) fn remember(&self, queue: u16, refused: Refused) {
         let mut refusals = lock(&self.refusals);
         if refusals.len() >= REMEMBERED {
             refusals.pop_front();
@@ -116,6 +121,64 @@ impl Watch {
             text: refused.to_string(),
         };
         lock(&self.refusals).iter().map(told).collect()
+    }
+
+    /// Counts, and traces, answers that are about to be given back. `records` is empty memory.
+    pub(super) fn note_answers(
+        &self,
+        geometry: &Geometry,
+        queue: u16,
+        answers: impl Iterator<Item = Answered>,
+        records: &mut Vec<Record>,
+    ) {
+        let Some(stats) = self.queues.get(usize::from(queue)) else { return };
+        let now = Instant::now();
+        let mut stats = lock(stats);
+        for Answered { request, status, seen } in answers {
+            let subject = Subject::from(request);
+            let zone = subject.sector.and_then(Sector::to_bytes).and_then(|at| geometry.zone_at(at));
+            let began = seen.began.unwrap_or(now);
+            let duration = now.saturating_duration_since(began);
+            stats.answered(&subject, zone, status, duration);
+            if self.trace.is_some() {
+                records.push(Record::from(&Traced {
+                    time_ns: self.epoch_ns(began),
+                    duration_ns: u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX),
+                    queue,
+                    kind: subject.kind,
+                    sector: subject.sector,
+                    len: subject.len,
+                    zone,
+                    status,
+                    position: seen.position,
+                    refused: seen.refused,
+                }));
+            }
+        }
+        drop(stats);
+        if let Some(trace) = &self.trace {
+            trace.write(records.as_bytes());
+            records.clear();
+        }
+    }
+
+    /// What was seen so far, and how many zones are in use now.
+    pub(super) fn stats(&self, usage: &Usage) -> Stats {
+        let mut sum = QueueStats::default();
+        self.queues.iter().for_each(|queue| sum.add(&lock(queue)));
+        Stats {
+            uptime_ms: millis(self.began.elapsed()),
+            frontend: self.has_frontend(),
+            in_flight: self.in_flight(),
+            open_zones: usage.open,
+            max_open_zones: usage.max_open,
+            active_zones: usage.active,
+            max_active_zones: usage.max_active,
+            operations: sum.operations(),
+            statuses: sum.statuses(),
+            hot_zones: sum.hot_zones(),
+            refusals: self.refusals(),
+        }
     }
 
     /// When a moment was, in nanoseconds since 1970.
@@ -150,76 +213,4 @@ impl Trace {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-impl<S: Storage> Device<S> {
-    /// Counts, and traces, answers that are about to be given back.
-    pub(super) fn watch_answers(&self, queue: u16, answers: &[Answer], slots: &mut Slots, records: &mut Vec<Record>) {
-        let Some(stats) = self.watch.queues.get(usize::from(queue)).filter(|_| !answers.is_empty()) else { return };
-        let now = Instant::now();
-        let mut stats = lock(stats);
-        for answer in answers {
-            let Some(slot) = slots.get(answer.slot) else { continue };
-            let subject = Subject::from(slot.request);
-            let zone = subject.sector.and_then(Sector::to_bytes).and_then(|at| self.store.geometry().zone_at(at));
-            let began = slot.seen.began.unwrap_or(now);
-            let duration = now.saturating_duration_since(began);
-            stats.answered(&subject, zone, answer.status, duration);
-            if self.watch.trace.is_some() {
-                records.push(Record::from(&Traced {
-                    time_ns: self.watch.epoch_ns(began),
-                    duration_ns: u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX),
-                    queue,
-                    kind: subject.kind,
-                    sector: subject.sector,
-                    len: subject.len,
-                    zone,
-                    status: answer.status,
-                    position: slot.seen.position,
-                    refused: slot.seen.refused,
-                }));
-            }
-        }
-        drop(stats);
-        if let Some(trace) = &self.watch.trace {
-            trace.write(records.as_bytes());
-            records.clear();
-        }
-    }
-
-    /// Looks into a refused request and remembers it.
-    pub(super) fn watch_refusal(&self, queue: u16, request: Option<Request>, error: RequestError) -> Refused {
-        let at = Subject::from(request).sector;
-        let refused = Refused {
-            request,
-            error,
-            zone: at.and_then(|at| self.store.zone_now(at)),
-            usage: self.store.usage(),
-            block: self.block,
-            max_append: self.max_append,
-            disk: self.store.geometry().size(),
-        };
-        self.watch.remember(queue, refused.clone());
-        refused
-    }
-
-    /// What was seen so far.
-    pub(super) fn stats(&self) -> Stats {
-        let mut sum = QueueStats::default();
-        self.watch.queues.iter().for_each(|queue| sum.add(&lock(queue)));
-        let usage = self.store.usage();
-        Stats {
-            uptime_ms: millis(self.watch.began.elapsed()),
-            frontend: self.watch.has_frontend(),
-            in_flight: self.watch.in_flight(),
-            open_zones: usage.open,
-            max_open_zones: usage.max_open,
-            active_zones: usage.active,
-            max_active_zones: usage.max_active,
-            operations: sum.operations(),
-            statuses: sum.statuses(),
-            hot_zones: sum.hot_zones(),
-            refusals: self.watch.refusals(),
-        }
-    }
 }

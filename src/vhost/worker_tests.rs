@@ -20,10 +20,10 @@ use crate::sandbox::{self, Sandbox};
 use crate::storage::memory::MemoryStorage;
 use crate::store::{OpenOptions, ZonedStore};
 use crate::units::{Bytes, ZoneIndex};
-use crate::vhost::device::{self, AioMode, CacheMode, ServeOptions};
 use crate::vhost::engine::Held;
 use crate::vhost::files::DataFiles;
 use crate::vhost::memory::MemoryTable;
+use crate::vhost::options::{AioMode, CacheMode, ServeOptions};
 use crate::virtio::features::Features;
 use crate::zone::GeometryRequest;
 
@@ -103,7 +103,7 @@ fn device(image: Arc<MemoryStorage>) -> Arc<Device<MemoryStorage>> {
         poll: Duration::ZERO,
         sandbox: sandbox::Mode::Off,
     };
-    let max_append = device::config_space(store.geometry(), &options).unwrap().max_append();
+    let max_append = options.config_space(store.geometry()).unwrap().max_append();
     let files = DataFiles { data: file.try_clone().unwrap(), buffered: file };
     let sandbox = Sandbox::enter(options.sandbox, &[]).unwrap();
     let device = Device::new(Arc::new(store), files, &options, max_append, None, sandbox).unwrap();

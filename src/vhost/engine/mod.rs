@@ -16,8 +16,8 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::device::AioMode;
 use super::files::Files;
+use super::options::AioMode;
 #[cfg(test)]
 pub(super) use held::Held;
 use inline::Inline;
