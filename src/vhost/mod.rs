@@ -22,7 +22,7 @@
 //! | `worker` | one queue's thread: its loop and its commands |
 //! | `wake` | how a queue's thread sleeps and is woken |
 //! | `idle` | how long a queue's thread looks for work before it sleeps |
-//! | `execute` | one request's way through the store and back |
+//! | `requests` | one request's way through the store and back |
 //! | `ring` | the split virtqueue |
 //! | `notify` | the eventfds that a frontend hands over |
 //! | `slots` | the requests in flight of a worker |
@@ -44,7 +44,6 @@
 mod connection;
 mod device;
 mod engine;
-mod execute;
 mod files;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
@@ -60,6 +59,7 @@ mod message;
 mod notify;
 mod options;
 mod reception;
+mod requests;
 mod ring;
 mod router;
 mod slots;

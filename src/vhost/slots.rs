@@ -10,7 +10,7 @@ use super::watch::Seen;
 use crate::store::Ticket;
 use crate::virtio::request::{Buffers, Request};
 
-/// The slot of the worker's own flushes; see `execute`.
+/// The slot of the queue's own flushes; see `requests`.
 pub(super) const FLUSH_SLOT: u16 = 0;
 
 /// One request.

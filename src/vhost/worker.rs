@@ -17,24 +17,20 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::device::Device;
-use super::engine::{Completion, Engine};
-use super::execute::{Answer, FlushGroup};
+use super::engine::Engine;
 use super::idle::{Awaited, Idle};
 use super::inflight::Inflight;
 use super::journal::LeftBehind;
 use super::memory::Memory;
 use super::notify::Notifier;
+use super::requests::Requests;
 use super::ring::{Ring, RingError, RingSetup};
-use super::slots::Slots;
 use super::wake::{Sleeper, Waker};
-use crate::observe::trace::Record;
 use crate::sandbox::Role;
 use crate::storage::Storage;
-use crate::store::{Batch, Event, Segment};
-use crate::virtio::report;
 
 /// Most chains taken from the ring before what is done is given back: the driver then fills the ring again while the
 /// worker goes on.
@@ -173,31 +169,14 @@ impl WorkerHandle {
     }
 }
 
-/// Lists that are empty between uses and keep their memory.
-#[derive(Default)]
-pub(super) struct Scratch {
-    pub(super) segments: Vec<Segment>,
-    pub(super) guest: Vec<libc::iovec>,
-    pub(super) report: report::Scratch,
-    pub(super) events: Vec<Event>,
-    pub(super) foreign: Vec<Event>,
-    pub(super) records: Vec<Record>,
-    completions: Vec<Completion>,
-}
-
 /// The state of a queue's thread.
 pub(super) struct Worker<S> {
-    /// The first field: it is dropped first, and with it the kernel is done with memory and slots.
-    pub(super) engine: Engine,
-    pub(super) device: Arc<Device<S>>,
-    pub(super) queue: u16,
-    pub(super) mem: Arc<Memory>,
-    pub(super) ring: Ring,
-    pub(super) slots: Slots,
-    pub(super) batch: Batch,
-    pub(super) answers: Vec<Answer>,
-    pub(super) flushes: FlushGroup,
-    pub(super) scratch: Scratch,
+    /// The first field: it is dropped first, and with it the kernel is done with the memory.
+    requests: Requests<S>,
+    mem: Arc<Memory>,
+    device: Arc<Device<S>>,
+    queue: u16,
+    ring: Ring,
     inbox: mpsc::Receiver<(Command, Promise)>,
     sleeper: Sleeper,
     idle: Idle,
@@ -217,16 +196,11 @@ impl<S: Storage> Worker<S> {
     ) -> Self {
         let poll = device.poll;
         Self {
-            engine,
+            requests: Requests::new(engine, Arc::clone(&device), queue, Arc::clone(&mem), ring.size()),
+            mem,
             device,
             queue,
-            mem,
-            slots: Slots::new(ring.size()),
             ring,
-            batch: Batch::default(),
-            answers: Vec::new(),
-            flushes: FlushGroup::default(),
-            scratch: Scratch::default(),
             inbox,
             sleeper,
             idle: Idle::new(poll),
@@ -250,7 +224,7 @@ impl<S: Storage> Worker<S> {
                 self.idle.worked();
                 continue;
             }
-            if self.slots.in_use() == 0 && !self.flushes.is_running() {
+            if self.requests.is_quiet() {
                 if let Some((mem, ring, _kept)) = self.new_memory.take() {
                     self.move_to(mem, &ring);
                     continue;
@@ -261,9 +235,9 @@ impl<S: Storage> Worker<S> {
             }
             if self.idle.may_poll(self.awaited()) {
                 std::hint::spin_loop();
-            } else if !self.listen() && !self.collect()? {
+            } else if !self.listen() && !self.requests.collect()? {
                 let awaited = self.awaited();
-                self.sleeper.sleep(self.engine.descriptor())?;
+                self.sleeper.sleep(self.requests.descriptor())?;
                 self.idle.slept(awaited);
                 let silenced = self.ring.silence(&self.mem);
                 self.note_ring(silenced);
@@ -272,18 +246,18 @@ impl<S: Storage> Worker<S> {
     }
 
     fn awaited(&self) -> Awaited {
-        if self.engine.descriptor().is_some() { Awaited::Completions } else { Awaited::Requests }
+        if self.requests.descriptor().is_some() { Awaited::Completions } else { Awaited::Requests }
     }
 
     /// Does what there is to do, without waiting; false when there was nothing.
     fn round(&mut self) -> io::Result<bool> {
-        let mut worked = self.collect()?;
+        let mut worked = self.requests.collect()?;
         if self.sleeper.is_woken() {
             worked = true;
             self.read_mail();
         }
         // Requests that waited go before those that come now.
-        self.settle();
+        self.requests.settle();
         if self.accepting() {
             let taken = self.take_chains();
             if !matches!(taken, Ok(0)) {
@@ -292,8 +266,8 @@ impl<S: Storage> Worker<S> {
             }
             self.note_ring(taken.map(|_| ()));
         }
-        worked |= self.collect()?;
-        worked |= self.settle();
+        worked |= self.requests.collect()?;
+        worked |= self.requests.settle();
         self.publish();
         Ok(worked)
     }
@@ -314,20 +288,8 @@ impl<S: Storage> Worker<S> {
         self.stopping.is_none() && self.new_memory.is_none() && !self.ring.is_broken()
     }
 
-    /// Starts new I/O and takes what is done; false when that is nothing.
-    fn collect(&mut self) -> io::Result<bool> {
-        let mut completions = std::mem::take(&mut self.scratch.completions);
-        let polled = self.engine.poll(&mut completions);
-        let found = !completions.is_empty();
-        for Completion { token, result } in completions.drain(..) {
-            self.io_completed(token, result);
-        }
-        self.scratch.completions = completions;
-        polled.map(|()| found)
-    }
-
     fn read_mail(&mut self) {
-        self.device.router.collect(self.queue, &mut self.batch.events);
+        self.requests.read_mail();
         while let Ok((command, promise)) = self.inbox.try_recv() {
             match command {
                 Command::Stop => self.stopping = Some(promise),
@@ -343,25 +305,19 @@ impl<S: Storage> Worker<S> {
     fn take_chains(&mut self) -> Result<usize, RingError> {
         let mut now = None;
         for taken in 0..CHAINS_PER_ROUND {
-            let (ring, slots, mem) = (&mut self.ring, &mut self.slots, &self.mem);
-            let Some(chain) = ring.pop(mem)? else {
+            let Some(chain) = self.ring.pop(&self.mem)? else {
                 return Ok(taken);
             };
             let head = chain.head_index();
-            let number = slots.take(head).ok_or(RingError::Head(head))?;
-            let Some(slot) = slots.get(number) else {
-                return Ok(taken);
-            };
-            slot.seen.began = Some(*now.get_or_insert_with(Instant::now));
-            let parsed = slot.buffers.parse(mem, chain);
-            ring.mark(head);
-            self.execute(number, parsed);
+            if !self.requests.take(chain, &mut now, |head| self.ring.mark(head)) {
+                return Err(RingError::Head(head));
+            }
         }
         Ok(CHAINS_PER_ROUND)
     }
 
     /// Stops taking chains from a ring that breaks the rules.
-    pub(super) fn note_ring(&mut self, result: Result<(), RingError>) {
+    fn note_ring(&mut self, result: Result<(), RingError>) {
         if let Err(error) = result
             && self.ring.break_off()
             && self.device.lines.of_queue(self.queue).allow()
@@ -370,8 +326,33 @@ impl<S: Storage> Worker<S> {
         }
     }
 
+    /// Goes on with what the last process left behind.
+    fn take_left_behind(&mut self, left: LeftBehind<S>) {
+        let (requests, mut parsed) = (&mut self.requests, Vec::new());
+        let walked = self.ring.for_left_behind(&self.mem, |chain| requests.take_left_behind(chain, &mut parsed));
+        self.note_ring(walked);
+        if !parsed.is_empty() && self.device.lines.of_queue(self.queue).allow() {
+            log::info!("queue {}: goes on with {} requests that were in flight", self.queue, parsed.len());
+        }
+        self.requests.resume(parsed, left);
+    }
+
+    /// Gives all answered chains back to the driver.
+    fn publish(&mut self) {
+        let (ring, mem, mut pushed) = (&mut self.ring, &self.mem, Ok(()));
+        self.requests.give_back(|head, written| {
+            if let Err(error) = ring.push(mem, head, written) {
+                pushed = Err(error);
+            }
+        });
+        self.note_ring(pushed);
+        let announced = self.ring.announce(&self.mem);
+        self.note_ring(announced);
+    }
+
     fn move_to(&mut self, mem: Arc<Memory>, ring: &RingSetup) {
         let moved = self.ring.relocate(ring, &mem);
+        self.requests.set_memory(Arc::clone(&mem));
         self.mem = mem;
         self.note_ring(moved);
     }

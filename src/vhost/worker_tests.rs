@@ -18,6 +18,7 @@ use super::*;
 use crate::qcow2::{self, Access, ByteOrder, CreateOptions, Image};
 use crate::sandbox::{self, Sandbox};
 use crate::storage::memory::MemoryStorage;
+use crate::store::Batch;
 use crate::store::{OpenOptions, ZonedStore};
 use crate::units::{Bytes, ZoneIndex};
 use crate::vhost::engine::Held;
@@ -193,7 +194,7 @@ impl Queue {
 
     /// Lets its syncs end.
     fn release(&mut self) {
-        match &mut self.worker.engine {
+        match self.worker.requests.engine() {
             Engine::Held(held) => held.release(),
             _ => panic!("it was started with another engine"),
         }

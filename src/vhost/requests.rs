@@ -1,24 +1,31 @@
-//! One request's way: from its chain to the store, through its I/O, back to the driver.
+//! The requests of a queue: from their chains to the store, through their I/O, to their answers. Rings and waiting are the
+//! worker's affair.
 //!
 //! Whatever happened in a round is answered at its end, after the store has committed the round's batch. A flush, and
 //! under write-through an answer that reports a change, waits for an fdatasync that began after it; one serves all that
 //! wait when it begins.
 
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::Instant;
 
+use virtio_queue::DescriptorChain;
 use vm_memory::GuestMemoryMmap;
 
-use super::engine::{Transfer, error_of};
+use super::device::Device;
+use super::engine::{Completion, Engine, Transfer, error_of};
 use super::journal::{LeftBehind, Recovery};
+use super::memory::Memory;
 use super::router::queue_of;
-use super::slots::{FLUSH_SLOT, head_of};
+use super::slots::{FLUSH_SLOT, Slots, head_of};
 use super::transfer::Progress;
 use super::watch::Answered;
-use super::worker::Worker;
+use crate::observe::trace::Record;
 use crate::storage::Storage;
-use crate::store::{Event, IoKind, IoResult, Op, Outcome, Refusal, Reply, Step, Tag, Ticket};
+use crate::store::{Batch, Event, IoKind, IoResult, Op, Outcome, Refusal, Reply, Segment, Step, Tag, Ticket};
 use crate::units::Bytes;
-use crate::virtio::report::write_report;
+use crate::virtio::report::{self, write_report};
 use crate::virtio::request::{Buffers, Direction, Request};
 use crate::virtio::status::{Malformed, RequestError, Status};
 
@@ -34,16 +41,16 @@ static ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
 
 /// An answer that is not in the used ring yet.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Answer {
-    pub(super) slot: u16,
-    pub(super) status: Status,
+struct Answer {
+    slot: u16,
+    status: Status,
     /// Bytes written into the chain, the status included.
     written: u32,
 }
 
 /// The answers that wait for durability.
 #[derive(Default)]
-pub(super) struct FlushGroup {
+struct FlushGroup {
     /// Not covered by the running flush.
     waiting: Vec<Answer>,
     /// Answered when the running flush is over.
@@ -51,19 +58,112 @@ pub(super) struct FlushGroup {
     running: bool,
 }
 
-impl FlushGroup {
-    pub(super) fn is_running(&self) -> bool {
-        self.running
-    }
-}
-
 fn token(slot: u16, piece: u32) -> u64 {
     u64::from(slot) << 32 | u64::from(piece)
 }
 
-impl<S: Storage> Worker<S> {
+/// The memory that requests are carried out with; all of it is empty between uses.
+#[derive(Default)]
+struct Scratch {
+    segments: Vec<Segment>,
+    guest: Vec<libc::iovec>,
+    report: report::Scratch,
+    events: Vec<Event>,
+    foreign: Vec<Event>,
+    records: Vec<Record>,
+    completions: Vec<Completion>,
+}
+
+/// A chain that the last process left behind: its head, its slot, its request.
+type Resumed = (u16, u16, Result<Request, RequestError>);
+
+/// The requests of one queue, from when they are taken until they are answered.
+pub(super) struct Requests<S> {
+    /// The first field: it is dropped first, and with it the kernel is done with memory and slots.
+    engine: Engine,
+    device: Arc<Device<S>>,
+    queue: u16,
+    mem: Arc<Memory>,
+    slots: Slots,
+    batch: Batch,
+    answers: Vec<Answer>,
+    flushes: FlushGroup,
+    scratch: Scratch,
+}
+
+impl<S: Storage> Requests<S> {
+    /// For a ring of so many descriptors.
+    pub(super) fn new(engine: Engine, device: Arc<Device<S>>, queue: u16, mem: Arc<Memory>, ring_size: u16) -> Self {
+        Self {
+            engine,
+            device,
+            queue,
+            mem,
+            slots: Slots::new(ring_size),
+            batch: Batch::default(),
+            answers: Vec::new(),
+            flushes: FlushGroup::default(),
+            scratch: Scratch::default(),
+        }
+    }
+
+    /// Whether nothing is in flight, the queue's own flush included.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.slots.in_use() == 0 && !self.flushes.running
+    }
+
+    /// Goes on in other memory. Nothing is in flight.
+    pub(super) fn set_memory(&mut self, mem: Arc<Memory>) {
+        self.mem = mem;
+    }
+
+    #[cfg(test)]
+    pub(super) fn engine(&mut self) -> &mut Engine {
+        &mut self.engine
+    }
+
+    /// What is readable when I/O is over; none while there is none.
+    pub(super) fn descriptor(&self) -> Option<RawFd> {
+        self.engine.descriptor()
+    }
+
+    /// Takes what other threads have left for this queue.
+    pub(super) fn read_mail(&mut self) {
+        self.device.router.collect(self.queue, &mut self.batch.events);
+    }
+
+    /// Begins the request of a chain, at this moment or the one that `now` has; the moment stays there. `mark` is called
+    /// before anything is done for the request. False where the chain's head is in flight already, or is none.
+    pub(super) fn take(
+        &mut self,
+        chain: DescriptorChain<&GuestMemoryMmap>,
+        now: &mut Option<Instant>,
+        mark: impl FnOnce(u16),
+    ) -> bool {
+        let head = chain.head_index();
+        let Some(number) = self.slots.take(head) else { return false };
+        let Some(slot) = self.slots.get(number) else { return false };
+        slot.seen.began = Some(*now.get_or_insert_with(Instant::now));
+        let parsed = slot.buffers.parse(&self.mem, chain);
+        mark(head);
+        self.execute(number, parsed);
+        true
+    }
+
+    /// Starts new I/O and takes what is done; false when that is nothing.
+    pub(super) fn collect(&mut self) -> io::Result<bool> {
+        let mut completions = std::mem::take(&mut self.scratch.completions);
+        let polled = self.engine.poll(&mut completions);
+        let found = !completions.is_empty();
+        for Completion { token, result } in completions.drain(..) {
+            self.io_completed(token, result);
+        }
+        self.scratch.completions = completions;
+        polled.map(|()| found)
+    }
+
     /// Starts the request that was parsed into a slot.
-    pub(super) fn execute(&mut self, slot: u16, parsed: Result<Request, RequestError>) {
+    fn execute(&mut self, slot: u16, parsed: Result<Request, RequestError>) {
         if let (Ok(request), Some(slot)) = (&parsed, self.slots.get(slot)) {
             slot.request = Some(*request);
         }
@@ -80,23 +180,19 @@ impl<S: Storage> Worker<S> {
         }
     }
 
-    /// Goes on with the requests that the last process left behind, before any that came later.
-    pub(super) fn take_left_behind(&mut self, mut left: LeftBehind<S>) {
-        let (mut parsed, now) = (Vec::new(), Instant::now());
-        let (slots, mem) = (&mut self.slots, &self.mem);
-        let walked = self.ring.for_left_behind(mem, |chain| {
-            let head = chain.head_index();
-            if let Some(number) = slots.take(head)
-                && let Some(slot) = slots.get(number)
-            {
-                slot.seen.began = Some(now);
-                parsed.push((head, number, slot.buffers.parse(mem, chain)));
-            }
-        });
-        self.note_ring(walked);
-        if !parsed.is_empty() && self.device.lines.of_queue(self.queue).allow() {
-            log::info!("queue {}: goes on with {} requests that were in flight", self.queue, parsed.len());
+    /// Takes a chain that the last process left behind; [`resume`](Self::resume) begins it, after those before it were taken.
+    pub(super) fn take_left_behind(&mut self, chain: DescriptorChain<&GuestMemoryMmap>, parsed: &mut Vec<Resumed>) {
+        let head = chain.head_index();
+        if let Some(number) = self.slots.take(head)
+            && let Some(slot) = self.slots.get(number)
+        {
+            slot.seen.began = Some(Instant::now());
+            parsed.push((head, number, slot.buffers.parse(&self.mem, chain)));
         }
+    }
+
+    /// Goes on with the requests that the last process left behind, before any that came later.
+    pub(super) fn resume(&mut self, parsed: Vec<Resumed>, mut left: LeftBehind<S>) {
         for (head, number, request) in parsed {
             match (left.take(head), request) {
                 (Some(Recovery::Settled { status, appended }), Ok(request)) => {
@@ -253,7 +349,7 @@ impl<S: Storage> Worker<S> {
     }
 
     /// Takes a completion of the engine.
-    pub(super) fn io_completed(&mut self, token: u64, result: i32) {
+    fn io_completed(&mut self, token: u64, result: i32) {
         let (number, piece) = ((token >> 32) as u16, token as u32);
         let Some(slot) = self.slots.get(number) else { return };
         if piece == SYNC_PIECE {
@@ -416,8 +512,8 @@ impl<S: Storage> Worker<S> {
         }
     }
 
-    /// Gives all answered chains back to the driver.
-    pub(super) fn publish(&mut self) {
+    /// Gives all answered chains back: `push` takes the head of each and how much was written into the chain.
+    pub(super) fn give_back(&mut self, mut push: impl FnMut(u16, u32)) {
         let mut answers = std::mem::take(&mut self.answers);
         if !answers.is_empty() {
             let slots = &self.slots;
@@ -432,14 +528,11 @@ impl<S: Storage> Worker<S> {
             let Some(slot) = self.slots.get(number) else { continue };
             let written = if slot.buffers.put_status(&self.mem, status) { written } else { 0 };
             let Some(head) = head_of(number) else { continue };
-            let pushed = self.ring.push(&self.mem, head, written);
+            push(head, written);
             self.slots.give_back(number);
-            self.note_ring(pushed);
         }
         self.answers = answers;
         self.device.watch.in_flight_are(self.queue, self.slots.in_use());
-        let announced = self.ring.announce(&self.mem);
-        self.note_ring(announced);
     }
 }
 
