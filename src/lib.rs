@@ -10,8 +10,8 @@
 //! | [`observe`] | what is told about an image and a running device: zones summed up, counts, refusals in words, traces |
 //! | [`virtio`] | a descriptor chain becomes a request, a result becomes a status byte; features and configuration space |
 //! | [`store`] | the device's meaning: zones and image together, in the order that keeps them safe |
-//! | [`zone`] | the pure state machine: geometry, states, write pointers, resources |
 //! | [`qcow2`] | the image format: header, extensions, refcounts, mapping, allocation, check |
+//! | [`zone`] | the pure state machine: geometry, states, write pointers, resources |
 //! | [`storage`] | the file below, behind a trait |
 //! | [`sandbox`] | what the process may still do once it serves |
 //! | [`service`] | the service manager: readiness, status, signs of life |

@@ -8,8 +8,9 @@ use clap::ValueEnum;
 
 use super::disk::Disk;
 use super::make::make;
+use super::named::Wanted;
 use super::preset::{self, MeantFor, Preset};
-use super::{named, output, parse_size, size};
+use super::{named, output, parse_size};
 use crate::logging;
 use crate::qcow2::{ByteOrder, CreateOptions};
 use crate::units::{Bytes, SECTOR_SIZE};
@@ -85,20 +86,6 @@ pub(super) fn why_not(option: &str) -> Option<&'static str> {
         "--object" => Some(named::ENCRYPTION),
         _ => None,
     }
-}
-
-/// Everything that was asked for, from all forms of options.
-#[derive(Debug, Default)]
-pub(super) struct Wanted {
-    pub(super) preset: Option<&'static Preset>,
-    pub(super) size: Option<Bytes>,
-    pub(super) cluster_size: Option<Bytes>,
-    pub(super) zone_size: Option<Bytes>,
-    pub(super) zone_capacity: Option<Bytes>,
-    pub(super) max_append_bytes: Option<Bytes>,
-    pub(super) conventional_zones: Option<u32>,
-    pub(super) max_open_zones: Option<u32>,
-    pub(super) max_active_zones: Option<u32>,
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
@@ -187,19 +174,6 @@ fn either<T>(named: Option<T>, own: Option<T>, name: &str) -> Result<Option<T>> 
 }
 
 impl Wanted {
-    /// What is meant by `SIZE,NAME=VALUE,...`, each but the first by the names of `-o`.
-    pub(super) fn parse(text: &str) -> Result<Self> {
-        let mut wanted = Self::default();
-        for (at, option) in text.split(',').enumerate() {
-            if at > 0 || option.contains('=') {
-                named::take(&mut wanted, option)?;
-            } else {
-                wanted.size = Some(size::parse(option).map_err(|error| anyhow!(error))?);
-            }
-        }
-        Ok(wanted)
-    }
-
     /// With what was not said.
     pub(super) fn complete(&self, table_order: ByteOrder) -> Result<CreateOptions> {
         let preset = self.preset;

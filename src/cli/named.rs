@@ -5,9 +5,38 @@
 
 use anyhow::{Result, anyhow, bail};
 
-use super::create::Wanted;
-use super::{preset, size};
+use super::preset;
+use super::size;
 use crate::units::Bytes;
+
+/// Everything that was asked for, from all forms of options.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    pub(super) preset: Option<&'static preset::Preset>,
+    pub(super) size: Option<Bytes>,
+    pub(super) cluster_size: Option<Bytes>,
+    pub(super) zone_size: Option<Bytes>,
+    pub(super) zone_capacity: Option<Bytes>,
+    pub(super) max_append_bytes: Option<Bytes>,
+    pub(super) conventional_zones: Option<u32>,
+    pub(super) max_open_zones: Option<u32>,
+    pub(super) max_active_zones: Option<u32>,
+}
+
+impl Wanted {
+    /// What is meant by `SIZE,NAME=VALUE,...`, each but the first by the names of `-o`.
+    pub(super) fn parse(text: &str) -> Result<Self> {
+        let mut wanted = Self::default();
+        for (at, option) in text.split(',').enumerate() {
+            if at > 0 || option.contains('=') {
+                take(&mut wanted, option)?;
+            } else {
+                wanted.size = Some(size::parse(option).map_err(|error| anyhow!(error))?);
+            }
+        }
+        Ok(wanted)
+    }
+}
 
 /// An option.
 struct Named {

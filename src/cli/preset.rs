@@ -278,7 +278,7 @@ impl MeantFor {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use super::super::create::Wanted;
+    use super::super::named::Wanted;
     use super::*;
     use crate::qcow2::ByteOrder;
 

@@ -9,6 +9,13 @@ use std::io::IsTerminal;
 
 use termion::{color, style};
 
+/// The screen. Lines are cut to `columns`; there are `rows` of them exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Size {
+    pub(super) columns: usize,
+    pub(super) rows: usize,
+}
+
 /// What a terminal can show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Colours {

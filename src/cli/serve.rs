@@ -14,7 +14,7 @@ use anyhow::{Context, Result, anyhow};
 use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
-use super::create::Wanted;
+use super::named::Wanted;
 use super::verbosity::Verbosity;
 use super::{image, make, process, trace};
 use crate::logging;

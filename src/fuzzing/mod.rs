@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a rule that is broken is told by panicking")]
 
 mod image;
-mod input;
+pub(crate) mod input;
 pub(crate) mod layout_b;
 mod metered;
 mod request;

@@ -9,10 +9,11 @@ use zerocopy::big_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::alloc::reserve_step;
-use super::entry::{ByteOrder, Entries};
+use super::entry::Entries;
 use super::error::CreateError;
 use super::extension::{self, RawV7};
 use super::header::{self, FILE_LIMIT, HEADER_LENGTH, L1_LIMIT, REFCOUNT_TABLE_LIMIT, RawHeader};
+use super::order::ByteOrder;
 use super::refcount::Refcounts;
 use super::{ZonedLayout, table};
 use crate::storage::Storage;

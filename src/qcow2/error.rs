@@ -2,8 +2,8 @@
 
 use std::io;
 
-use super::entry::ByteOrder;
 use super::layout::ZonedLayout;
+use super::order::ByteOrder;
 use super::regions::Kind;
 use crate::units::{Bytes, FileOffset, ZoneIndex};
 use crate::zone::GeometryError;

@@ -3,7 +3,7 @@
 //! Everything that sets one layout apart from another is in its [`Traits`]; whoever needs to know asks the layout. The
 //! fields of each are in [`extension`](super::extension), which also tells these from the layouts nobody reads here.
 
-use super::entry::ByteOrder;
+use super::order::ByteOrder;
 use crate::units::{Bytes, ZoneIndex};
 use crate::zone::Geometry;
 

@@ -8,8 +8,9 @@ use std::io;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use super::entry::{ByteOrder, Entries, WrongEntry};
+use super::entry::{Entries, WrongEntry};
 use super::error::{OpenError, PointerError};
+use super::order::ByteOrder;
 use super::{Access, ZonedLayout};
 use crate::storage::{FileRange, Storage};
 use crate::units::{Bytes, FileOffset, ZoneIndex};

@@ -26,7 +26,7 @@ use super::journal::{self, Journals};
 use super::options::{AioMode, CacheMode, ServeOptions};
 use super::reception::{Caller, Reception};
 use super::ring::{Ring, RingError, RingSetup};
-use crate::fuzzing::Input;
+use crate::fuzzing::input::Input;
 use crate::qcow2::{self, ByteOrder, CreateOptions};
 use crate::sandbox::{Mode, Sandbox};
 use crate::service::ServiceManager;

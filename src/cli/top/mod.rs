@@ -38,7 +38,7 @@ use termion::input::TermRead;
 
 use super::disk::Disk;
 use super::output;
-use super::screen::{self, Colours, Line};
+use super::screen::{self, Colours, Line, Size};
 use crate::control::Command;
 use crate::control::client::{Client, ClientError};
 use crate::observe::info::Info;
@@ -46,7 +46,7 @@ use crate::observe::stats::Stats;
 use crate::observe::summary::Summary;
 use crate::zone::GeometryError;
 use terminal::Screen;
-use view::{Awaits, Shown, Size};
+use view::{Awaits, Shown};
 
 /// The intervals that the keys go through, in milliseconds; the first and the last are the least and the most.
 const INTERVALS_MS: [u64; 11] = [100, 200, 500, 1000, 2000, 5000, 10_000, 30_000, 60_000, 600_000, 3_600_000];

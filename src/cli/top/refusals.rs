@@ -2,9 +2,8 @@
 
 use std::time::Duration;
 
-use super::view::Size;
 use super::words::{time, wrap};
-use crate::cli::screen::{Line, printable};
+use crate::cli::screen::{Line, Size, printable};
 use crate::observe::stats::RefusedLately;
 
 /// What "how long ago" takes.

@@ -9,7 +9,7 @@ use super::words::{end_of, nanoseconds, number, time};
 use crate::cli::disk::{Disk, written};
 use crate::cli::map::look::{fill, scale};
 use crate::cli::map::terminal::{Layout, TILE, legend, rows};
-use crate::cli::screen::{Colour, Colours, Line, Style, printable};
+use crate::cli::screen::{Colour, Colours, Line, Size, Style, printable};
 use crate::cli::size;
 use crate::observe::stats::Stats;
 use crate::observe::summary::Summary;
@@ -20,13 +20,6 @@ const TABLE: usize = 71;
 const GAP: usize = 4;
 /// From so many columns on the zones written most are beside the table.
 const WIDE: usize = 116;
-
-/// The screen. Lines are cut to `columns`; there are `rows` of them exactly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Size {
-    pub(super) columns: usize,
-    pub(super) rows: usize,
-}
 
 /// What is known.
 pub(super) struct Shown<'a> {
