@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""What benches/compare.sh does with numbers.
+"""What benches/compare.sh and benches/uml.sh do with numbers.
 
 table.py fio OPTION...  runs fio and prints its result as the load generator would
 table.py table          runs, one JSON object a line, as a table of medians
+table.py peers          the same for uml.sh: a job a line, this disk beside its peers
 table.py json           the same runs as one JSON document
 """
 
@@ -119,12 +120,38 @@ def print_table(all_runs):
     print("spread: of requests/s over the rounds.")
 
 
+def print_peers(all_runs):
+    peers = [name for name in in_order(run["contender"] for run in all_runs) if name != "zbd"]
+    # In an order of their own, as each round begins with another.
+    peers.sort()
+    heads = ["this disk", *peers, *(f"/ {peer}" for peer in peers)]
+    print(f"{'requests/s':18}" + "".join(f"{head:>12}" for head in heads) + "   spread")
+    for name in in_order(run["name"] for run in all_runs):
+        results = {
+            contender: [run["result"] for run in all_runs if (run["name"], run["contender"]) == (name, contender)]
+            for contender in ["zbd", *peers]
+        }
+        rates = {contender: middle(runs_of, "requests_per_s") for contender, runs_of in results.items()}
+        print(
+            f"{name:18}"
+            + "".join(f"{rate:12,.0f}" for rate in rates.values())
+            + "".join(f"{rates['zbd'] / rates[peer]:12.2f}" for peer in peers)
+            + "   "
+            + ", ".join(f"{spread(runs_of):.0f}" for runs_of in results.values())
+            + " %"
+        )
+    rounds = max(run["round"] for run in all_runs)
+    print(f"\nMedians of {rounds} rounds; / is this disk's rate against that peer's; spread: how far the rounds of each lie apart.")
+
+
 def main():
     command = sys.argv[1] if len(sys.argv) > 1 else ""
     if command == "fio":
         json.dump(run_fio(sys.argv[2:]), sys.stdout)
     elif command == "table":
         print_table(runs())
+    elif command == "peers":
+        print_peers(runs())
     elif command == "json":
         json.dump(runs(), sys.stdout, indent=1)
         print()

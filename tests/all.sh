@@ -46,7 +46,7 @@ tests/service.sh
 step "in a guest of user-mode Linux"
 # Its kernel is built when it is not kept: some minutes, which QEMU's guests would take for the same parts without KVM. btrfs is left to
 # QEMU's guest, as that of this kernel runs out of space by itself now and then (docs/uml.md).
-VUZ_MACHINE=uml tests/guest/all.sh zones software
+VUZ_MACHINE=uml tests/guest/all.sh zones software peers
 
 step "in QEMU's guest"
 # What only this shows: two processors and queues, PCI, requests counted by the kernel; and btrfs under kills, which needs a Linux older

@@ -2,7 +2,7 @@
 # shellcheck disable=SC2317,SC2329 # the parts are called by their names
 # The tests with a real Linux guest: an image is made and served, guests are booted on it, what they see is compared.
 #
-# Usage: tests/guest/all.sh [PART...]          when none is named: all, but machine only with QEMU
+# Usage: tests/guest/all.sh [PART...]          when none is named: all, but machine only with QEMU, peers only without
 #
 # Prints a line "ok NAME" or "FAIL NAME" for each test (of a failed one also what it said), at the end "N passed, N failed". Exits 1 when
 # any failed. Takes some minutes without KVM; needs no root once qemu-scripts/deps.sh is content. With VUZ_MACHINE=uml the guests are
@@ -19,9 +19,10 @@
 #             what was stable. MACHINE_KILLS (environment, 2) is how often in all. (The btrfs of Linux 7.2 fails under it after a while,
 #             on null_blk as well: docs/uml.md)
 #   software  an image that null_blk can be like; the same steps on both, and what of software.sh is quick
+#   peers     that benches/uml.sh still measures; only with user-mode Linux
 . "$(dirname "${BASH_SOURCE[0]}")/host-lib.sh"
 
-PARTS=(zones btrfs machine software)
+PARTS=(zones btrfs machine software peers)
 # The guest is given up after this long; all phases together take less.
 PHASE_SECONDS=400
 # Acknowledged operations to wait for before the daemon is killed.
@@ -87,9 +88,30 @@ software() {
     stop software "$temp/third.qcow2"
 }
 
+# A figure for each of two jobs on each of three disks.
+peers() {
+    local name contender
+    say "phase peers: a short form of benches/uml.sh"
+    expect peers/ends-well "$VUZ_TOP/benches/uml.sh" --rounds 1 --seconds 0.2 --jobs write-4k-qd32,write-128k-qd1 --json "$temp/peers.json"
+    for name in write-4k-qd32 write-128k-qd1; do
+        for contender in zbd null_blk zloop; do
+            expect "peers/$name-$contender" measured "$temp/peers.json" "$name" "$contender"
+        done
+    done
+}
+
+# measured FILE NAME CONTENDER: there is one run of it, with a rate
+measured() {
+    python3 -c '
+import json, sys
+file, *wanted = sys.argv[1:]
+rates = [run["result"]["requests_per_s"] for run in json.load(open(file)) if [run["name"], run["contender"]] == wanted]
+sys.exit(rates == [] or min(rates) <= 0)' "$@"
+}
+
 if [[ $# -eq 0 ]]; then
-    set -- "${PARTS[@]}"
-    [[ ${VUZ_MACHINE:-qemu} != uml ]] || set -- zones btrfs software
+    set -- zones btrfs machine software
+    [[ ${VUZ_MACHINE:-qemu} != uml ]] || set -- zones btrfs software peers
 fi
 for part in "$@"; do
     [[ " ${PARTS[*]} " == *" $part "* ]] || die "no part $part; there are: ${PARTS[*]}"
