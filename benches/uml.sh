@@ -15,7 +15,7 @@
 HERE=$VUZ_TOP/benches
 
 # NAME RW BLOCK QD ZONES. With one zone the writes fill zone after zone; with 32 each goes into any of 32 open ones. Linux has no
-# append for programs (zonefs writes since 6.5): what appends is a file of XFS with its data in the zones.
+# append for programs (zonefs writes): what appends is a file of XFS with its data in the zones.
 job_table='
 randread-4k-qd1    randread 4k    1  0
 randread-4k-qd32   randread 4k   32  0
