@@ -69,6 +69,9 @@ tests/guest/libvirt.sh
 step "the pages of docs/guests, followed"
 tests/guest/pages.sh
 
+step "the scripts of the guest rig"
+tests/rig.sh
+
 step "the harnesses, on stand-ins"
 tests/harness.sh
 
