@@ -11,7 +11,8 @@
 #   --smp       processors (1)
 #   --mem       memory (512M)
 #
-# The disk is /dev/vda. "exit" in the shell powers the guest off; Ctrl-a x ends QEMU at once (like pulling the plug of the guest).
+# The disk is /dev/vda. "exit" in the shell powers the guest off; Ctrl-a x ends QEMU at once (like pulling the plug of the guest). A signal
+# that ends boot.sh ends the machine and the daemon.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$VUZ_SCRIPTS/daemon.sh"
 
@@ -45,13 +46,24 @@ done
 machine_get
 
 temp=$(mktemp -d)
+MACHINE_PID=
+# As it was before the machine set it for itself.
+terminal=$(stty -g 2>/dev/null) || terminal=
 # shellcheck disable=SC2317,SC2329 # called by the trap
 cleanup() {
+    # The machine first: its last writes are in the image.
+    if [[ -n $MACHINE_PID ]]; then
+        { machine_end && wait "$MACHINE_PID"; } 2>/dev/null || true
+    fi
+    [[ -z $DAEMON_PID ]] || daemon_stop || true
     daemon_cleanup
+    [[ -z $terminal ]] || stty "$terminal" 2>/dev/null || true
     rm -rf "$temp"
 }
 trap cleanup EXIT
 trap 'exit 143' TERM
+trap 'exit 130' INT
+trap 'exit 129' HUP
 
 if [[ -n $image ]]; then
     daemon_build
@@ -64,5 +76,12 @@ for socket in "${sockets[@]}"; do
 done
 machine_shell "$temp"
 say "booting the guest; $MACHINE_SHELL_HINT"
-"${MACHINE_COMMAND[@]}"
+# bash runs a trap when the program that it has begun in the foreground is done; so this one is in the background. It has the terminal all
+# the same, and its signals, which bash would have it ignore.
+setpriv --pdeathsig KILL env --default-signal=INT,QUIT "${MACHINE_COMMAND[@]}" <&0 &
+MACHINE_PID=$!
+code=0
+wait "$MACHINE_PID" || code=$?
+MACHINE_PID=
+[[ $code -eq 0 ]] || exit "$code"
 [[ -z $image ]] || daemon_stop

@@ -5,6 +5,7 @@
 #   VUZ_TOP    the checkout
 #   VUZ_CACHE  where fetched and built things are kept (default: target/guest of the checkout)
 #   VUZ_BIN    the daemon's program (default: target/release/vhost-user-zbd of the checkout)
+# A script that is called with -h or --help prints its head and ends here.
 
 set -euo pipefail
 
@@ -18,6 +19,14 @@ die() {
     say "$*"
     exit 1
 }
+
+# What a script is for and how it is called stands at its head, once: the lines above the first that is no comment.
+for argument in "$@"; do
+    if [[ $argument == -h || $argument == --help ]]; then
+        sed -n '1d; /^#/!q; /^# shellcheck/d; s/^# \{0,1\}//p' "$0"
+        exit 0
+    fi
+done
 
 # need_value OPTION COUNT: refuses an option that has no value behind it. COUNT is $# of the caller.
 need_value() { [[ $2 -ge 2 ]] || die "option $1 needs a value"; }

@@ -11,10 +11,22 @@
 #   machine_shell FOLDER                 adds a shell on this terminal instead
 #   machine_start FOLDER                 starts a machine with a job: MACHINE_PID. The script's output goes to FOLDER/output, a FIFO
 #   machine_wait                         waits for its end, after which FOLDER/status is whole
+#   machine_end                          ends the process MACHINE_PID if it is still there, by force when it does not listen
 #
 #   MACHINE_BOOT_SECONDS, MACHINE_TRIES  how long a boot may take, and how often one that fails is tried
 #   MACHINE_SHELL_HINT                   what to say before a shell
 #   MACHINE_EXTRA (environment)          further options of the machine, split at blanks; for experiments
+
+# A Linux that hangs does not listen.
+machine_end() {
+    local tries
+    kill "$MACHINE_PID" || return 0
+    for ((tries = 0; tries < 30; tries++)); do
+        sleep 0.1
+        kill -0 "$MACHINE_PID" || return 0
+    done
+    kill -KILL "$MACHINE_PID" || true
+}
 
 case ${VUZ_MACHINE:-qemu} in
     qemu | uml)

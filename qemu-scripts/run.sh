@@ -15,8 +15,8 @@
 # written, byte by byte. Exit status 125: the guest did not boot, or died or hung before the script was done; which of these is said, and
 # the end of its console is shown.
 #
-# VUZ_MACHINE=uml in the environment is --uml; MACHINE_PIDFILE is where the number of the machine's process goes. VUZ_GUEST says which programs are in the guest (see guest.sh); VUZ_UML_ROOT=/ shows a guest of
-# user-mode Linux this machine's own, read-only.
+# VUZ_MACHINE=uml in the environment is --uml; MACHINE_PIDFILE is where the number of the machine's process goes. VUZ_GUEST says which
+# programs are in the guest (see guest.sh); VUZ_UML_ROOT=/ shows a guest of user-mode Linux this machine's own, read-only.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 # A guest gives a sign of life every ten seconds; one that has given none for this long hangs.
@@ -55,21 +55,10 @@ machine_get
 temp=$(mktemp -d)
 MACHINE_PID='' cat_pid=
 
-# end_machine: ends a machine that is still there, by force when it does not listen, as a Linux that hangs.
-end_machine() {
-    local tries
-    kill "$MACHINE_PID" || return 0
-    for ((tries = 0; tries < 30; tries++)); do
-        sleep 0.1
-        kill -0 "$MACHINE_PID" || return 0
-    done
-    kill -KILL "$MACHINE_PID" || true
-}
-
 # shellcheck disable=SC2317,SC2329 # called by the trap
 cleanup() {
     if [[ -n $MACHINE_PID ]]; then
-        { end_machine && machine_wait; } 2>/dev/null
+        { machine_end && machine_wait; } 2>/dev/null
     fi
     if [[ -n $cat_pid ]]; then
         kill "$cat_pid" 2>/dev/null || true
@@ -127,7 +116,7 @@ boot() {
         # A guest may be done in half a second.
         if ((SECONDS - begun < 3)); then sleep 0.02; else sleep 0.1; fi
     done 2>/dev/null
-    { end_machine && machine_wait; } 2>/dev/null
+    { machine_end && machine_wait; } 2>/dev/null
     MACHINE_PID=
     # When the machine ended before it opened the FIFO, cat is still waiting for a writer.
     if [[ -z $up && ! -s $temp/status ]]; then

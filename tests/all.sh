@@ -19,6 +19,16 @@ cargo clippy --locked --all-targets -- -D warnings
 shellcheck tests/harness/*/check
 shellcheck packaging/*.sh packaging/debian/p* tests/*.sh examples/ci/*.sh benches/*.sh .ci/run
 
+step "what is released for other C libraries and processors compiles, where this Rust has their library"
+for target in {x86_64,aarch64}-unknown-linux-musl; do
+    library=("$(rustc --print target-libdir --target "$target")"/libstd-*.rlib)
+    if [[ -e ${library[0]} ]]; then
+        cargo check --locked --bins --target "$target"
+    else
+        echo "skipped: no library for $target"
+    fi
+done
+
 step "unit and integration tests"
 cargo test --locked
 
@@ -58,6 +68,9 @@ tests/guest/libvirt.sh
 
 step "the pages of docs/guests, followed"
 tests/guest/pages.sh
+
+step "the scripts of the guest rig"
+tests/rig.sh
 
 step "the harnesses, on stand-ins"
 tests/harness.sh

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs the script steps of action.yml one after another with what examples/ci/github-actions.yml gives it, as a runner does: in a scratch
-# folder with this repository as the action's, by bash -eo pipefail, and by an unprivileged user where this is run as root; the step
-# "Packages" alone as root. Once where /dev/kvm cannot be opened, once where it can, and once with a script that fails, to see what the job
-# keeps of it. Before that the scripts of all workflows and of the action are looked at without being run.
+# folder with this repository as the action's, by bash -eo pipefail, and by an unprivileged user where this is run as root. Once where
+# /dev/kvm cannot be opened, once where it can, once with a program that is there and without Rust, and once with a script that fails, to
+# see what the job keeps of it. Before that the scripts of all workflows and of the action are looked at without being run.
 # Usage: tests/ci.sh
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -63,6 +63,18 @@ cp -r "$(qemu-scripts/qemu.sh)" "$(qemu-scripts/guest.sh)" "$(qemu-scripts/uml.s
 chmod 755 "$scratch"
 [[ $EUID -ne 0 ]] || chown -R "$user:$user" "$work" "$scratch"/{action,home,tmp,temp,outputs}
 
+# Root's rights come as on a hosted runner: from sudo, which takes the environment away.
+mkdir "$scratch/sudo" "$scratch/programs"
+cat >"$scratch/sudo/sudo" <<'EOF'
+#!/bin/sh
+exec setpriv --reuid=0 --regid=0 --clear-groups --inh-caps=-all env -i HOME=/root PATH=/usr/sbin:/usr/bin:/sbin:/bin "$@"
+EOF
+chmod 755 "$scratch/sudo/sudo"
+# All that this machine has but Rust.
+ln -sf /usr/sbin/* /usr/bin/* /usr/local/bin/* "$scratch/programs/"
+rm -f "$scratch"/programs/{cargo,rustc,rustup}*
+without_rust=
+
 declare -a names ids conditions environments scripts
 steps=0
 
@@ -72,9 +84,15 @@ output() { sed -n "s/^$2=//p" "$scratch/outputs/$1" | tail -n 1; }
 # script N: runs a step's script as the runner does.
 script() {
     local as=() path=$PATH file=$scratch/outputs/${ids[$1]:-none}
-    if [[ $EUID -eq 0 && ${names[$1]} != Packages ]]; then
+    if [[ $EUID -eq 0 ]]; then
         as=(setpriv --reuid="$user" --regid="$user" --clear-groups)
         path=$scratch/toolchain/bin:/usr/local/bin:/usr/bin:/bin
+    fi
+    [[ -z $without_rust ]] || path=$scratch/programs
+    if [[ $EUID -eq 0 && ${names[$1]} == Packages ]]; then
+        # What the stand-in for sudo becomes root with.
+        as+=("--inh-caps=+setuid,+setgid" "--ambient-caps=+setuid,+setgid")
+        path=$scratch/sudo:$path
     fi
     printf '%s\n' "${scripts[$1]}" >"$scratch/script"
     (
@@ -138,7 +156,17 @@ else
     echo "ok the job passes in user-mode Linux and in QEMU"
 fi
 
-mkdir "$work/beside"
+mkdir "$work/bin" "$work/beside"
+cp "${built#program=}" "$work/bin/"
+without_rust=yes
+passes uml program=bin/vhost-user-zbd kernel=uml
+code=0
+job kernel=uml >"$scratch/said" 2>&1 || code=$?
+[[ $code -eq 1 ]] || { echo "FAIL: the job without a program and without Rust ends with status $code, expected 1"; cat "$scratch/said"; exit 1; }
+grep -q 'cargo is missing' "$scratch/said" || { echo "FAIL: that cargo is missing is not said"; cat "$scratch/said"; exit 1; }
+without_rust=
+echo "ok with a program of its own the job needs no Rust"
+
 echo 7 >"$work/beside/status"
 echo "dd if=/dev/zero of=/dev/vda bs=64K count=1 oflag=direct seek=128; exit \$(cat beside/status)" >"$work/zoned-test.sh"
 code=0

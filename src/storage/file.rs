@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
-use nix::sys::statfs::{EXT4_SUPER_MAGIC, TMPFS_MAGIC, fstatfs};
+use nix::sys::statfs::{EXT4_SUPER_MAGIC, FsType, TMPFS_MAGIC, fstatfs};
 use vm_memory::{Bytes as _, MmapRegion, VolatileMemory};
 
 use super::{FileRange, Storage};
@@ -25,8 +25,8 @@ const ZERO_CHUNK: usize = 64 * 1024;
 /// What a mapping begins at a multiple of. Where pages are larger the mapping may fail, and is done without.
 const PAGE: u64 = 4096;
 
-/// XFS, which nix names for some C libraries only.
-const XFS_MAGIC: i64 = 0x5846_5342;
+/// XFS, which nix names for some C libraries only; and each of them has a type of its own for the number.
+const XFS_SUPER_MAGIC: FsType = FsType(0x5846_5342);
 
 /// What is known of the file system, for what Linux promises of it and POSIX does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,8 +44,7 @@ impl FileSystem {
     fn of(file: &File) -> Self {
         match fstatfs(file).map(|stat| stat.filesystem_type()) {
             Ok(EXT4_SUPER_MAGIC | TMPFS_MAGIC) => Self::OverwritesInPlace,
-            #[allow(clippy::useless_conversion, reason = "the width of the field is the C library's to say")]
-            Ok(system) if i64::from(system.0) == XFS_MAGIC => Self::Xfs,
+            Ok(XFS_SUPER_MAGIC) => Self::Xfs,
             _ => Self::Other,
         }
     }

@@ -41,9 +41,12 @@ fn assert_orderly(daemon: &mut Daemon, image: &Image, what: &str) {
 
 #[test]
 fn each_signal_that_asks_for_an_end_gets_an_orderly_one() {
+    // Whoever runs the tests may have them under nohup.
+    // SAFETY: an async-signal-safe call.
+    let as_ever = || unsafe { libc::signal(libc::SIGHUP, libc::SIG_DFL) != libc::SIG_ERR };
     for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
         let image = Image::create(&SMALL);
-        let mut daemon = start(&image, || true);
+        let mut daemon = start(&image, as_ever);
         let front = written(&mut daemon);
         daemon.signal(signal);
         assert_orderly(&mut daemon, &image, &format!("signal {signal}"));
