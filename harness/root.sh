@@ -15,6 +15,8 @@ PACKAGES=(
     btrfs-progs xfsprogs xfsdump f2fs-tools e2fsprogs dmsetup cryptsetup-bin zbd-utils sg3-utils dm-zoned-tools dmz-tools
 )
 
+usable() { [[ -s $1/versions ]]; }
+
 make_root() {
     local out=$1 name known=()
     say "building the guest root for the harnesses (programs of Debian's sid, about 100 MB to fetch) ..."
@@ -47,15 +49,5 @@ case ${1:-} in
     *) die "usage: root.sh [--refresh]" ;;
 esac
 name=harness-root-$(recipe_hash "${BASH_SOURCE[0]}" "$VUZ_SCRIPTS"/{guest-init.sh,apt.sh})
-if [[ ! -e $VUZ_CACHE/$name || ${1:-} == --refresh ]]; then
-    cache_lock
-    # Another script may have made it while this one waited for the lock.
-    if [[ ! -e $VUZ_CACHE/$name || ${1:-} == --refresh ]]; then
-        temp=$(cache_temp)
-        make_root "$temp"
-        cache_publish "$temp" "$name"
-        # Roots of older recipes are of no use any more.
-        find "$VUZ_CACHE" -maxdepth 1 -name 'harness-root-*' ! -name "$name" -exec rm -rf {} +
-    fi
-fi
+cache_keep "$name" "${1:-}" usable make_root
 printf '%s\n' "$VUZ_CACHE/$name"

@@ -58,6 +58,22 @@ cache_publish() {
     rm -rf "$VUZ_CACHE/.building.old.$$"
 }
 
+# cache_keep NAME REFRESH USABLE MAKE: has the cache's NAME be there, made once and by one script at a time; a REFRESH that is not empty makes
+# it anew. MAKE FOLDER is the function that makes it, in an empty folder, USABLE FOLDER the one that says whether it will do. NAME ends with
+# the hash of its recipe; those of older recipes are of no use any more and go.
+cache_keep() {
+    local name=$1 refresh=$2 usable=$3 make=$4 temp
+    [[ -n $refresh ]] || ! "$usable" "$VUZ_CACHE/$name" || return 0
+    cache_lock
+    # Another script may have made it while this one waited for the lock.
+    [[ -n $refresh ]] || ! "$usable" "$VUZ_CACHE/$name" || return 0
+    temp=$(cache_temp)
+    "$make" "$temp"
+    "$usable" "$temp" || die "$name was made, and is not whole"
+    cache_publish "$temp" "$name"
+    find "$VUZ_CACHE" -maxdepth 1 -name "${name%-*}-*" ! -name "$name" -exec rm -rf {} +
+}
+
 # recipe_hash FILE...: a short hash of the files that say how a thing is made; part of its name in the cache, so that a change makes a new one.
 recipe_hash() { cat "$@" | sha256sum | cut -c1-12; }
 

@@ -10,8 +10,8 @@
 #   config    how it was configured
 #
 # It is built once (uml-kernel.sh, ten minutes and more) and kept in the cache until the scripts that make it change; --refresh builds it
-# again from what the mirror has now; --kept builds nothing, and exits with 1 where there is none. --kernel is another linux-source than Debian's newest: 6.12, for example. VUZ_UML=FOLDER takes what
-# is in FOLDER, for a kernel that was built elsewhere.
+# again from what the mirror has now; --kept builds nothing, and exits with 1 where there is none. --kernel is another linux-source than
+# Debian's newest: 6.12, for example. VUZ_UML=FOLDER takes what is in FOLDER, for a kernel that was built elsewhere.
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 refresh='' kept='' version=${VUZ_UML_KERNEL:-}
@@ -37,6 +37,9 @@ done
 
 usable() { [[ -x $1/linux && -d $1/modules && -s $1/version ]]; }
 
+# shellcheck disable=SC2317,SC2329 # called by cache_keep
+make_kernel() { "$VUZ_SCRIPTS/uml-kernel.sh" "$1" ${version:+"$version"}; }
+
 found() {
     say "using $(cat "$1/version")"
     printf '%s\n' "$1"
@@ -49,17 +52,6 @@ if [[ -n ${VUZ_UML:-} ]]; then
 fi
 
 name=uml-${version:-newest}-$(recipe_hash "$VUZ_SCRIPTS"/{uml-kernel.sh,uml-kernel-edit.py,uml-kernel.config,apt.sh})
-if [[ -n $refresh ]] || ! usable "$VUZ_CACHE/$name"; then
-    [[ -z $kept ]] || exit 1
-    cache_lock
-    # Another script may have made it while this one waited for the lock.
-    if [[ -n $refresh ]] || ! usable "$VUZ_CACHE/$name"; then
-        temp=$(cache_temp)
-        "$VUZ_SCRIPTS/uml-kernel.sh" "$temp" ${version:+"$version"}
-        usable "$temp" || die "uml-kernel.sh did not make a kernel"
-        cache_publish "$temp" "$name"
-        # Kernels of older recipes are of no use any more.
-        find "$VUZ_CACHE" -maxdepth 1 -name "uml-${version:-newest}-*" ! -name "$name" -exec rm -rf {} +
-    fi
-fi
+[[ -z $kept ]] || usable "$VUZ_CACHE/$name" || exit 1
+cache_keep "$name" "$refresh" usable make_kernel
 found "$VUZ_CACHE/$name"

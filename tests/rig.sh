@@ -39,6 +39,55 @@ helps qemu-scripts/boot.sh --uml -h
 helps harness/xfstests.sh folder --fs xfs --help
 ok every-script-says-how-it-is-called-when-asked-and-does-nothing-else
 
+# keep NAME REFRESH LINE: in a cache of its own has NAME be kept, as a folder with the file "whole" that LINE makes; "made" counts.
+cat >"$temp/keep" <<'EOF'
+. qemu-scripts/lib.sh
+usable() { [[ -s $1/whole ]]; }
+make() {
+    echo >>"$VUZ_CACHE/made"
+    eval "$line"
+}
+line=$3
+: >"$VUZ_CACHE.comers/$$"
+cache_keep "$1" "$2" usable make
+EOF
+keep() { VUZ_CACHE=$temp/cache bash "$temp/keep" "$@" 2>>"$temp/errors"; }
+mkdir "$temp/cache.comers"
+
+# kept NAMES COUNT: these are in the cache, after so many were made; and nothing half made.
+kept() {
+    local names
+    names=$(cd "$temp/cache" && find . -mindepth 1 -maxdepth 1 -type d -printf '%f ')
+    [[ $(xargs -n 1 <<<"$names" | sort | xargs) == "$1" ]] || fail "the cache has $names, expected $1; $(cat "$temp/errors")"
+    [[ $(wc -l <"$temp/cache/made") -eq $2 ]] || fail "$(wc -l <"$temp/cache/made") were made, expected $2"
+}
+
+# shellcheck disable=SC2016 # for those shells
+{
+    pids=()
+    for ((number = 0; number < 4; number++)); do
+        # Each begins before the first is done, as none goes on before all are there.
+        keep thing-1 '' 'until [[ $(find "$VUZ_CACHE.comers" -type f | wc -l) -eq 4 ]]; do sleep 0.01; done; echo 1 >"$1/whole"' &
+        pids+=($!)
+    done
+    wait "${pids[@]}"
+    kept thing-1 1
+    keep thing-1 '' false || fail "what is kept is made again"
+    kept thing-1 1
+    ok what-is-kept-is-made-once-by-whoever-comes-first
+    ! keep thing-1 refresh 'echo 2 >"$1/whole"; false' || fail "a failure is none"
+    ! keep thing-1 refresh true || fail "what is not whole is none the worse"
+    keep thing-1 '' false
+    [[ $(cat "$temp/cache/thing-1/whole") -eq 1 ]] || fail "what was kept went with the failure"
+    keep other-1 '' 'echo 3 >"$1/whole"'
+    kept 'other-1 thing-1' 4
+    keep thing-1 refresh 'echo 4 >"$1/whole"'
+    [[ $(cat "$temp/cache/thing-1/whole") -eq 4 ]] || fail "what was kept is not made anew"
+    keep thing-2 '' 'echo 5 >"$1/whole"'
+    kept 'other-1 thing-2' 6
+}
+ok what-is-kept-is-whole-and-of-the-last-recipe
+
 # shellcheck source=/dev/null
 . qemu-scripts/lib.sh
 # shellcheck source=/dev/null
