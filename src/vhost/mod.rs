@@ -22,7 +22,7 @@
 //! | `worker` | one queue's thread: its loop and its commands |
 //! | `wake` | how a queue's thread sleeps and is woken |
 //! | `idle` | how long a queue's thread looks for work before it sleeps |
-//! | `requests` | one request's way through the store and back |
+//! | `requests` | a queue's requests: through the store, through their I/O, to their answers |
 //! | `ring` | the split virtqueue |
 //! | `notify` | the eventfds that a frontend hands over |
 //! | `slots` | the requests in flight of a worker |
@@ -37,6 +37,7 @@
 //! | `watch` | what is noted of the requests answered |
 //! | `limiter` | how many lines of the log a guest or a frontend may cause |
 //! | `housekeeper` | the store's thread for blocking work |
+//! | `options`, `device` | what a device is served with, and what its threads share |
 //!
 //! A queue belongs to its worker while it runs and to the handler while it is stopped; nothing is shared but the
 //! store, the mailboxes and three flags. Rules: the vhost-user protocol of QEMU's docs/interop, and virtio 1.3, 2.7.
