@@ -5,7 +5,7 @@
 #            [--contenders NAME,...] [--against BINARY] [--json FILE] [--list]
 #
 # --place: files in memory; on a disk, past the page cache; or on a disk, through the page cache.
-# --against: an older build of this program, which is the contender "older".
+# --against: an older build of this program, which is the contender "zbd-older".
 #
 # Each round runs every contender on each job once, for a few seconds, so that what else the machine does meets all of
 # them alike. Printed are medians over the rounds; --json keeps every run.
@@ -19,7 +19,7 @@ die() {
     exit 1
 }
 
-all_contenders=(zbd older zbd-nopoll qsd-raw-uring qsd-raw-threads qsd-raw-iothread qsd-qcow2 fio ram ram-fresh)
+all_contenders=(zbd zbd-older zbd-nopoll qsd-raw-uring qsd-raw-threads qsd-raw-iothread qsd-qcow2 fio ram ram-fresh)
 contenders=(zbd zbd-nopoll qsd-raw-uring qsd-raw-threads qsd-qcow2 fio ram ram-fresh)
 
 # NAME JOB BLOCK QD QUEUES ZONES FLUSH-EVERY. QD and ZONES are those of all queues together; a zone has one write in
@@ -91,10 +91,10 @@ for contender in "${contenders[@]}"; do
     [[ " ${all_contenders[*]} " == *" $contender "* ]] || die "there is no contender $contender; --list shows all"
 done
 
-if [[ -n $older && " ${contenders[*]} " != *" older "* ]]; then
-    contenders=("${contenders[0]}" older "${contenders[@]:1}")
+if [[ -n $older && " ${contenders[*]} " != *" zbd-older "* ]]; then
+    contenders=("${contenders[0]}" zbd-older "${contenders[@]:1}")
 fi
-[[ " ${contenders[*]} " != *" older "* || -x $older ]] || die "the contender \"older\" is a program: --against BINARY"
+[[ " ${contenders[*]} " != *" zbd-older "* || -x $older ]] || die "the contender \"zbd-older\" is a program: --against BINARY"
 
 milliseconds=$(awk -v seconds="$seconds" 'BEGIN { printf "%d", seconds * 1000 }')
 
@@ -136,7 +136,7 @@ runs=$work/runs
 # What a contender's disk is kept in: some share it.
 file_of() {
     case $1 in
-        zbd* | older) echo zbd.qcow2 ;;
+        zbd*) echo zbd.qcow2 ;;
         qsd-qcow2) echo plain.qcow2 ;;
         *) echo raw ;;
     esac
@@ -162,10 +162,10 @@ start() {
         qsd-raw-iothread) thread=(--object 'iothread,id=io') on_thread=,iothread=io ;;
         qsd-qcow2) format=qcow2 ;;
         zbd-nopoll) poll=(--poll-us 0) ;;
-        older) program=$older ;;
+        zbd-older) program=$older ;;
     esac
     case $1 in
-        zbd* | older)
+        zbd*)
             "$program" serve "$2" --socket-path "$socket" --num-queues "$3" --cache "$cache" "${poll[@]}" 2>"$work/log" &
             ;;
         qsd-*)
@@ -202,7 +202,7 @@ run_load() {
     local job=$3 options=(--bs "$4" --qd $(($5 / $6)) --queues "$6" --flush-every "$8") size=$write_size status=0
     case $job in
         randread | seqread) size=$read_size ;;
-        *) [[ $1 == zbd* || $1 == older ]] && options+=(--zones "$7") || job=seqwrite ;;
+        *) [[ $1 == zbd* ]] && options+=(--zones "$7") || job=seqwrite ;;
     esac
     [[ $1 != ram ]] || size=$ram_size
     start "$1" "$2" "$6"

@@ -44,10 +44,6 @@ while [[ $# -gt 0 ]]; do
             printf 'jobs: %s\n' "${jobs[*]}"
             exit
             ;;
-        --help | -h)
-            sed -n '2,/^# shellcheck/{/^# shellcheck/d;s/^# \{0,1\}//;p}' "$0"
-            exit
-            ;;
     esac
     need_value "$1" $#
     case $1 in
@@ -78,56 +74,46 @@ command -v python3 >/dev/null || "$VUZ_SCRIPTS/deps.sh" --bench
 daemon_build
 machine_get
 
-work=$(mktemp -d /dev/shm/zbd-uml.XXXXXX)
-guest_pid=
-clean_up() {
-    if [[ -n $guest_pid ]]; then
-        kill "$guest_pid" 2>/dev/null || true
-        wait "$guest_pid" 2>/dev/null || true
-    fi
-    daemon_cleanup
-    rm -rf "$work"
-}
-trap clean_up EXIT
-trap 'exit 143' TERM
-trap 'exit 130' INT
+temp=$(mktemp -d /dev/shm/zbd-uml.XXXXXX)
+run_pid=
+daemon_take_traps
 
 for job in "${jobs[@]}"; do
     grep "^$job " <<<"$job_table"
-done >"$work/jobs"
+done >"$temp/jobs"
 printf '%s\n' "ROUNDS=$rounds" "MILLISECONDS=$milliseconds" "SIZE_MIB=$size_mib" "ZONE_MIB=$zone_mib" "READ_ZONES=$read_zones" \
-    >"$work/sizes"
-"$VUZ_BIN" create -q "$work/disk.qcow2" "${size_mib}M" --zone-size "${zone_mib}M"
-daemon_start "$work/disk.qcow2" "$work/socket"
-mkfifo "$work/output"
+    >"$temp/sizes"
+"$VUZ_BIN" create -q "$temp/disk.qcow2" "${size_mib}M" --zone-size "${zone_mib}M"
+daemon_start "$temp/disk.qcow2" "$temp/socket"
+mkfifo "$temp/output"
 # What is not fio's time: its start, new zones, a file system.
 limit=$((120 + rounds * ${#jobs[@]} * 3 * (10 + milliseconds / 1000)))
-"$VUZ_SCRIPTS/run.sh" --socket "$work/socket" --mem "$memory" --timeout "$limit" "$HERE/uml-in-guest.sh" "$work/jobs" "$work/sizes" \
-    >"$work/output" &
-guest_pid=$!
+"$VUZ_SCRIPTS/run.sh" --socket "$temp/socket" --mem "$memory" --timeout "$limit" "$HERE/uml-in-guest.sh" "$temp/jobs" "$temp/sizes" \
+    >"$temp/output" &
+run_pid=$!
 
 progress() { [[ ! -t 2 ]] || printf '\r\e[K%s' "$*" >&2; }
 total=$((rounds * ${#jobs[@]} * 3)) count=0
 progress "booting a guest"
-: >"$work/runs"
+: >"$temp/runs"
 while read -r kind round contender name rate; do
     if [[ $kind == RUN ]]; then
         count=$((count + 1))
         progress "$count/$total: round $round, $name, $contender"
         printf '{"place":"uml","round":%s,"contender":"%s","name":"%s","result":{"requests_per_s":%s}}\n' \
-            "$round" "$contender" "$name" "$rate" >>"$work/runs"
+            "$round" "$contender" "$name" "$rate" >>"$temp/runs"
     else
         progress ''
         say "$kind $round $contender $name $rate"
     fi
-done <"$work/output"
+done <"$temp/output"
 progress ''
 code=0
-wait "$guest_pid" || code=$?
-guest_pid=
+wait "$run_pid" || code=$?
+run_pid=
 ((code == 0)) || die "the guest ended with status $code after $count of $total runs"
 daemon_stop || die "the daemon did not end well"
 
-[[ -z $json ]] || "$HERE/table.py" json <"$work/runs" >"$json"
+[[ -z $json ]] || "$HERE/table.py" json <"$temp/runs" >"$json"
 printf '%s\n' "$(<"$MACHINE_UML/version")"
-"$HERE/table.py" peers <"$work/runs"
+"$HERE/table.py" peers <"$temp/runs"

@@ -1,13 +1,15 @@
 # shellcheck shell=bash
 # The daemon under a script's control: build, start, stop, kill.
 #
-# Sourced after lib.sh, never run. One daemon at a time; the sourcing script calls daemon_cleanup in its exit trap.
+# Sourced after lib.sh, never run. One daemon at a time; the sourcing script calls daemon_cleanup in its exit trap, or has its traps taken.
 #
 #   daemon_build                           builds the release binary when VUZ_BIN is not given (cargo does nothing when it is fresh)
 #   daemon_start IMAGE SOCKET OPTION...    serves IMAGE on SOCKET in the background and waits until it listens (1: it does not); its log is SOCKET.log
 #   daemon_stop                            SIGTERM; returns the daemon's exit status (1 also when it does not end, or refused a request for its memory)
 #   daemon_kill                            SIGKILL
 #   daemon_cleanup                         ends a daemon that is still there, quietly
+#   daemon_take_traps                      takes the traps: with the script go the guest that run_pid names (run.sh in the background), the
+#                                          daemon, and the folder $temp
 
 DAEMON_PID=
 DAEMON_LOG=
@@ -88,4 +90,20 @@ daemon_kill() {
 
 daemon_cleanup() {
     [[ -z $DAEMON_PID ]] || daemon_kill 2>/dev/null || true
+}
+
+# shellcheck disable=SC2317,SC2329 # called by the trap
+daemon_tidy_up() {
+    if [[ -n ${run_pid:-} ]]; then
+        kill "$run_pid" 2>/dev/null || true
+        wait "$run_pid" 2>/dev/null || true
+    fi
+    daemon_cleanup
+    rm -rf "${temp:?}"
+}
+
+daemon_take_traps() {
+    trap daemon_tidy_up EXIT
+    trap 'exit 143' TERM
+    trap 'exit 130' INT
 }

@@ -17,18 +17,7 @@ machine_get
 
 temp=$(mktemp -d)
 run_pid=
-# shellcheck disable=SC2317,SC2329 # called by the trap
-cleanup() {
-    if [[ -n $run_pid ]]; then
-        kill "$run_pid" 2>/dev/null || true
-        wait "$run_pid" 2>/dev/null || true
-    fi
-    daemon_cleanup
-    rm -rf "$temp"
-}
-trap cleanup EXIT
-trap 'exit 143' TERM
-trap 'exit 130' INT
+daemon_take_traps
 
 say "making an image: 1 GiB, zones of 64 MiB with 48 MiB capacity, 2 of them conventional"
 "$VUZ_BIN" create "$temp/disk.qcow2" 1G --zone-size 64M --zone-capacity 48M --conventional-zones 2 --max-open-zones 6 --max-active-zones 8

@@ -5,8 +5,7 @@
 
 use anyhow::{Result, anyhow, bail};
 
-use super::preset;
-use super::size;
+use super::{preset, size};
 use crate::units::Bytes;
 
 /// Everything that was asked for, from all forms of options.

@@ -4,9 +4,9 @@
 //! the image has one owner and the worker threads never wait for its tables.
 //!
 //! Clearing a reset zone takes two syncs, shared by many zones: one of the pointers makes the reset durable, then the
-//! space is punched, one of the holes makes these durable. Neither waits for the guest's data. Zones that a request waits for come first, and take
-//! along the zones behind them, which are likely to be written next. Loading and mapping are served between the steps, and
-//! between the holes of one: where the host discards at once each may take milliseconds.
+//! space is punched, one of the holes makes these durable. Neither waits for the guest's data. Zones that a request waits
+//! for come first, and take along the zones behind them, which are likely to be written next. Loading and mapping are
+//! served between the steps, and between the holes of one: where the host discards at once each may take milliseconds.
 
 use std::io;
 

@@ -173,6 +173,7 @@ impl WorkerHandle {
 pub(super) struct Worker<S> {
     /// The first field: it is dropped first, and with it the kernel is done with the memory.
     requests: Requests<S>,
+    /// That of the requests, for the ring.
     mem: Arc<Memory>,
     device: Arc<Device<S>>,
     queue: u16,
@@ -341,8 +342,9 @@ impl<S: Storage> Worker<S> {
     fn publish(&mut self) {
         let (ring, mem, mut pushed) = (&mut self.ring, &self.mem, Ok(()));
         self.requests.give_back(|head, written| {
-            if let Err(error) = ring.push(mem, head, written) {
-                pushed = Err(error);
+            let this = ring.push(mem, head, written);
+            if pushed.is_ok() {
+                pushed = this;
             }
         });
         self.note_ring(pushed);

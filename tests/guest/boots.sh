@@ -12,10 +12,6 @@ export VUZ_MACHINE=${VUZ_MACHINE:-uml}
 boots=500
 while [[ $# -gt 0 ]]; do
     case $1 in
-        --help | -h)
-            sed -n '2,/^export/{/^export/d;s/^# \{0,1\}//;p}' "$0"
-            exit
-            ;;
         --boots)
             need_value "$1" $#
             boots=$2

@@ -64,18 +64,7 @@ done
 
 temp=$(mktemp -d)
 run_pid=
-# shellcheck disable=SC2317,SC2329 # called by the trap
-cleanup() {
-    if [[ -n $run_pid ]]; then
-        kill "$run_pid" 2>/dev/null || true
-        wait "$run_pid" 2>/dev/null || true
-    fi
-    daemon_cleanup
-    rm -rf "$temp"
-}
-trap cleanup EXIT
-trap 'exit 143' TERM
-trap 'exit 130' INT
+daemon_take_traps
 
 # get_suite VERSION: sets "source" to a folder with t/zbd of that Debian version's source package; made once.
 get_suite() {

@@ -19,18 +19,7 @@ passed=0
 failed=0
 skipped=0
 
-# shellcheck disable=SC2317,SC2329 # called by the trap
-cleanup() {
-    if [[ -n $run_pid ]]; then
-        kill "$run_pid" 2>/dev/null || true
-        wait "$run_pid" 2>/dev/null || true
-    fi
-    daemon_cleanup
-    rm -rf "$temp"
-}
-trap cleanup EXIT
-trap 'exit 143' TERM
-trap 'exit 130' INT
+daemon_take_traps
 
 pass() {
     passed=$((passed + 1))
