@@ -60,7 +60,7 @@ libvirt_end() {
 # shellcheck disable=SC2317,SC2329 # called by the trap
 libvirt_cleanup() {
     libvirt_end
-    cleanup
+    daemon_tidy_up
 }
 trap libvirt_cleanup EXIT
 

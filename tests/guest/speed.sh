@@ -17,7 +17,7 @@ export VUZ_GUEST=full
 daemon_build
 machine_get
 files=$(mktemp -d /dev/shm/vuz-speed.XXXXXX)
-trap 'rm -rf "$files"; cleanup' EXIT
+trap 'rm -rf "$files"; daemon_tidy_up' EXIT
 
 geometry SIZE=$((4 << 30)) ZONE_SIZE=$((64 << 20)) ZONE_CAPACITY=$((64 << 20)) CONVENTIONAL=0 MAX_OPEN=0 MAX_ACTIVE=0 \
     MAX_APPEND=$((1 << 20)) BLOCK=4096 QUEUES=1
