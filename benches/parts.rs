@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use vhost_user_zbd::qcow2::{self, Access, ByteOrder, CreateOptions, Image};
-use vhost_user_zbd::storage::memory::MemoryStorage;
+use vhost_user_zbd::storage::memory::MemoryMedium;
 use vhost_user_zbd::store::{Batch, IoResult, Op, OpenOptions, Step, Tag, ZonedStore};
 use vhost_user_zbd::units::{Bytes, Sector, ZoneIndex};
 use vhost_user_zbd::virtio::report::{self, write_report};
@@ -22,7 +22,7 @@ const ZONES: u64 = 4096;
 const BLOCK: u64 = 4096;
 const TAG: Tag = Tag { queue: 0, slot: 1 };
 
-fn image() -> Arc<MemoryStorage> {
+fn image() -> Arc<MemoryMedium> {
     let geometry = GeometryRequest {
         size: Bytes(ZONES * ZONE),
         zone_size: Bytes(ZONE),
@@ -32,19 +32,19 @@ fn image() -> Arc<MemoryStorage> {
         max_active_zones: 0,
         max_append_bytes: Bytes(1 << 20),
     };
-    let storage = MemoryStorage::default();
+    let storage = MemoryMedium::default();
     let options = CreateOptions { geometry, cluster_size: Bytes(65536), table_order: ByteOrder::Big };
     qcow2::create(&storage, &options).unwrap();
     Arc::new(storage)
 }
 
-fn open(storage: &Arc<MemoryStorage>) -> ZonedStore<MemoryStorage> {
+fn open(storage: &Arc<MemoryMedium>) -> ZonedStore<MemoryMedium> {
     let options = OpenOptions { read_only: false, write_granularity: Bytes(BLOCK) };
     ZonedStore::open(Arc::clone(storage), options).unwrap()
 }
 
 /// Begins a request and does the housekeeping it waits for, until it has its place in the file.
-fn place(store: &ZonedStore<MemoryStorage>, op: Op, batch: &mut Batch) -> vhost_user_zbd::store::Ticket {
+fn place(store: &ZonedStore<MemoryMedium>, op: Op, batch: &mut Batch) -> vhost_user_zbd::store::Ticket {
     let mut segments = Vec::new();
     let mut step = store.begin(TAG, op, &mut segments, batch);
     loop {

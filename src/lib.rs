@@ -5,7 +5,9 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`cli`] | the commands |
-//! | [`vhost`] | sockets, connections, guest memory, rings, workers, data I/O |
+//! | [`vhost`] | sockets, connections, guest memory, rings, the threads of queues |
+//! | [`device`] | the requests of queues: from their chains to the store, through their I/O, to their answers |
+//! | [`io`] | data paths: who carries the guest's bytes between its memory and the file |
 //! | [`control`] | the control socket: asking and telling a running daemon |
 //! | [`observe`] | what is told about an image and a running device: zones summed up, counts, refusals in words, traces |
 //! | [`virtio`] | a descriptor chain becomes a request, a result becomes a status byte; features and configuration space |
@@ -23,9 +25,11 @@
 
 pub mod cli;
 pub mod control;
+pub mod device;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod io;
 pub mod logging;
 pub mod observe;
 pub mod qcow2;

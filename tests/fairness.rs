@@ -20,8 +20,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use vhost_user_zbd::qcow2::{self, ByteOrder, CreateOptions};
 use vhost_user_zbd::sandbox::Mode;
 use vhost_user_zbd::service::ServiceManager;
-use vhost_user_zbd::storage::memory::MemoryStorage;
-use vhost_user_zbd::storage::{FileRange, Storage};
+use vhost_user_zbd::storage::memory::MemoryMedium;
+use vhost_user_zbd::storage::{FileRange, Layer, Layered, Medium};
 use vhost_user_zbd::store::{OpenOptions, ZonedStore};
 use vhost_user_zbd::units::{Bytes, FileOffset};
 use vhost_user_zbd::vhost::{self, AioMode, CacheMode, DataFiles, ListenOn, Onlookers, ServeOptions, Supervised};
@@ -52,7 +52,7 @@ struct State {
 /// A file whose operations of one kind do not end while they are held.
 #[derive(Default)]
 struct Gate {
-    file: MemoryStorage,
+    file: MemoryMedium,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -85,17 +85,11 @@ impl Gate {
     }
 }
 
-impl Storage for Gate {
-    fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<()> {
-        self.file.read_at(offset, buf)
-    }
+impl Layer for Gate {
+    type Below = MemoryMedium;
 
-    fn write_at(&self, offset: FileOffset, buf: &[u8]) -> io::Result<()> {
-        self.file.write_at(offset, buf)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        self.file.flush()
+    fn below(&self) -> &MemoryMedium {
+        &self.file
     }
 
     fn punch(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
@@ -104,39 +98,23 @@ impl Storage for Gate {
         self.file.punch(offset, len)
     }
 
-    fn set_len(&self, len: Bytes) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn len(&self) -> io::Result<Bytes> {
-        self.file.len()
-    }
-
     fn sync_ranges(&self, ranges: &[FileRange]) -> io::Result<()> {
         // What is punched and not durable yet is what the next sync is for.
         let punched = std::mem::take(&mut self.state.lock().unwrap().punched);
         self.pass(if punched { Slow::SyncHoles } else { Slow::SyncPointers });
         self.file.sync_ranges(ranges)
     }
-
-    fn allocates(&self) -> bool {
-        true
-    }
-
-    fn allocate(&self, _: FileOffset, _: Bytes) {
-        self.pass(Slow::Allocate);
-    }
 }
 
 /// A disk that is served by this process.
 struct Served {
-    gate: Arc<Gate>,
+    gate: Arc<Layered<Gate>>,
     front: Frontend,
     _server: JoinHandle<()>,
 }
 
 fn serve(aio: AioMode) -> Served {
-    let gate = Arc::new(Gate::default());
+    let gate = Arc::new(Layered(Gate::default()));
     let geometry = GeometryRequest {
         size: Bytes(ZONES * ZONE),
         zone_size: Bytes(ZONE),
@@ -150,6 +128,8 @@ fn serve(aio: AioMode) -> Served {
     qcow2::create(&*gate, &create).unwrap();
     let open = OpenOptions { read_only: false, write_granularity: Bytes(512) };
     let store = Arc::new(ZonedStore::open(Arc::clone(&gate), open).unwrap());
+    let slow = Arc::clone(&gate);
+    store.set_allocator(Box::new(move |_| slow.0.pass(Slow::Allocate)));
     let (ours, theirs) = UnixStream::pair().unwrap();
     let options = ServeOptions {
         block_size: 512,
@@ -190,7 +170,7 @@ impl Served {
     }
 
     fn await_waiting(&self) {
-        common::eventually("the housekeeper to wait", || self.gate.is_waiting().then_some(()));
+        common::eventually("the housekeeper to wait", || self.gate.0.is_waiting().then_some(()));
     }
 
     #[track_caller]
@@ -201,7 +181,7 @@ impl Served {
 
     /// Has the housekeeper wait in one operation, and what it is to do for some requests with it, while others go on.
     fn hold_up(&mut self, slow: Slow, waits: &[Req], round: u64) {
-        self.gate.hold(Some(slow));
+        self.gate.0.hold(Some(slow));
         let waits = self.ask(0, waits);
         self.await_waiting();
         for queue in [0, 1] {
@@ -222,7 +202,7 @@ impl Served {
             self.assert_ok(&go_on);
         }
         assert!(waits.iter().all(|token| self.front.poll(*token).is_none()), "{slow:?} was not waited for");
-        self.gate.hold(None);
+        self.gate.0.hold(None);
         self.assert_ok(&waits);
     }
 }
@@ -238,7 +218,7 @@ fn while_the_housekeeper_waits_for_the_file_system_only_those_wait_that_need_wha
         let first_write = [Req::write(sector(9, 0), pattern(9, 0, 4096))];
         disk.hold_up(Slow::Allocate, &first_write, 1);
         for (zone, round, slow) in [(6, 3, Slow::SyncPointers), (7, 5, Slow::Punch), (8, 7, Slow::SyncHoles)] {
-            disk.gate.hold(Some(slow));
+            disk.gate.0.hold(Some(slow));
             let reset = disk.front.call(1, &Req::bare(kind::ZONE_RESET, sector(zone, 0)));
             assert_eq!(reset.status, Status::Ok, "a reset is answered before its zone is cleared");
             let written = Req::write(sector(zone, 0), pattern(zone, 0, 4096));
@@ -257,7 +237,7 @@ fn while_many_zones_are_cleared_a_write_that_needs_space_is_not_the_last() {
         let tokens = disk.ask(0, &writes);
         disk.assert_ok(&tokens);
     }
-    disk.gate.hold(Some(Slow::Punch));
+    disk.gate.0.hold(Some(Slow::Punch));
     let resets: Vec<Req> = zones().map(|zone| Req::bare(kind::ZONE_RESET, sector(zone, 0))).collect();
     for resets in resets.chunks(20) {
         let tokens = disk.ask(0, resets);
@@ -267,9 +247,9 @@ fn while_many_zones_are_cleared_a_write_that_needs_space_is_not_the_last() {
     // The second is answered when the first has been begun.
     let tokens = disk.ask(0, &[Req::write(sector(0, 0), vec![2; 4096]), Req::get_id()]);
     disk.assert_ok(&tokens[1..]);
-    disk.gate.let_one_through();
+    disk.gate.0.let_one_through();
     disk.assert_ok(&tokens[..1]);
-    disk.gate.hold(None);
+    disk.gate.0.hold(None);
     let again = disk.ask(1, &[Req::write(sector(79, 0), vec![3; 4096])]);
     disk.assert_ok(&again);
 }

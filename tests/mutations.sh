@@ -45,20 +45,20 @@ plant pointer-before-data src/store/write.rs \
 plant answer-before-pointer src/store/write.rs \
     'landed.map(|end| self.table.store(index, end))' \
     'landed.map(|end| if end.0 % 3 == 0 { Ok(()) } else { self.table.store(index, end) })'
-plant punch-before-reset-is-durable src/store/keeper.rs \
-    'if self.table.flush().is_ok() {' \
-    'if true {'
-plant write-before-hole-is-durable src/store/keeper.rs \
-    'let holes_durable = self.storage.sync_ranges(&std::mem::take(&mut keeper.holes)).is_ok();' \
-    'let holes_durable = true;'
+plant punch-before-reset-is-durable src/store/clear.rs \
+    'let durable = self.table.flush().is_ok();' \
+    'let durable = true;'
+plant write-before-hole-is-durable src/store/clear.rs \
+    'let durable = self.storage.sync_ranges(&holes).is_ok();' \
+    'let durable = true;'
 plant reset-zone-not-cleared src/store/manage.rs \
-    'self.slots.inner(zone).stale = Stale::Clearing;' \
-    'self.slots.inner(zone).stale = Stale::No;'
+    'self.slots.inner(zone).clearing = Clearing::Asked;' \
+    'self.slots.inner(zone).clearing = Clearing::Clean;'
 plant empty-zone-trusted-at-open src/store/mod.rs \
-    'State::Empty => Stale::AtOpen,' \
-    'State::Empty => Stale::No,'
+    'State::Empty => Clearing::AtOpen,' \
+    'State::Empty => Clearing::Clean,'
 plant tail-trusted-at-open src/store/mod.rs \
-    'State::Closed if !image.ended_orderly() => Stale::AtOpen,' \
+    'State::Closed if !image.ended_orderly() => Clearing::AtOpen,' \
     ''
 plant end-called-orderly-while-serving src/qcow2/open.rs \
     'let cleared = self.storage.write_at(field, &[0; 8]);' \
@@ -67,12 +67,12 @@ plant end-called-orderly-with-tails-in-doubt src/store/mod.rs \
     'let orderly = self.tails_in_doubt().next().is_none();' \
     'let orderly = true;'
 plant tail-of-failure-trusted src/store/write.rs \
-    'inner.stale = Stale::Maybe;' \
+    'inner.clearing = Clearing::InDoubt;' \
     ''
 plant reset-amid-a-clearing src/store/manage.rs \
     '!waits && inner.lane()' \
     'inner.lane()'
-plant unmapped-zone-trusted-after-reset src/store/keeper.rs \
+plant unmapped-zone-trusted-after-reset src/store/clear.rs \
     'if reset {' \
     'if false {'
 plant flush-does-nothing src/store/mod.rs \
@@ -98,9 +98,9 @@ plant refcounts-not-durable src/qcow2/alloc.rs \
 plant refcount-table-not-durable src/qcow2/alloc.rs \
     'changed.push((at, Bytes(8)));' \
     'let _ = &mut changed;'
-plant a-hole-forgotten src/store/keeper.rs \
-    'holes.iter().for_each(|(offset, len)| push_hole(&mut keeper.holes, *offset, *len));' \
-    'holes.iter().skip(1).for_each(|(offset, len)| push_hole(&mut keeper.holes, *offset, *len));'
+plant a-hole-forgotten src/store/clear.rs \
+    'keeper.rounds.add_holes(holes);' \
+    'keeper.rounds.add_holes(&holes[holes.len().min(1)..]);'
 plant file-not-extended src/qcow2/alloc.rs \
     'self.storage.set_len(Bytes(end.0)).map_err(MapError::io(EXTEND))?;' \
     ''

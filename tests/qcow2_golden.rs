@@ -19,8 +19,8 @@ use sim::rig::Rig;
 use vhost_user_zbd::qcow2::{
     Access, ByteOrder, Image, OpenError, PointerError, PointerFault, Pointers, ZonedLayout, repair,
 };
-use vhost_user_zbd::storage::Storage;
-use vhost_user_zbd::storage::memory::MemoryStorage;
+use vhost_user_zbd::storage::Medium;
+use vhost_user_zbd::storage::memory::MemoryMedium;
 use vhost_user_zbd::store::{Action, Op, ZoneInfo};
 use vhost_user_zbd::units::{Bytes, FileOffset, ZoneIndex};
 use vhost_user_zbd::zone::{State, ZoneKind};
@@ -47,16 +47,16 @@ const B: [&str; 8] = [
     "b/big-80x64M-64k",
 ];
 
-fn golden(name: &str) -> (MemoryStorage, Value) {
+fn golden(name: &str) -> (MemoryMedium, Value) {
     let directory = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
     let packed = fs::File::open(directory.join(format!("{name}.qcow2.zst"))).unwrap();
     let mut bytes = Vec::new();
     ruzstd::decoding::StreamingDecoder::new(packed).unwrap().read_to_end(&mut bytes).unwrap();
     let about = fs::read_to_string(directory.join(format!("{name}.json"))).unwrap();
-    (MemoryStorage::from_bytes(&bytes).unwrap(), serde_json::from_str(&about).unwrap())
+    (MemoryMedium::from_bytes(&bytes).unwrap(), serde_json::from_str(&about).unwrap())
 }
 
-fn byte_at(image: &mut Image<MemoryStorage>, guest: u64) -> u8 {
+fn byte_at(image: &mut Image<MemoryMedium>, guest: u64) -> u8 {
     let mut extents = Vec::new();
     image.extents(Bytes(guest), Bytes(1), &mut extents, 1).unwrap();
     let mut byte = [0];
@@ -66,13 +66,13 @@ fn byte_at(image: &mut Image<MemoryStorage>, guest: u64) -> u8 {
     byte[0]
 }
 
-fn assert_clean(image: &mut Image<MemoryStorage>, name: &str) {
+fn assert_clean(image: &mut Image<MemoryMedium>, name: &str) {
     let report = image.check().unwrap();
     assert_eq!((report.errors, report.leaks), (0, 0), "{name}: {:?}", report.findings);
 }
 
 /// A field of the zoned extension by its name.
-fn field<S: Storage>(image: &Image<S>, name: &str) -> Value {
+fn field<S: Medium>(image: &Image<S>, name: &str) -> Value {
     let zoned = image.zoned();
     match name {
         "zoned" => json!(zoned.zoned),

@@ -9,7 +9,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use vhost_user_zbd::qcow2::{Access, ByteOrder, CreateOptions, Image, create};
-use vhost_user_zbd::storage::file::FileStorage;
+use vhost_user_zbd::storage::file::FileMedium;
 use vhost_user_zbd::units::{Bytes, ZoneIndex};
 use vhost_user_zbd::zone::GeometryRequest;
 
@@ -25,9 +25,9 @@ impl Seeded {
     }
 }
 
-fn storage(path: &Path) -> Arc<FileStorage> {
+fn storage(path: &Path) -> Arc<FileMedium> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).unwrap();
-    Arc::new(FileStorage::new(file))
+    Arc::new(FileMedium::new(file))
 }
 
 fn options(size: u64, zone_size: u64, cluster_size: u64, table_order: ByteOrder) -> CreateOptions {
@@ -60,7 +60,7 @@ fn check_without_zones(path: &Path) -> serde_json::Value {
     serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"))
 }
 
-fn assert_only_the_table_leaks(path: &Path, image: &mut Image<FileStorage>) {
+fn assert_only_the_table_leaks(path: &Path, image: &mut Image<FileMedium>) {
     let found = check_without_zones(path);
     let table = image.zoned().zonedmeta_size.div_ceil(image.header().cluster_size().0);
     let number = |name: &str| found.get(name).and_then(serde_json::Value::as_u64).unwrap_or(0);

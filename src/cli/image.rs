@@ -11,7 +11,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use crate::logging;
 use crate::qcow2::{Image, OpenError};
-use crate::storage::file::FileStorage;
+use crate::storage::file::FileMedium;
 use crate::storage::lock::{self, Purpose};
 use crate::store::ZoneInfo;
 use crate::zone::Zone;
@@ -24,7 +24,7 @@ const CHUNK: u32 = 4096;
 
 /// An image opened for looking at it.
 pub(super) struct Opened {
-    pub(super) image: Image<FileStorage>,
+    pub(super) image: Image<FileMedium>,
     pub(super) file: File,
     /// Somebody is writing to it at this moment.
     pub(super) served: bool,
@@ -89,28 +89,28 @@ impl Opened {
 }
 
 /// The file of an image that is to be checked, which nobody else may be writing to.
-pub(super) fn hold_for_reading(path: &Path) -> Result<Arc<FileStorage>> {
+pub(super) fn hold_for_reading(path: &Path) -> Result<Arc<FileMedium>> {
     hold(path, open_file(path, File::options().read(true)), Purpose::Read)
 }
 
 /// The file of an image that is to be repaired, which nobody else may have open.
-pub(super) fn hold_for_writing(path: &Path) -> Result<Arc<FileStorage>> {
+pub(super) fn hold_for_writing(path: &Path) -> Result<Arc<FileMedium>> {
     let file = open_regular(path, File::options().read(true).write(true), IMAGE);
     hold(path, file.context("the image cannot be opened for writing"), Purpose::Write)
 }
 
-fn hold(path: &Path, file: Result<File>, purpose: Purpose) -> Result<Arc<FileStorage>> {
+fn hold(path: &Path, file: Result<File>, purpose: Purpose) -> Result<Arc<FileMedium>> {
     let name = || path.display().to_string();
     let file = file.with_context(name)?;
     lock::lock_image(&file, purpose).with_context(name)?;
-    Ok(Arc::new(FileStorage::new(file)))
+    Ok(Arc::new(FileMedium::new(file)))
 }
 
 fn open(path: &Path) -> Result<Opened> {
     let name = || path.display().to_string();
     let file = open_file(path, File::options().read(true)).with_context(name)?;
     let served = lock::is_written(&file).unwrap_or(false);
-    let storage = FileStorage::new(file.try_clone().with_context(name)?);
+    let storage = FileMedium::new(file.try_clone().with_context(name)?);
     let image = Image::open_to_look(Arc::new(storage)).with_context(name)?;
     Ok(Opened { image, file, served })
 }

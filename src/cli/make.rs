@@ -14,7 +14,7 @@ use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::linkat;
 
 use crate::qcow2::{self, CreateOptions};
-use crate::storage::file::FileStorage;
+use crate::storage::file::FileMedium;
 use crate::store::{self, MAX_ZONES};
 use crate::zone::{Clamp, Geometry};
 
@@ -76,7 +76,7 @@ fn make_unnamed(path: &Path, options: &CreateOptions) -> Result<Option<Made>> {
         Err(error) => return Err(failed(path, error)),
     };
     let its_name = format!("{DESCRIPTORS}/{}", file.as_raw_fd());
-    let storage = FileStorage::new(file);
+    let storage = FileMedium::new(file);
     let warnings = fill(&storage, options).with_context(|| path.display().to_string())?;
     let named = linkat(AT_FDCWD, its_name.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW);
     drop(storage);
@@ -87,13 +87,13 @@ fn make_unnamed(path: &Path, options: &CreateOptions) -> Result<Option<Made>> {
 fn make_named(path: &Path, options: &CreateOptions) -> Result<Vec<String>> {
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
     let file = file.map_err(|error| failed(path, error))?;
-    fill(&FileStorage::new(file), options).with_context(|| path.display().to_string()).inspect_err(|_| {
+    fill(&FileMedium::new(file), options).with_context(|| path.display().to_string()).inspect_err(|_| {
         // What was begun is worth nothing; the first error is the one to tell.
         let _ = fs::remove_file(path);
     })
 }
 
-fn fill(file: &FileStorage, options: &CreateOptions) -> Result<Vec<String>> {
+fn fill(file: &FileMedium, options: &CreateOptions) -> Result<Vec<String>> {
     let (geometry, _) = Geometry::new(&options.geometry)?;
     let (zones, zone) = (geometry.nr_zones(), geometry.zone_size());
     if zones > MAX_ZONES {

@@ -21,9 +21,9 @@ use crate::logging;
 use crate::qcow2::ByteOrder;
 use crate::sandbox;
 use crate::service::ServiceManager;
-use crate::storage::file::FileStorage;
+use crate::storage::file::FileMedium;
 use crate::storage::lock::{self, Purpose};
-use crate::store::{self, ZonedStore};
+use crate::store::{self, ZonedDevice, ZonedStore};
 use crate::units::Bytes;
 use crate::vhost::{self, AioMode, CacheMode, DataFiles, ListenOn, Onlookers, ServeOptions, SocketAccess, Supervised};
 
@@ -158,7 +158,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         control_path: args.control_path.clone(),
     };
     let by = Supervised { stop: &stop, manager: &manager };
-    let served = vhost::serve(Arc::clone(&store), files, listen_on(args), options, onlookers, by);
+    let served =
+        vhost::serve(Arc::clone(&store) as Arc<dyn ZonedDevice>, files, listen_on(args), options, onlookers, by);
     let closed = store.close().with_context(|| format!("{}: the image could not be closed well", name()));
     served?;
     closed?;
@@ -199,17 +200,24 @@ fn listen_on(args: &Args) -> ListenOn {
     }
 }
 
-fn open(path: &Path, args: &Args) -> Result<(Arc<ZonedStore<FileStorage>>, DataFiles)> {
+fn open(path: &Path, args: &Args) -> Result<(Arc<ZonedStore<FileMedium>>, DataFiles)> {
     let file = image::open_file(path, OpenOptions::new().read(true).write(!args.read_only))?;
     let purpose = if args.read_only { Purpose::Read } else { Purpose::Write };
     lock::lock_image(&file, purpose)?;
     let files = DataFiles { data: data_file(&file, args)?, buffered: reopen(&file, args, 0)? };
     lock::hold(&files.data, purpose)?;
     lock::hold(&files.buffered, purpose)?;
-    let storage = FileStorage::new(file).allocating(matches!(args.cache, Cache::None) && !args.read_only);
+    let storage = Arc::new(FileMedium::new(file));
     let options =
         store::OpenOptions { read_only: args.read_only, write_granularity: Bytes(u64::from(args.block_size)) };
-    let store = ZonedStore::open(Arc::new(storage), options)?;
+    let store = ZonedStore::open(Arc::clone(&storage), options)?;
+    if !args.read_only {
+        storage.expect_words(store.pointer_table());
+        if matches!(args.cache, Cache::None) {
+            // Each write past the page cache would else wait for blocks of its own; the page cache collects them.
+            store.set_allocator(Box::new(move |range| storage.allocate(range)));
+        }
+    }
     Ok((Arc::new(store), files))
 }
 

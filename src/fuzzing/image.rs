@@ -4,8 +4,8 @@ use std::sync::{Arc, OnceLock};
 
 use super::{Input, Metered, layout_b};
 use crate::qcow2::{self, Access, ByteOrder, CreateOptions, Finding, Image, Pointers, ZonedLayout};
-use crate::storage::Storage;
-use crate::storage::memory::MemoryStorage;
+use crate::storage::Medium;
+use crate::storage::memory::MemoryMedium;
 use crate::store::{Action, Batch, Event, IoKind, IoResult, Op, OpenOptions, Segment, Step, Tag, ZonedStore};
 use crate::units::{Bytes, FileOffset, Sector, ZoneIndex};
 use crate::zone::GeometryRequest;
@@ -14,7 +14,7 @@ const ZONES: u64 = 8;
 
 /// A sound image in use, and where its metadata is.
 struct Base {
-    file: MemoryStorage,
+    file: MemoryMedium,
     metadata: Vec<(u64, u64)>,
     cluster: u64,
     zone: u64,
@@ -31,7 +31,7 @@ impl Base {
             max_active_zones: 5,
             max_append_bytes: Bytes(4096),
         };
-        let storage = Arc::new(MemoryStorage::default());
+        let storage = Arc::new(MemoryMedium::default());
         qcow2::create(&*storage, &CreateOptions { geometry, cluster_size: Bytes(cluster), table_order }).unwrap();
         if layout == ZonedLayout::B {
             layout_b::rewrite(
@@ -67,7 +67,7 @@ impl Base {
     }
 
     /// Makes something wrong in the metadata.
-    fn damage(&self, file: &MemoryStorage, input: &mut Input<'_>) {
+    fn damage(&self, file: &MemoryMedium, input: &mut Input<'_>) {
         let (start, len) = self.metadata[input.below(self.metadata.len())];
         let width = 1usize << input.below(4);
         let at = start + (input.u16() as u64 * width as u64) % len;
@@ -88,7 +88,7 @@ impl Base {
     }
 }
 
-fn read(file: &MemoryStorage, at: u64, len: usize) -> Vec<u8> {
+fn read(file: &MemoryMedium, at: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     file.read_at(FileOffset(at), &mut bytes).unwrap();
     bytes
@@ -108,7 +108,7 @@ pub fn image(bytes: &[u8]) {
 }
 
 /// How many errors there are, or may become of them when the image is served; none where it does not open.
-fn look(file: &MemoryStorage) -> Option<u64> {
+fn look(file: &MemoryMedium) -> Option<u64> {
     let storage = Arc::new(Metered::new(file));
     let report = Image::open(Arc::clone(&storage), Access::ReadOnly).ok().map(|mut image| image.check().unwrap());
     assert_eq!(storage.changes(), 0, "written by looking at it");
@@ -117,7 +117,7 @@ fn look(file: &MemoryStorage) -> Option<u64> {
     report.map(|report| report.errors + report.findings.iter().filter(past_the_end).count() as u64)
 }
 
-fn mend(file: &MemoryStorage, input: &mut Input<'_>, before: Option<u64>) -> MemoryStorage {
+fn mend(file: &MemoryMedium, input: &mut Input<'_>, before: Option<u64>) -> MemoryMedium {
     let pointers = if input.flag() { Pointers::Settle } else { Pointers::Report };
     let storage = Arc::new(Metered::new(file));
     match qcow2::repair(&storage, pointers) {
@@ -130,7 +130,7 @@ fn mend(file: &MemoryStorage, input: &mut Input<'_>, before: Option<u64>) -> Mem
     storage.inner.clone()
 }
 
-fn serve(base: &Base, file: &MemoryStorage, input: &mut Input<'_>) {
+fn serve(base: &Base, file: &MemoryMedium, input: &mut Input<'_>) {
     let before = look(file);
     let storage = Arc::new(Metered::new(file));
     let options = OpenOptions { read_only: input.u8() >= 240, write_granularity: Bytes(512) };

@@ -3,14 +3,14 @@
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::storage::memory::MemoryStorage;
-use crate::storage::{FileRange, Storage};
+use crate::storage::memory::MemoryMedium;
+use crate::storage::{FileRange, Medium};
 use crate::units::{Bytes, FileOffset};
 
 /// A file in memory that counts, and panics where it is too much.
 #[derive(Debug)]
 pub(crate) struct Metered {
-    pub(crate) inner: MemoryStorage,
+    pub(crate) inner: MemoryMedium,
     most_at_once: u64,
     longest: u64,
     operations: AtomicU64,
@@ -25,7 +25,7 @@ impl Metered {
     /// How much longer the file may become: a full device and its reservations.
     const GROWTH: u64 = 128 << 20;
 
-    pub(crate) fn new(file: &MemoryStorage) -> Self {
+    pub(crate) fn new(file: &MemoryMedium) -> Self {
         let len = file.len().map_or(0, |len| len.0);
         Self {
             inner: file.clone(),
@@ -54,7 +54,7 @@ impl Metered {
     }
 }
 
-impl Storage for Metered {
+impl Medium for Metered {
     fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<()> {
         self.count(buf.len());
         self.inner.read_at(offset, buf)

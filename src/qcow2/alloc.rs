@@ -19,7 +19,7 @@ use super::header::{AUTOCLEAR_FIELD, ORDERLY, REFCOUNT_TABLE_FIELDS, REFCOUNT_TA
 use super::mapping::{COPIED, Mapping};
 use super::regions::Kind;
 use super::{Access, Image};
-use crate::storage::{FileRange, Storage};
+use crate::storage::{FileRange, Medium};
 use crate::units::{Bytes, FileOffset};
 
 /// How much is reserved at a time.
@@ -139,7 +139,7 @@ impl Reserve {
     }
 }
 
-impl<S: Storage> Image<S> {
+impl<S: Medium> Image<S> {
     pub(super) fn flush(&self) -> Result<(), MapError> {
         self.storage.flush().map_err(MapError::Flush)
     }

@@ -13,7 +13,7 @@ use super::Image;
 use super::error::{CheckError, EntryFault, MapError};
 use super::mapping::{COPIED, Mapping, OFFSET_MASK};
 use super::refcount::{get_entry, set_entry};
-use crate::storage::Storage;
+use crate::storage::Medium;
 use crate::units::{Bytes, FileOffset};
 
 /// Clusters of a chunk.
@@ -134,7 +134,7 @@ impl CheckReport {
 }
 
 /// Checks an image that nobody is writing to, its write pointers included. Writes nothing.
-pub fn check<S: Storage>(storage: &Arc<S>) -> Result<CheckReport, CheckError> {
+pub fn check<S: Medium>(storage: &Arc<S>) -> Result<CheckReport, CheckError> {
     let mut image = Image::open_for_check(Arc::clone(storage))?;
     let mut report = image.check()?;
     image.add_wrong_pointers(&mut report)?;
@@ -191,7 +191,7 @@ impl Uses {
     }
 }
 
-impl<S: Storage> Image<S> {
+impl<S: Medium> Image<S> {
     /// Checks everything but what opening has, and changes nothing. Clusters reserved by this open image are not leaks.
     pub fn check(&mut self) -> Result<CheckReport, CheckError> {
         self.check_within(BUDGET)

@@ -16,7 +16,7 @@ use super::header::{self, FILE_LIMIT, HEADER_LENGTH, L1_LIMIT, REFCOUNT_TABLE_LI
 use super::order::ByteOrder;
 use super::refcount::Refcounts;
 use super::{ZonedLayout, table};
-use crate::storage::Storage;
+use crate::storage::Medium;
 use crate::units::{Bytes, FileOffset};
 use crate::zone::{Clamp, Geometry, GeometryRequest};
 
@@ -125,7 +125,7 @@ impl Layout {
 
 /// Makes an image in an empty file and returns the limits that it can only meet in part. All of it is durable on
 /// return; after an error or a crash midway the file is no image.
-pub fn create<S: Storage>(storage: &S, options: &CreateOptions) -> Result<Vec<Clamp>, CreateError> {
+pub fn create<S: Medium>(storage: &S, options: &CreateOptions) -> Result<Vec<Clamp>, CreateError> {
     let (geometry, clamps) = Geometry::new(&options.geometry)?;
     let layout = Layout::new(&geometry, options.cluster_size)?;
     let io = |doing| move |source| CreateError::Io { doing, source };

@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::Image;
 use super::error::{EntryFault, MapError};
-use crate::storage::Storage;
+use crate::storage::Medium;
 use crate::units::{Bytes, FileOffset};
 
 /// The offset in an L1 or standard L2 entry.
@@ -52,7 +52,7 @@ pub(super) struct Part {
     pub(super) entries: Option<FileOffset>,
 }
 
-impl<S: Storage> Image<S> {
+impl<S: Medium> Image<S> {
     /// The guest clusters that hold a range, clipped to the device.
     pub(super) fn guest_clusters(&self, start: Bytes, len: Bytes) -> Range<u64> {
         let end = start.0.saturating_add(len.0).min(self.header.size.0);
@@ -198,7 +198,7 @@ struct Run<'a, S> {
     room: usize,
 }
 
-impl<S: Storage> Run<'_, S> {
+impl<S: Medium> Run<'_, S> {
     /// Adds an extent; `false` if there is no room for a further run.
     fn add(&mut self, next: Extent, out: &mut Vec<Extent>) -> Result<bool, MapError> {
         if let Some(run) = &mut self.extent {

@@ -62,7 +62,7 @@ pub use regions::Kind as MetadataKind;
 pub use repair::{Pointers, RepairReport, SettledPointer, Withheld, repair};
 pub use table::PointerTable;
 
-use crate::storage::Storage;
+use crate::storage::Medium;
 use crate::units::{Bytes, FileOffset, ZoneIndex};
 use crate::zone::{Clamp, Geometry};
 
@@ -95,7 +95,7 @@ pub struct Image<S> {
     orderly: bool,
 }
 
-impl<S: Storage> Image<S> {
+impl<S: Medium> Image<S> {
     /// The header's fields.
     pub fn header(&self) -> &Header {
         &self.header

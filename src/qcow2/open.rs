@@ -14,7 +14,7 @@ use super::header::{self, FILE_LIMIT, Header, RawHeader};
 use super::refcount::Refcounts;
 use super::regions::{Kind, Regions};
 use super::{Access, Image, alloc, entry, mapping, table};
-use crate::storage::Storage;
+use crate::storage::Medium;
 use crate::units::{Bytes, FileOffset};
 use crate::zone::{Clamp, Geometry};
 
@@ -30,7 +30,7 @@ enum Aim {
     Repair,
 }
 
-impl<S: Storage> Image<S> {
+impl<S: Medium> Image<S> {
     /// Opens an image after checking its header, its zoned extension, the place of every table and of every entry of
     /// the L1 and refcount tables, and every write pointer. Writes nothing.
     pub fn open(storage: Arc<S>, access: Access) -> Result<Self, OpenError> {
@@ -176,7 +176,7 @@ fn refcount_entries(header: &Header) -> u64 {
     u64::from(header.refcount_table_clusters) * header.cluster_size().0 / 8
 }
 
-fn read_header<S: Storage>(storage: &S, file_len: u64) -> Result<(RawHeader, Header), OpenError> {
+fn read_header<S: Medium>(storage: &S, file_len: u64) -> Result<(RawHeader, Header), OpenError> {
     let mut raw = RawHeader::new_zeroed();
     storage.read_at(FileOffset(0), raw.as_mut_bytes()).map_err(OpenError::io("read the header"))?;
     if raw.magic.get() != header::MAGIC {
@@ -192,7 +192,7 @@ fn read_header<S: Storage>(storage: &S, file_len: u64) -> Result<(RawHeader, Hea
 
 /// Reads the extensions and judges the features, in the order that gives the most useful message: what nobody knows,
 /// whether there are zones at all, then what is known and not supported.
-fn read_extensions<S: Storage>(
+fn read_extensions<S: Medium>(
     storage: &S,
     file_len: u64,
     raw: &RawHeader,
@@ -218,7 +218,7 @@ fn read_extensions<S: Storage>(
 }
 
 /// How the table is read, and whether every pointer in it is right.
-fn find_order<S: Storage>(
+fn find_order<S: Medium>(
     storage: &S,
     zoned: &ZonedExtension,
     geometry: &Geometry,
@@ -305,7 +305,7 @@ pub(super) fn room<T>(count: u64, doing: &'static str) -> Result<Vec<T>, OpenErr
     }
 }
 
-fn read_words<S: Storage>(
+fn read_words<S: Medium>(
     storage: &S,
     offset: FileOffset,
     count: u64,

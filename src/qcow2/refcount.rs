@@ -5,7 +5,7 @@
 use std::io;
 use std::ops::Range;
 
-use crate::storage::{FileRange, Storage};
+use crate::storage::{FileRange, Medium};
 use crate::units::{Bytes, FileOffset};
 
 /// How much of a block is read or written at a time.
@@ -126,7 +126,7 @@ impl Refcounts {
     }
 
     /// The first cluster of the range for which `wanted` holds of its refcount. A missing block counts zeros.
-    pub(super) fn find<S: Storage>(
+    pub(super) fn find<S: Medium>(
         &self,
         storage: &S,
         clusters: Range<u64>,
@@ -157,7 +157,7 @@ impl Refcounts {
     }
 
     /// Sets the refcounts of a range, leaving out clusters whose block does not exist. Returns what was written.
-    pub(super) fn fill<S: Storage>(&self, storage: &S, clusters: Range<u64>, value: u64) -> io::Result<Vec<FileRange>> {
+    pub(super) fn fill<S: Medium>(&self, storage: &S, clusters: Range<u64>, value: u64) -> io::Result<Vec<FileRange>> {
         let mut written = Vec::new();
         let mut at = clusters.start;
         while at < clusters.end {
@@ -174,7 +174,7 @@ impl Refcounts {
 
     /// Sets the refcounts of those clusters of a range that a block counts which is not in the table yet. Returns what was
     /// written.
-    pub(super) fn fill_in<S: Storage>(
+    pub(super) fn fill_in<S: Medium>(
         &self,
         storage: &S,
         block: u64,
@@ -191,7 +191,7 @@ impl Refcounts {
         Ok(written)
     }
 
-    fn fill_piece<S: Storage>(&self, storage: &S, piece: &Piece, value: u64) -> io::Result<FileRange> {
+    fn fill_piece<S: Medium>(&self, storage: &S, piece: &Piece, value: u64) -> io::Result<FileRange> {
         let mut bytes = vec![0u8; piece.len];
         storage.read_at(piece.offset, &mut bytes)?;
         for cluster in piece.clusters.clone() {

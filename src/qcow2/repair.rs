@@ -27,7 +27,7 @@ use super::error::{CheckError, EntryFault, MapError, OpenError, RepairError};
 use super::header::{DIRTY, INCOMPATIBLE_FIELD};
 use super::mapping::{COPIED, OFFSET_MASK};
 use super::{CheckReport, Finding, FindingKind, Image, PointerFault, table};
-use crate::storage::Storage;
+use crate::storage::Medium;
 use crate::units::{Bytes, FileOffset, ZoneIndex};
 
 /// What is to be done about write pointers that are wrong.
@@ -89,11 +89,11 @@ pub enum Withheld {
 }
 
 /// Repairs an image that nobody else has open. After an error part of it may be done; the image is no worse.
-pub fn repair<S: Storage>(storage: &Arc<S>, pointers: Pointers) -> Result<RepairReport, RepairError> {
+pub fn repair<S: Medium>(storage: &Arc<S>, pointers: Pointers) -> Result<RepairReport, RepairError> {
     repair_within(storage, pointers, BUDGET)
 }
 
-pub(super) fn repair_within<S: Storage>(
+pub(super) fn repair_within<S: Medium>(
     storage: &Arc<S>,
     pointers: Pointers,
     budget: usize,
@@ -145,7 +145,7 @@ struct WrongPointers {
     contradictions: u64,
 }
 
-impl<S: Storage> Image<S> {
+impl<S: Medium> Image<S> {
     fn carry_out_repair(&mut self, plan: &Plan, report: &mut RepairReport) -> Result<(), RepairError> {
         let used_len = plan.found.used_end << self.header.cluster_bits;
         let certain = plan.leaks_are_certain();

@@ -12,7 +12,7 @@ use super::entry::{Entries, WrongEntry};
 use super::error::{OpenError, PointerError};
 use super::order::ByteOrder;
 use super::{Access, ZonedLayout};
-use crate::storage::{FileRange, Storage};
+use crate::storage::{FileRange, Medium};
 use crate::units::{Bytes, FileOffset, ZoneIndex};
 use crate::zone::Geometry;
 
@@ -25,7 +25,7 @@ pub(super) const ENTRY: u64 = 8;
 pub(super) const SAMPLE: u32 = 65_536;
 
 /// Calls `each` with every wrong entry in zone order until it breaks.
-pub(super) fn wrong_entries<S: Storage>(
+pub(super) fn wrong_entries<S: Medium>(
     storage: &S,
     offset: FileOffset,
     entries: &Entries,
@@ -37,7 +37,7 @@ pub(super) fn wrong_entries<S: Storage>(
 }
 
 /// Calls `each` with the entry of each of these zones, in order, until it breaks.
-fn stream<S: Storage>(
+fn stream<S: Medium>(
     storage: &S,
     offset: FileOffset,
     zones: Range<u32>,
@@ -71,7 +71,7 @@ struct Reading {
 /// Finds the byte order in which the entries of the first `zones` zones are right, or else most make sense, big-endian
 /// where both fit as well; and what is wrong first in it. Those that are right in no order are all looked at only where
 /// `thorough`.
-pub(super) fn find_order<S: Storage>(
+pub(super) fn find_order<S: Medium>(
     storage: &S,
     offset: FileOffset,
     geometry: &Geometry,
@@ -104,7 +104,7 @@ pub(super) fn find_order<S: Storage>(
 
 /// Calls `each` with the write pointer of each of these zones, in order, until it breaks; the start of the zone for a
 /// conventional one.
-pub(super) fn read<S: Storage>(
+pub(super) fn read<S: Medium>(
     storage: &S,
     offset: FileOffset,
     entries: &Entries,
@@ -123,7 +123,7 @@ pub(super) fn read<S: Storage>(
 }
 
 /// Writes the table of a new image: every zone empty.
-pub(super) fn write_new<S: Storage>(storage: &S, offset: FileOffset, entries: &Entries) -> io::Result<()> {
+pub(super) fn write_new<S: Medium>(storage: &S, offset: FileOffset, entries: &Entries) -> io::Result<()> {
     let geometry = &entries.geometry;
     let mut piece = Vec::with_capacity(PIECE);
     let mut at = offset.0;
@@ -176,17 +176,9 @@ impl<S> PointerTable<S> {
     }
 }
 
-impl<S: Storage> PointerTable<S> {
-    /// Lets the storage know that pointers will be stored.
-    pub fn prepare(&self) {
-        if self.access == Access::ReadWrite {
-            let (offset, len) = self.range();
-            self.storage.expect_words(offset, len);
-        }
-    }
-
+impl<S: Medium> PointerTable<S> {
     /// Where the entries of all zones are.
-    fn range(&self) -> FileRange {
+    pub fn range(&self) -> FileRange {
         (self.offset, Bytes(u64::from(self.entries.geometry.nr_zones()) * ENTRY))
     }
 
@@ -211,6 +203,6 @@ impl<S: Storage> PointerTable<S> {
                 format!("{pointer} is no write pointer of zone {zone}"),
             ));
         }
-        self.storage.write_word(self.offset(zone), self.encode(zone, pointer))
+        self.storage.write_at(self.offset(zone), &self.encode(zone, pointer))
     }
 }

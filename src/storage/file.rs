@@ -16,7 +16,7 @@ use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, FsType, TMPFS_MAGIC, fstatfs};
 use vm_memory::{Bytes as _, MmapRegion, VolatileMemory};
 
-use super::{FileRange, Storage};
+use super::{FileRange, Medium};
 use crate::units::{Bytes, FileOffset};
 
 /// How much is written at a time where a file system cannot punch holes.
@@ -58,12 +58,11 @@ impl FileSystem {
 
 /// An image file opened through the page cache.
 #[derive(Debug)]
-pub struct FileStorage {
+pub struct FileMedium {
     /// Shared with its mappings, for which no further descriptor is needed.
     file: Arc<File>,
     system: FileSystem,
     words: OnceLock<Words>,
-    allocates: bool,
 }
 
 /// A part of the file in memory.
@@ -101,20 +100,36 @@ impl Words {
     }
 }
 
-impl FileStorage {
+impl FileMedium {
     /// Takes an open file. It must not be in O_DIRECT mode, since metadata is written eight bytes at a time, nor share
     /// its open file description with anything else: metadata is read here and there, so readahead is turned off.
     pub fn new(file: File) -> Self {
         // Advice only: where it is not taken, reading costs more and is no less right.
         let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM);
         let system = FileSystem::of(&file);
-        Self { file: Arc::new(file), system, words: OnceLock::new(), allocates: false }
+        Self { file: Arc::new(file), system, words: OnceLock::new() }
     }
 
-    /// Has blocks allocated a run at a time, ahead of the writes. It pays for writes past the page cache, each of which
-    /// would else wait for blocks of its own; the page cache collects them.
-    pub fn allocating(self, allocates: bool) -> Self {
-        Self { allocates, ..self }
+    /// Takes into account that words of this range will be written often. The range is inside the file and stays there.
+    pub fn expect_words(&self, (offset, len): FileRange) {
+        if self.system != FileSystem::OverwritesInPlace {
+            return log::debug!("write pointers are stored one system call at a time on this file system");
+        }
+        match Words::map(&self.file, offset.0, len.0) {
+            // A second range is written as anything else.
+            Ok(words) => drop(self.words.set(words)),
+            Err(error) => log::debug!("write pointers are stored one system call at a time: {error}"),
+        }
+    }
+
+    /// Has the file system find blocks for a range inside the file that will be written soon: an advice. What the range
+    /// reads as stays as it is.
+    pub fn allocate(&self, (offset, len): FileRange) {
+        let allocated = to_off(offset.0)
+            .and_then(|offset| Ok(fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, to_off(len.0)?)?));
+        if let Err(error) = allocated {
+            log::debug!("{len} bytes at {offset} are allocated as they are written: {error}");
+        }
     }
 
     /// Syncs a range of the file: writes out its pages alone, and commits what it takes to find them. Linux does that for
@@ -168,7 +183,7 @@ fn to_off(value: u64) -> io::Result<libc::off_t> {
     libc::off_t::try_from(value).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
-impl Storage for FileStorage {
+impl Medium for FileMedium {
     fn read_at(&self, offset: FileOffset, mut buf: &mut [u8]) -> io::Result<()> {
         let mut at = offset.0;
         while !buf.is_empty() {
@@ -189,7 +204,10 @@ impl Storage for FileStorage {
     }
 
     fn write_at(&self, offset: FileOffset, buf: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(buf, offset.0)
+        match (self.words.get(), <[u8; 8]>::try_from(buf)) {
+            (Some(words), Ok(word)) if words.store(offset.0, word) => Ok(()),
+            _ => self.file.write_all_at(buf, offset.0),
+        }
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -212,13 +230,6 @@ impl Storage for FileStorage {
         self.file.set_len(len.0)
     }
 
-    fn write_word(&self, offset: FileOffset, word: [u8; 8]) -> io::Result<()> {
-        match self.words.get() {
-            Some(words) if words.store(offset.0, word) => Ok(()),
-            _ => self.write_at(offset, &word),
-        }
-    }
-
     fn sync_ranges(&self, ranges: &[FileRange]) -> io::Result<()> {
         match ranges {
             _ if !self.system.commits_whole_inodes() => self.flush(),
@@ -227,29 +238,6 @@ impl Storage for FileStorage {
                 others.iter().try_for_each(|range| self.write_out(*range))?;
                 self.sync_range(*last)
             }
-        }
-    }
-
-    fn expect_words(&self, offset: FileOffset, len: Bytes) {
-        if self.system != FileSystem::OverwritesInPlace {
-            return log::debug!("write pointers are stored one system call at a time on this file system");
-        }
-        match Words::map(&self.file, offset.0, len.0) {
-            // A second range is written as anything else.
-            Ok(words) => drop(self.words.set(words)),
-            Err(error) => log::debug!("write pointers are stored one system call at a time: {error}"),
-        }
-    }
-
-    fn allocates(&self) -> bool {
-        self.allocates
-    }
-
-    fn allocate(&self, offset: FileOffset, len: Bytes) {
-        let allocated = to_off(offset.0)
-            .and_then(|offset| Ok(fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, to_off(len.0)?)?));
-        if let Err(error) = allocated {
-            log::debug!("{len} bytes at {offset} are allocated as they are written: {error}");
         }
     }
 
@@ -278,7 +266,7 @@ mod tests {
         ];
         let memory = File::from(memfd_create("file-test", MFdFlags::MFD_CLOEXEC).unwrap());
         for file in [memory, tempfile::tempfile().unwrap()] {
-            let mut storage = FileStorage::new(file);
+            let mut storage = FileMedium::new(file);
             storage.set_len(Bytes(3 * PAGE)).unwrap();
             for system in [FileSystem::Other, FileSystem::Xfs, FileSystem::OverwritesInPlace] {
                 storage.system = system;
@@ -295,15 +283,15 @@ mod tests {
     fn a_word_is_seen_by_every_reader_whether_it_went_through_the_mapping_or_not() {
         let memory = File::from(memfd_create("file-test", MFdFlags::MFD_CLOEXEC).unwrap());
         for (file, mapped) in [(memory, true), (tempfile::tempfile().unwrap(), false)] {
-            let storage = FileStorage::new(file);
+            let storage = FileMedium::new(file);
             storage.set_len(Bytes(3 * PAGE)).unwrap();
             if mapped {
-                storage.expect_words(FileOffset(PAGE + 512), Bytes(1024));
+                storage.expect_words((FileOffset(PAGE + 512), Bytes(1024)));
                 assert!(storage.words.get().is_some());
             }
             for offset in [0, PAGE, PAGE + 512, PAGE + 1528, 2 * PAGE] {
                 let word = (offset + 1).to_be_bytes();
-                storage.write_word(FileOffset(offset), word).unwrap();
+                storage.write_at(FileOffset(offset), &word).unwrap();
                 let mut read = [0; 8];
                 storage.read_at(FileOffset(offset), &mut read).unwrap();
                 assert_eq!(read, word, "at {offset}, mapped: {mapped}");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::storage::{FileRange, Storage};
+use crate::storage::{FileRange, Medium};
 use crate::units::{Bytes, FileOffset};
 
 /// The unit of allocation; a page that was never written reads as zeros.
@@ -12,7 +12,7 @@ const PAGE: u64 = 4096;
 
 /// A sparse file in memory. A copy made with [`Clone`] is independent of the original.
 #[derive(Debug, Default)]
-pub struct MemoryStorage {
+pub struct MemoryMedium {
     inner: Mutex<Inner>,
 }
 
@@ -23,13 +23,13 @@ struct Inner {
     len: u64,
 }
 
-impl Clone for MemoryStorage {
+impl Clone for MemoryMedium {
     fn clone(&self) -> Self {
         Self { inner: Mutex::new(self.lock().clone()) }
     }
 }
 
-impl MemoryStorage {
+impl MemoryMedium {
     /// A file with the given contents.
     pub fn from_bytes(bytes: &[u8]) -> io::Result<Self> {
         let storage = Self::default();
@@ -70,7 +70,7 @@ fn pieces(offset: u64, len: u64) -> impl Iterator<Item = (u64, usize, usize)> {
 }
 
 /// Equal length and equal bytes; a hole is zeros.
-impl PartialEq for MemoryStorage {
+impl PartialEq for MemoryMedium {
     fn eq(&self, other: &Self) -> bool {
         const ZEROS: [u8; PAGE as usize] = [0; PAGE as usize];
         // One after the other, so that a file can be compared with itself.
@@ -91,7 +91,7 @@ fn check_end(offset: FileOffset, len: u64) -> io::Result<u64> {
     end.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
-impl Storage for MemoryStorage {
+impl Medium for MemoryMedium {
     fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<()> {
         check_end(offset, buf.len() as u64)?;
         let inner = self.lock();
@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn agrees_with_a_vector() {
-        let storage = MemoryStorage::default();
+        let storage = MemoryMedium::default();
         let mut model: Vec<u8> = Vec::new();
         let mut seed = 7u64;
         let mut next = |bound: u64| {

@@ -1,4 +1,4 @@
-//! A storage whose flush fails for ever once it has failed.
+//! A medium whose flush fails for ever once it has failed.
 //!
 //! After a failed fsync the kernel may have dropped the pages it could not write and a second fsync would succeed
 //! without them, so a later success means nothing (P6).
@@ -7,10 +7,12 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::storage::{FileRange, Storage};
-use crate::units::{Bytes, FileOffset};
+use crate::storage::{FileRange, Layer, Layered, Medium};
 
-/// The storage below, with a memory for a failed flush.
+/// A medium behind a fuse.
+pub(super) type Fused<S> = Layered<Fuse<S>>;
+
+/// The medium below, with a memory for a failed flush.
 pub(super) struct Fuse<S> {
     below: Arc<S>,
     blown: AtomicBool,
@@ -38,7 +40,7 @@ impl<S> Fuse<S> {
         Ok(())
     }
 
-    /// A flush has failed, here or in an engine that flushed the same file.
+    /// A flush has failed, here or in a data path that flushed the same file.
     pub(super) fn blow(&self) {
         if !self.blown.swap(true, Ordering::AcqRel) {
             log::error!("a flush of the image failed: every further flush fails until the image is opened again");
@@ -46,13 +48,11 @@ impl<S> Fuse<S> {
     }
 }
 
-impl<S: Storage> Storage for Fuse<S> {
-    fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<()> {
-        self.below.read_at(offset, buf)
-    }
+impl<S: Medium> Layer for Fuse<S> {
+    type Below = Arc<S>;
 
-    fn write_at(&self, offset: FileOffset, buf: &[u8]) -> io::Result<()> {
-        self.below.write_at(offset, buf)
+    fn below(&self) -> &Arc<S> {
+        &self.below
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -61,33 +61,5 @@ impl<S: Storage> Storage for Fuse<S> {
 
     fn sync_ranges(&self, ranges: &[FileRange]) -> io::Result<()> {
         self.guarded(|| self.below.sync_ranges(ranges))
-    }
-
-    fn punch(&self, offset: FileOffset, len: Bytes) -> io::Result<()> {
-        self.below.punch(offset, len)
-    }
-
-    fn set_len(&self, len: Bytes) -> io::Result<()> {
-        self.below.set_len(len)
-    }
-
-    fn len(&self) -> io::Result<Bytes> {
-        self.below.len()
-    }
-
-    fn write_word(&self, offset: FileOffset, word: [u8; 8]) -> io::Result<()> {
-        self.below.write_word(offset, word)
-    }
-
-    fn expect_words(&self, offset: FileOffset, len: Bytes) {
-        self.below.expect_words(offset, len);
-    }
-
-    fn allocates(&self) -> bool {
-        self.below.allocates()
-    }
-
-    fn allocate(&self, offset: FileOffset, len: Bytes) {
-        self.below.allocate(offset, len);
     }
 }

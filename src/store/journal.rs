@@ -20,7 +20,7 @@ use std::cmp::Ordering;
 use super::slot::lock;
 use super::write::Bid;
 use super::{Batch, IoResult, Outcome, Refusal, Reply, Tag, Ticket, Work, ZonedStore, sequential};
-use crate::storage::Storage;
+use crate::storage::Medium;
 use crate::units::{Bytes, ZoneIndex};
 use crate::zone::{Geometry, State};
 
@@ -71,7 +71,7 @@ pub enum Recovered {
     Anew,
 }
 
-impl<S: Storage> ZonedStore<S> {
+impl<S: Medium> ZonedStore<S> {
     /// Sets, once, where notes go.
     pub fn set_journal(&self, journal: Box<dyn Journal>) {
         if self.journal.set(journal).is_err() {
@@ -165,13 +165,10 @@ impl<S: Storage> ZonedStore<S> {
         }
     }
 
-    /// Calls `with` for each explicitly open zone.
-    pub fn explicitly_open_zones(&self, mut with: impl FnMut(ZoneIndex)) {
-        for zone in (self.geometry.conventional_zones()..self.geometry.nr_zones()).map(ZoneIndex) {
-            if self.slots.inner(zone).zone.state() == State::ExplicitOpen {
-                with(zone);
-            }
-        }
+    /// The explicitly open zones.
+    pub fn explicitly_open_zones(&self) -> Vec<ZoneIndex> {
+        let zones = (self.geometry.conventional_zones()..self.geometry.nr_zones()).map(ZoneIndex);
+        zones.filter(|zone| self.slots.inner(*zone).zone.state() == State::ExplicitOpen).collect()
     }
 
     /// Notes whether a zone whose state has changed is explicitly open now.

@@ -3,17 +3,18 @@
 //! Finish and reset need their zone alone: they wait until the writes in flight are back, and writes that come
 //! meanwhile wait for them. Whoever has a zone alone gives it up on every way out.
 
+use super::clearing::Clearing;
 use super::keeper::Job;
-use super::slot::{Stale, lock};
+use super::slot::lock;
 use super::{Action, Batch, Event, Note, Op, Refusal, Reply, Step, Tag, Ticket, Work, ZonedStore, sequential};
-use crate::storage::Storage;
+use crate::storage::Medium;
 use crate::units::{Bytes, Sector, ZoneIndex};
 use crate::zone::{Refusal as ZoneRefusal, Resources, State};
 
 /// How many zones a reset of all does before other requests of the same queue get their turn.
 const RESET_ALL_ROUND: u32 = 128;
 
-impl<S: Storage> ZonedStore<S> {
+impl<S: Medium> ZonedStore<S> {
     pub(super) fn manage(
         &self,
         tag: Tag,
@@ -78,7 +79,7 @@ impl<S: Storage> ZonedStore<S> {
         let written = self.slots.inner(zone).zone.write_pointer() > start;
         if written {
             self.store_pointer(zone, start)?;
-            self.slots.inner(zone).stale = Stale::Clearing;
+            self.slots.inner(zone).clearing = Clearing::Asked;
         }
         drop(commit);
         lock(&self.resources).reset(&self.slots, &self.geometry, zone)?;

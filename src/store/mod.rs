@@ -6,11 +6,14 @@
 //! | `write` | admission, placement and completion of writes and appends |
 //! | `read` | where a read's bytes come from; zone reports |
 //! | `manage` | open, close, finish, reset |
-//! | `keeper` | the blocking metadata work: mapping new space, clearing reset zones |
+//! | `keeper` | the blocking metadata work: finding and mapping space |
+//! | `clearing` | where a zone stands on its way to hold nothing beyond its pointer |
+//! | `clear` | the steps of that |
 //! | `set` | the zones that wait for a step of their clearing |
 //! | `slot` | one zone: model, writes in flight, waiters |
 //! | `map` | where a zone lies in the file |
 //! | `fuse` | a failed flush stays failed |
+//! | [`device`] | the device as a trait, and layers over it |
 //! | [`journal`] | notes of requests in flight, for a successor of this process |
 //!
 //! # The order of things
@@ -38,6 +41,9 @@
 //! I/O; a commit lock is held over the eight-byte write of that zone's pointer; the keeper's lock is the
 //! housekeeper's alone.
 
+mod clear;
+mod clearing;
+pub mod device;
 mod fuse;
 pub mod journal;
 mod keeper;
@@ -54,16 +60,18 @@ use std::ops::ControlFlow;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, OnceLock};
 
+pub use device::ZonedDevice;
 pub use journal::{Journal, Note, Recovered, Reserved};
 pub use request::*;
 
 use crate::qcow2::{self, Access, Image, PointerTable};
-use crate::storage::Storage;
+use crate::storage::{FileRange, Layered, Medium};
 use crate::units::{Bytes, Sector, ZoneIndex};
 use crate::zone::{Clamp, Geometry, Resources, State, Zone, ZoneKind};
-use fuse::Fuse;
+use clearing::Clearing;
+use fuse::{Fuse, Fused};
 use keeper::{Job, Keeper};
-use slot::{Slots, Stale, lock};
+use slot::{Slots, lock};
 
 /// Most zones that are served: each takes memory from the beginning, used or not ([`zone_memory`]).
 pub const MAX_ZONES: u32 = 1 << 24;
@@ -136,35 +144,38 @@ pub enum OpenError {
 /// Called when the housekeeper has something to do. Must not call back into the store.
 pub type Doorbell = Box<dyn Fn() + Send + Sync>;
 
+/// Has the file system find blocks for a range of the file that will be written soon. Must not call back into the store.
+pub type Allocator = Box<dyn Fn(FileRange) + Send + Sync>;
+
 /// The device: zones and image together. Shared by all worker threads and one housekeeper.
 pub struct ZonedStore<S> {
-    storage: Arc<Fuse<S>>,
+    storage: Arc<Fused<S>>,
     geometry: Geometry,
     clamps: Vec<Clamp>,
     granularity: Bytes,
     read_only: bool,
     slots: Slots,
     resources: Mutex<Resources>,
-    table: PointerTable<Fuse<S>>,
+    table: PointerTable<Fused<S>>,
     keeper: Mutex<Keeper<S>>,
     jobs: Mutex<Vec<Job>>,
     doorbell: OnceLock<Doorbell>,
+    allocator: OnceLock<Allocator>,
     journal: OnceLock<Box<dyn Journal>>,
     /// Counts admitted writes, to know the least recently written zone.
     stamps: AtomicU64,
 }
 
-impl<S: Storage> ZonedStore<S> {
+impl<S: Medium> ZonedStore<S> {
     /// Opens the image in `storage`. Blocking; writes nothing before the whole image was checked.
     pub fn open(storage: Arc<S>, options: OpenOptions) -> Result<Self, OpenError> {
         let access = if options.read_only { Access::ReadOnly } else { Access::ReadWrite };
-        let storage = Arc::new(Fuse::new(storage));
+        let storage = Arc::new(Layered(Fuse::new(storage)));
         let image = Image::open(Arc::clone(&storage), access)?;
         let geometry = *image.geometry();
         check_granularity(&geometry, options.write_granularity)?;
         let (slots, resources) = read_zones(&image, options.write_granularity)?;
         let table = image.pointer_table();
-        table.prepare();
         Ok(Self {
             storage,
             geometry,
@@ -177,6 +188,7 @@ impl<S: Storage> ZonedStore<S> {
             keeper: Mutex::new(Keeper::new(image)),
             jobs: Mutex::new(Vec::new()),
             doorbell: OnceLock::new(),
+            allocator: OnceLock::new(),
             journal: OnceLock::new(),
             stamps: AtomicU64::new(1),
         })
@@ -202,6 +214,18 @@ impl<S: Storage> ZonedStore<S> {
         if self.doorbell.set(bell).is_err() {
             log::error!("the store's doorbell was set twice; the first one stays");
         }
+    }
+
+    /// Sets, once, what finds blocks ahead of writes; without it they are found as the writes come.
+    pub fn set_allocator(&self, allocator: Allocator) {
+        if self.allocator.set(allocator).is_err() {
+            log::error!("the store's allocator was set twice; the first one stays");
+        }
+    }
+
+    /// Where the write pointers are in the file.
+    pub fn pointer_table(&self) -> FileRange {
+        self.table.range()
     }
 
     /// Starts a request. For [`Step::Io`] the pieces of its data are in `segments`, in order and together exactly as
@@ -255,7 +279,7 @@ impl<S: Storage> ZonedStore<S> {
     }
 
     fn flush(&self, tag: Tag) -> Result<Step, Refusal> {
-        if self.storage.is_blown() {
+        if self.storage.0.is_blown() {
             return Err(Refusal::Io);
         }
         if self.read_only {
@@ -274,7 +298,7 @@ impl<S: Storage> ZonedStore<S> {
                 batch.mark_dirty(zone);
             }
             Work::Flush if !ok => {
-                self.storage.blow();
+                self.storage.0.blow();
                 batch.finish(ticket.tag, Err(Refusal::Io));
             }
             _ => batch.finish(ticket.tag, if ok { Ok(Reply::Done) } else { Err(Refusal::Io) }),
@@ -363,7 +387,7 @@ fn sequential(geometry: &Geometry, zone: ZoneIndex) -> bool {
 }
 
 /// All zones, as the image has them.
-fn read_zones<S: Storage>(image: &Image<S>, granularity: Bytes) -> Result<(Slots, Resources), OpenError> {
+fn read_zones<S: Medium>(image: &Image<S>, granularity: Bytes) -> Result<(Slots, Resources), OpenError> {
     let geometry = image.geometry();
     let zones = geometry.nr_zones();
     let bytes = Bytes(u64::from(zones) * Slots::WEIGHT);
@@ -380,12 +404,12 @@ fn read_zones<S: Storage>(image: &Image<S>, granularity: Bytes) -> Result<(Slots
             return ControlFlow::Break(());
         }
         resources.count(&zone);
-        let stale = match zone.state() {
-            State::Empty => Stale::AtOpen,
-            State::Closed if !image.ended_orderly() => Stale::AtOpen,
-            _ => Stale::No,
+        let clearing = match zone.state() {
+            State::Empty => Clearing::AtOpen,
+            State::Closed if !image.ended_orderly() => Clearing::AtOpen,
+            _ => Clearing::Clean,
         };
-        slots.push(zone, stale);
+        slots.push(zone, clearing);
         ControlFlow::Continue(())
     })?;
     wrong.map(|()| (slots, resources))

@@ -4,11 +4,11 @@ use super::keeper::Job;
 use super::map::push_zeros;
 use super::slot::lock;
 use super::{Refusal, Segment, Step, Tag, Ticket, Usage, Work, ZoneInfo, ZoneNow, ZonedStore, sequential};
-use crate::storage::Storage;
+use crate::storage::Medium;
 use crate::units::{Bytes, Sector, ZoneIndex};
 use crate::zone::{Refusal as ZoneRefusal, State};
 
-impl<S: Storage> ZonedStore<S> {
+impl<S: Medium> ZonedStore<S> {
     /// A read may not cross the border of a sequential zone.
     pub(super) fn check_read(&self, start: Bytes, len: Bytes) -> Result<(), Refusal> {
         let Some((first, last)) = self.zones_of(start, len) else {

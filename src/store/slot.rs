@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::clearing::Clearing;
 use super::map::ZoneMap;
 use super::request::{Event, IoResult, Outcome, Refusal, Reply, Tag};
 use crate::units::{Bytes, ZoneIndex};
@@ -28,27 +29,9 @@ struct Slot {
 /// What the zone's own lock guards; never held over I/O.
 pub(super) struct Inner {
     pub(super) zone: Zone,
-    pub(super) stale: Stale,
+    pub(super) clearing: Clearing,
     pub(super) map: Option<Box<ZoneMap>>,
     lane: Option<Box<Lane>>,
-}
-
-/// Whether the file may hold bytes beyond a zone's write pointer: of an earlier generation, of a write whose pointer was
-/// lost or never stored, of a write that failed. Nobody can read them, but a pointer that becomes durable before the data
-/// below it would show them. So no write to such a zone is placed: its space from the pointer on has to be punched, and
-/// the hole durable, before the pointer may move again (P3).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stale {
-    /// What is mapped beyond the pointer reads as zeros, but for writes in flight.
-    No,
-    /// It may, if it is mapped, and the pointer is durable in this generation. The zone was empty at open, or held data
-    /// after an end that was not orderly. What was in the file then is durable before this process writes to any space
-    /// it maps: the reservation that space comes from starts with a flush.
-    AtOpen,
-    /// It may, or its pointer may still be durable as it was before a reset.
-    Maybe,
-    /// It may, and the housekeeper was asked to clear it.
-    Clearing,
 }
 
 /// The traffic of one zone.
@@ -91,8 +74,8 @@ impl Slots {
     }
 
     /// Takes the next zone.
-    pub(super) fn push(&mut self, zone: Zone, stale: Stale) {
-        let inner = Inner { zone, stale, map: None, lane: None };
+    pub(super) fn push(&mut self, zone: Zone, clearing: Clearing) {
+        let inner = Inner { zone, clearing, map: None, lane: None };
         self.0.push(Slot { commit: Mutex::new(()), inner: Mutex::new(inner) });
     }
 
@@ -121,7 +104,7 @@ impl Inner {
 
     /// Whether a zone that holds data is being cleared beyond its pointer.
     pub(super) fn is_clearing_tail(&self, geometry: &Geometry, zone: ZoneIndex) -> bool {
-        self.stale == Stale::Clearing && self.zone.write_pointer() > geometry.start(zone)
+        self.clearing.is_under_way() && self.zone.write_pointer() > geometry.start(zone)
     }
 
     /// Whether there is no traffic, and was none lately.
@@ -267,7 +250,7 @@ impl Lane {
                 None => events.push(Event::Finished { tag, outcome: Err(Refusal::Io) }),
             }
         }
-        // Nothing of a stale zone has been placed, so all in flight are waiting, from the first.
+        // Nothing of a zone that is not clean has been placed, so all in flight are waiting, from the first.
         first.into_iter().for_each(|first| self.fail_from(first));
         first.is_some()
     }

@@ -8,12 +8,13 @@
 
 use std::sync::atomic::Ordering;
 
+use super::clearing::Clearing;
 use super::keeper::{Job, run_at};
-use super::slot::{Inner, Stale, lock};
+use super::slot::{Inner, lock};
 use super::{
     Batch, Event, Note, Op, Refusal, Reply, Reserved, Segment, Step, Tag, Ticket, Work, ZonedStore, sequential,
 };
-use crate::storage::Storage;
+use crate::storage::Medium;
 use crate::units::{Bytes, Sector, ZoneIndex};
 use crate::zone::{Refusal as ZoneRefusal, State};
 
@@ -38,7 +39,7 @@ enum Admitted {
     NeedsOpen,
 }
 
-impl<S: Storage> ZonedStore<S> {
+impl<S: Medium> ZonedStore<S> {
     pub(super) fn write(
         &self,
         tag: Tag,
@@ -127,27 +128,6 @@ impl<S: Storage> ZonedStore<S> {
     /// Gives a write the range that it had in the last process. False where it cannot have it.
     pub(super) fn admit_again(&self, bid: Bid) -> bool {
         matches!(self.admit(bid), Ok(Admitted::At(_)))
-    }
-
-    /// Has a request wait while its zone may hold bytes beyond its pointer; asks for the clearing. False where it need
-    /// not wait.
-    pub(super) fn wait_for_clearing(&self, inner: &mut Inner, zone: ZoneIndex, tag: Tag) -> bool {
-        if inner.stale == Stale::No {
-            return false;
-        }
-        self.ask_for_clearing(inner, zone);
-        self.ask(Job::Hurry { zone });
-        inner.lane().wait(tag);
-        true
-    }
-
-    /// Asks for the clearing of a zone that may hold bytes beyond its pointer, once.
-    pub(super) fn ask_for_clearing(&self, inner: &mut Inner, zone: ZoneIndex) {
-        if matches!(inner.stale, Stale::AtOpen | Stale::Maybe) {
-            let reset = inner.stale == Stale::Maybe;
-            inner.stale = Stale::Clearing;
-            self.ask(Job::Clear { zone, reset });
-        }
     }
 
     /// Finds where a reserved write goes in the file, or asks for the space.
@@ -241,7 +221,7 @@ impl<S: Storage> ZonedStore<S> {
         if rolled_back {
             inner.zone.roll_back();
             // What landed behind the failure stands beyond the pointer now.
-            inner.stale = Stale::Maybe;
+            inner.clearing = Clearing::InDoubt;
         }
         if drained {
             inner.lane().drained(events);

@@ -11,15 +11,14 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::device::Device;
 use super::handler::{Handler, ProtocolError, Reply};
+use super::host::Host;
 use super::message::{self, Request};
 use super::options::ServeOptions;
 use super::reception::{Caller, Met, Patience, Reception};
 use super::socket::Listening;
 use super::wire::{Frame, Received, Wire};
 use super::{CLOSING, ServeError, Supervised};
-use crate::storage::Storage;
 use crate::virtio::config::ConfigSpace;
 
 /// How long a frontend may take to send the rest of a message, or to take the answers to the ones before.
@@ -34,20 +33,20 @@ pub(super) fn waiting(listening: &Listening) -> String {
 }
 
 /// Serves frontends until it is to stop.
-pub(super) fn accept_loop<S: Storage + 'static>(
+pub(super) fn accept_loop(
     listening: &Listening,
-    device: &Arc<Device<S>>,
+    host: &Arc<Host>,
     config: &ConfigSpace,
     options: &ServeOptions,
     by: Supervised<'_>,
 ) -> Result<(), ServeError> {
-    let handler = || Handler::new(Arc::clone(device), config.clone(), options);
-    let mut reception = Reception::new(Some(listening), &device.lines, by);
+    let handler = || Handler::new(Arc::clone(host), config.clone(), options);
+    let mut reception = Reception::new(Some(listening), &host.device.lines, by);
     while let Some(caller) = reception.next()? {
         by.manager.status("serving a frontend");
-        device.watch.frontend_is(true);
+        host.device.counts.frontend_is(true);
         let stopped = converse(caller, handler(), &mut reception)?;
-        device.watch.frontend_is(false);
+        host.device.counts.frontend_is(false);
         if stopped || listening.is_single() {
             break;
         }
@@ -64,9 +63,9 @@ enum End {
 }
 
 /// Serves one frontend. Returns whether that ended because it is time to stop.
-pub(super) fn converse<S: Storage + 'static>(
+pub(super) fn converse(
     caller: Caller,
-    mut handler: Handler<S>,
+    mut handler: Handler,
     reception: &mut Reception<'_>,
 ) -> Result<bool, ServeError> {
     let name = caller.to_string();
@@ -142,7 +141,7 @@ impl Conversation {
     }
 
     /// Does what a message asks for, and answers it.
-    fn answer<S: Storage + 'static>(&mut self, frame: Frame, handler: &mut Handler<S>) -> Result<(), End> {
+    fn answer(&mut self, frame: Frame, handler: &mut Handler) -> Result<(), End> {
         let request = message::parse(frame, handler.protocol()).map_err(|error| End::Broken(error.to_string()))?;
         let Request { code, needs_reply, message } = request;
         let result = handler.handle(message);

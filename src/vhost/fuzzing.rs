@@ -17,21 +17,22 @@ use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::Supervised;
 use super::connection::converse;
-use super::device::Device;
-use super::files::DataFiles;
 use super::handler::Handler;
+use super::host::Host;
 use super::housekeeper::Housekeeper;
 use super::inflight::{self, Inflight, Tracker};
 use super::journal::{self, Journals};
-use super::options::{AioMode, CacheMode, ServeOptions};
+use super::options::{CacheMode, ServeOptions};
 use super::reception::{Caller, Reception};
 use super::ring::{Ring, RingError, RingSetup};
+use crate::device::recovery::Recovery;
 use crate::fuzzing::input::Input;
+use crate::io::{AioMode, DataFiles};
 use crate::qcow2::{self, ByteOrder, CreateOptions};
 use crate::sandbox::{Mode, Sandbox};
 use crate::service::ServiceManager;
-use crate::storage::memory::MemoryStorage;
-use crate::store::{OpenOptions, ZonedStore};
+use crate::storage::memory::MemoryMedium;
+use crate::store::{OpenOptions, ZonedDevice, ZonedStore};
 use crate::units::{Bytes, Sector, ZoneIndex};
 use crate::virtio::request::Buffers;
 use crate::zone::{GeometryRequest, State};
@@ -41,8 +42,8 @@ const ZONE: u64 = 64 << 10;
 /// Guest memory, from address 0.
 const MEMORY: usize = 64 << 10;
 
-fn store() -> Arc<ZonedStore<MemoryStorage>> {
-    static IMAGE: OnceLock<MemoryStorage> = OnceLock::new();
+fn store() -> Arc<ZonedStore<MemoryMedium>> {
+    static IMAGE: OnceLock<MemoryMedium> = OnceLock::new();
     let image = IMAGE.get_or_init(|| {
         let geometry = GeometryRequest {
             size: Bytes(u64::from(ZONES) * ZONE),
@@ -53,7 +54,7 @@ fn store() -> Arc<ZonedStore<MemoryStorage>> {
             max_active_zones: 4,
             max_append_bytes: Bytes(4096),
         };
-        let image = MemoryStorage::default();
+        let image = MemoryMedium::default();
         let options = CreateOptions { geometry, cluster_size: Bytes(4096), table_order: ByteOrder::Big };
         qcow2::create(&image, &options).unwrap();
         image
@@ -227,13 +228,14 @@ pub fn inflight(bytes: &[u8]) {
     let journals = Arc::new(Journals::new());
     store.set_journal(Box::new(Arc::clone(&journals)));
     journals.attach(Some(&region));
-    let mut left = journal::recover(&store, &region, &journals);
+    let disk: Arc<dyn ZonedDevice> = Arc::clone(&store) as _;
+    let mut left = journal::recover(&disk, &region, &journals);
     for (queue, left) in (0..region.queues()).zip(&mut left) {
         let (mut tracker, heads) = Tracker::new(Arc::clone(&region), queue, input.u16());
         assert!(heads.len() <= region.entries().into());
         for head in heads.iter().take(input.below(20)) {
             // What is taken and not gone on with would keep its place, so it is put back by hand.
-            if let Some(journal::Recovery::Resumes(ticket)) = left.take(*head) {
+            if let Some(Recovery::Resumes(ticket)) = left.take(*head) {
                 store.abandon(ticket);
             }
             tracker.take(*head);
@@ -246,7 +248,7 @@ pub fn inflight(bytes: &[u8]) {
 }
 
 /// What nobody goes on with has left no trace: every zone is as the image says, or open at its start.
-fn assert_nothing_is_reserved(store: &ZonedStore<MemoryStorage>) {
+fn assert_nothing_is_reserved(store: &ZonedStore<MemoryMedium>) {
     let mut zones = Vec::new();
     store.report(Sector(0), usize::MAX, &mut zones).unwrap();
     for zone in &zones {
@@ -445,12 +447,12 @@ pub fn messages(bytes: &[u8]) {
     let (store, stop, options) = (store(), EventFd::new(EFD_NONBLOCK).unwrap(), options());
     let config = options.config_space(store.geometry()).unwrap();
     let sandbox = Sandbox::enter(options.sandbox, &[]).unwrap();
-    let device =
-        Arc::new(Device::new(Arc::clone(&store), files, &options, config.max_append(), None, sandbox).unwrap());
-    let housekeeper = Housekeeper::start(Arc::clone(&device)).unwrap();
+    let disk: Arc<dyn ZonedDevice> = Arc::clone(&store) as _;
+    let host = Arc::new(Host::new(disk, files, &options, config.max_append(), None, sandbox).unwrap());
+    let housekeeper = Housekeeper::start(Arc::clone(&host)).unwrap();
     let by = Supervised { stop: &stop, manager: &ServiceManager::default() };
-    let handler = Handler::new(Arc::clone(&device), config, &options);
-    let mut reception = Reception::new(None, &device.lines, by);
+    let handler = Handler::new(Arc::clone(&host), config, &options);
+    let mut reception = Reception::new(None, &host.device.lines, by);
     let stopped = converse(Caller::new(served), handler, &mut reception).unwrap();
     housekeeper.stop();
     assert!(!stopped, "nobody has stopped it");

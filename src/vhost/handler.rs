@@ -13,17 +13,18 @@ use std::sync::Arc;
 use vhost::vhost_user::VhostUserProtocolFeatures;
 use vhost::vhost_user::message::VhostUserInflight;
 
-use super::device::Device;
+use super::host::Host;
 use super::inflight::{self, Disk, Inflight, InflightError};
-use super::journal::{self, LeftBehind};
-use super::limiter::Lines;
+use super::journal;
 use super::memory::{MAX_REGIONS, MemoryError, MemoryTable};
 use super::message::{Message, inflight_payload};
 use super::notify::Notifier;
 use super::options::{MAX_QUEUES, ServeOptions};
 use super::ring::{Ring, RingSetup};
 use super::worker::{QueueSetup, WorkerError, WorkerHandle};
-use crate::storage::Storage;
+use crate::device::Device;
+use crate::device::limiter::Lines;
+use crate::device::recovery::LeftBehind;
 use crate::virtio::config::{ConfigSpace, Written};
 use crate::virtio::features::Features;
 
@@ -106,8 +107,9 @@ struct Vring {
 }
 
 /// One connection.
-pub(super) struct Handler<S: Storage> {
-    device: Arc<Device<S>>,
+pub(super) struct Handler {
+    host: Arc<Host>,
+    device: Arc<Device>,
     config: ConfigSpace,
     offered: Features,
     accepted: Features,
@@ -118,16 +120,18 @@ pub(super) struct Handler<S: Storage> {
     disk: Disk,
     inflight: Option<Arc<Inflight>>,
     /// What the last process left behind, by queue, until the queue runs.
-    left: Vec<LeftBehind<S>>,
+    left: Vec<LeftBehind>,
     complained: bool,
 }
 
-impl<S: Storage + 'static> Handler<S> {
-    pub(super) fn new(device: Arc<Device<S>>, config: ConfigSpace, options: &ServeOptions) -> Self {
-        let offered = Features::offered(options.read_only || device.store.read_only());
+impl Handler {
+    pub(super) fn new(host: Arc<Host>, config: ConfigSpace, options: &ServeOptions) -> Self {
+        let device = Arc::clone(&host.device);
+        let offered = Features::offered(options.read_only || device.disk.read_only());
         device.set_mode(Features::default(), config.writeback());
-        let disk = inflight::disk(device.store.geometry(), options.block_size);
+        let disk = inflight::disk(device.disk.geometry(), options.block_size);
         Self {
+            host,
             device,
             config,
             offered,
@@ -168,7 +172,7 @@ impl<S: Storage + 'static> Handler<S> {
             Message::GetVringBase { index } => return self.give_base(index),
             Message::GetConfig { offset, size, flags } => return Ok(self.read_config(offset, size, flags)),
             Message::GetInflightFd(asked) => {
-                let (told, file) = Inflight::create(&asked, &self.disk, self.device.store.geometry().nr_zones())?;
+                let (told, file) = Inflight::create(&asked, &self.disk, self.device.disk.geometry().nr_zones())?;
                 return Ok(Reply::WithFile(inflight_payload(&told), file));
             }
             Message::SetOwner => {}
@@ -202,7 +206,7 @@ impl<S: Storage + 'static> Handler<S> {
             self.stop(index);
         }
         // Before what is left behind gives up its place: in the region it keeps it, for a frontend that comes again.
-        self.device.journals.attach(None);
+        self.host.journals.attach(None);
         self.inflight = None;
         self.left.clear();
     }
@@ -212,12 +216,12 @@ impl<S: Storage + 'static> Handler<S> {
         if let Some(index) = self.vrings.iter().position(|vring| vring.worker.is_some()) {
             return Err(ProtocolError::Running { index: index as u32, what: "the in-flight region" });
         }
-        let zones = self.device.store.geometry().nr_zones();
+        let zones = self.device.disk.geometry().nr_zones();
         let region = Inflight::open(told, file, &self.disk, zones)?;
-        self.device.journals.attach(None);
+        self.host.journals.attach(None);
         self.left.clear();
-        self.device.journals.attach(Some(&region));
-        self.left = journal::recover(&self.device.store, &region, &self.device.journals);
+        self.host.journals.attach(Some(&region));
+        self.left = journal::recover(&self.device.disk, &region, &self.host.journals);
         self.inflight = Some(region);
         Ok(())
     }
@@ -264,10 +268,10 @@ impl<S: Storage + 'static> Handler<S> {
         self.complain_once();
         let mem = Arc::clone(self.memory.memory());
         let region = self.inflight.clone().filter(|region| index < region.queues());
-        let mut nothing = LeftBehind::none(&self.device.store);
+        let mut nothing = LeftBehind::none(&self.device.disk);
         let left = self.left.get_mut(usize::from(index)).unwrap_or(&mut nothing);
         let setup = QueueSetup { queue: index, region, ring, mem, kick, call, error };
-        let worker = WorkerHandle::start(&self.device, setup, left)
+        let worker = WorkerHandle::start(&self.host, setup, left)
             .map_err(|source| ProtocolError::Worker { index: index.into(), source })?;
         log::debug!("queue {index} runs: {ring:x?}");
         if let Some(vring) = self.vrings.get_mut(usize::from(index)) {

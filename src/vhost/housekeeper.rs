@@ -8,9 +8,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::ServeError;
-use super::device::Device;
+use super::host::Host;
+use crate::device::Device;
 use crate::sandbox::Role;
-use crate::storage::Storage;
 use crate::store::Batch;
 use crate::units::Bytes;
 
@@ -60,23 +60,23 @@ pub(super) struct Housekeeper {
 
 impl Housekeeper {
     /// Starts the thread and has the store ring for it. Once a store, since a doorbell stays.
-    pub(super) fn start<S: Storage + 'static>(device: Arc<Device<S>>) -> Result<Self, ServeError> {
+    pub(super) fn start(host: Arc<Host>) -> Result<Self, ServeError> {
         let bell = Arc::new(Bell::default());
         let ringer = Arc::clone(&bell);
-        device.store.set_doorbell(Box::new(move || ringer.ring()));
+        host.device.disk.set_doorbell(Box::new(move || ringer.ring()));
         // Work may have been asked for before there was a bell.
         bell.ring();
         let listener = Arc::clone(&bell);
         let thread = std::thread::Builder::new()
             .name("housekeeper".into())
             .spawn(move || {
-                if let Err(error) = device.sandbox.confine(Role::Housekeeper) {
+                if let Err(error) = host.sandbox.confine(Role::Housekeeper) {
                     log::warn!("the housekeeper's thread may do all that the process may: {error}");
                 }
                 let mut batch = Batch::default();
                 let mut pace = Pace::new(Instant::now());
                 while listener.wait() {
-                    keep(&device, &listener, &mut pace, &mut batch);
+                    keep(&host.device, &listener, &mut pace, &mut batch);
                 }
             })
             .map_err(ServeError::system("start the housekeeper thread"))?;
@@ -121,13 +121,13 @@ impl Pace {
     }
 }
 
-fn keep<S: Storage>(device: &Device<S>, bell: &Bell, pace: &mut Pace, batch: &mut Batch) {
+fn keep(device: &Device, bell: &Bell, pace: &mut Pace, batch: &mut Batch) {
     loop {
-        if let Some(a_second) = pace.measure(Instant::now(), device.store.drawn()) {
-            device.store.keep_ahead(a_second);
+        if let Some(a_second) = pace.measure(Instant::now(), device.disk.drawn()) {
+            device.disk.keep_ahead(a_second);
         }
-        let worked = device.store.housekeep(batch);
-        device.store.commit(batch);
+        let worked = device.disk.housekeep(batch);
+        device.disk.commit(batch);
         device.router.deliver(batch.events.drain(..));
         if !worked || bell.is_stopping() {
             return;

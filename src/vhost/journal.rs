@@ -10,9 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::inflight::{Inflight, RECORD};
 use super::options::MAX_QUEUES;
-use super::slots::{head_of, slot_of};
-use crate::storage::Storage;
-use crate::store::{Journal, Note, Outcome, Recovered, Reply, Reserved, Tag, Ticket, ZonedStore};
+use crate::device::recovery::{LeftBehind, Recovery};
+use crate::store::{Journal, Note, Outcome, Recovered, Reply, Reserved, Tag, ZonedDevice};
 use crate::units::{Bytes, Sector, ZoneIndex};
 use crate::virtio::status::{RequestError, Status};
 
@@ -121,7 +120,7 @@ impl Journals {
         let Some(queue) = self.queues.get(usize::from(tag.queue)) else { return };
         let region = lock(queue);
         if let Some(region) = region.as_ref()
-            && let Some(at) = head_of(tag.slot).and_then(|head| region.record(tag.queue, head))
+            && let Some(at) = region.record(tag.queue, tag.slot)
         {
             record.store(region, at);
         }
@@ -144,58 +143,16 @@ impl Journal for Arc<Journals> {
     }
 }
 
-/// How a request that was left behind is gone on with.
-#[derive(Debug)]
-pub(super) enum Recovery {
-    /// Its answer is known.
-    Settled { status: Status, appended: Option<Sector> },
-    /// It keeps its place in its zone.
-    Resumes(Ticket),
-}
-
-/// The requests of one queue that the last process left behind and that cannot just be begun anew. What nobody has
-/// taken when this is dropped gives up its place.
-pub(super) struct LeftBehind<S: Storage> {
-    store: Arc<ZonedStore<S>>,
-    requests: Vec<(u16, Recovery)>,
-}
-
-impl<S: Storage> LeftBehind<S> {
-    pub(super) fn none(store: &Arc<ZonedStore<S>>) -> Self {
-        Self { store: Arc::clone(store), requests: Vec::new() }
-    }
-
-    /// What is known of the request with this head.
-    pub(super) fn take(&mut self, head: u16) -> Option<Recovery> {
-        let place = self.requests.iter().position(|(known, _)| *known == head)?;
-        Some(self.requests.swap_remove(place).1)
-    }
-}
-
-impl<S: Storage> Drop for LeftBehind<S> {
-    fn drop(&mut self) {
-        for (_, recovery) in self.requests.drain(..) {
-            if let Recovery::Resumes(ticket) = recovery {
-                self.store.abandon(ticket);
-            }
-        }
-    }
-}
-
-/// Makes the store what the notes in a region say: zones explicitly open, writes in their places. Gives what was left
+/// Makes the disk what the notes in a region say: zones explicitly open, writes in their places. Gives what was left
 /// behind of each queue. The region is attached, and no queue runs.
-pub(super) fn recover<S: Storage>(
-    store: &Arc<ZonedStore<S>>,
-    region: &Inflight,
-    journals: &Journals,
-) -> Vec<LeftBehind<S>> {
+pub(super) fn recover(disk: &Arc<dyn ZonedDevice>, region: &Inflight, journals: &Journals) -> Vec<LeftBehind> {
     region.open_zones().for_each(|zone| {
-        store.reopen(zone);
+        disk.reopen(zone);
         region.set_open_zone(zone, false);
     });
-    store.explicitly_open_zones(|zone| region.set_open_zone(zone, true));
+    disk.explicitly_open_zones().into_iter().for_each(|zone| region.set_open_zone(zone, true));
 
-    let mut left: Vec<_> = (0..MAX_QUEUES).map(|_| LeftBehind::none(store)).collect();
+    let mut left: Vec<_> = (0..MAX_QUEUES).map(|_| LeftBehind::none(disk)).collect();
     let mut records = records(region);
     // Of one zone the lowest range first.
     records.sort_by_key(|(_, _, record)| match record {
@@ -206,8 +163,8 @@ pub(super) fn recover<S: Storage>(
         let recovery = match record {
             Record::Settled { status, appended } => Recovery::Settled { status, appended },
             Record::Noted(note) => {
-                let tag = Tag { queue, slot: slot_of(head) };
-                match store.recover(tag, note) {
+                let tag = Tag { queue, slot: head };
+                match disk.recover(tag, note) {
                     Recovered::Anew => continue,
                     Recovered::Resumes(ticket) => Recovery::Resumes(ticket),
                     Recovered::Settled(outcome) => {
@@ -223,7 +180,7 @@ pub(super) fn recover<S: Storage>(
             }
         };
         if let Some(left) = left.get_mut(usize::from(queue)) {
-            left.requests.push((head, recovery));
+            left.add(head, recovery);
         }
     }
     left

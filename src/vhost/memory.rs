@@ -5,12 +5,13 @@
 //! guest-physical ones.
 
 use std::fs::File;
-use std::ops::Deref;
 use std::sync::Arc;
 
 use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
 use vhost::vhost_user::message::VhostUserMemoryRegion;
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestRegionCollection, GuestRegionMmap, MmapRegion};
+use vm_memory::{FileOffset, GuestAddress, GuestRegionCollection, GuestRegionMmap, MmapRegion};
+
+use crate::device::memory::Memory;
 
 /// Most regions at a time; what QEMU allows for its own memory slots.
 pub(super) const MAX_REGIONS: usize = 509;
@@ -39,21 +40,6 @@ struct Region {
     memory: Arc<GuestRegionMmap>,
     /// The mapping that `memory` is a part of.
     mapping: Arc<MmapRegion>,
-}
-
-/// The guest's memory. It holds the mappings that its regions are parts of.
-#[derive(Debug, Default)]
-pub(super) struct Memory {
-    guest: GuestMemoryMmap,
-    _mappings: Vec<Arc<MmapRegion>>,
-}
-
-impl Deref for Memory {
-    type Target = GuestMemoryMmap;
-
-    fn deref(&self) -> &GuestMemoryMmap {
-        &self.guest
-    }
 }
 
 /// The regions and the memory made of them.
@@ -100,7 +86,7 @@ impl MemoryTable {
         // The one thing left to refuse is a table of no regions.
         let guest = GuestRegionCollection::from_arc_regions(parts).unwrap_or_default();
         let mappings = regions.iter().map(|region| Arc::clone(&region.mapping)).collect();
-        Ok(Self { regions, memory: Arc::new(Memory { guest, _mappings: mappings }) })
+        Ok(Self { regions, memory: Arc::new(Memory::new(guest, mappings)) })
     }
 
     /// The guest's memory.

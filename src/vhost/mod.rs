@@ -1,10 +1,10 @@
-//! Serving: sockets, connections, guest memory, rings, worker threads and the data's I/O.
+//! The transport: sockets, connections, guest memory, rings and the threads of a device's queues.
 //!
 //! ```text
 //!  main ── stop ──► accept loop ──► connection ──► handler        one thread: messages of one frontend at a time
 //!                                                    │ commands
 //!                                                    ▼
-//!                                          worker per running queue   owns ring, guest memory, engine, requests
+//!                                          worker per running queue   owns ring, guest memory, requests
 //!                                                    │ events ▲
 //!                                                    ▼        │
 //!                                               mailboxes ◄── housekeeper   blocking metadata work of the store
@@ -22,54 +22,38 @@
 //! | `worker` | one queue's thread: its loop and its commands |
 //! | `wake` | how a queue's thread sleeps and is woken |
 //! | `idle` | how long a queue's thread looks for work before it sleeps |
-//! | `requests` | a queue's requests: through the store, through their I/O, to their answers |
 //! | `ring` | the split virtqueue |
 //! | `notify` | the eventfds that a frontend hands over |
-//! | `slots` | the requests in flight of a worker |
 //! | `inflight` | the memory that says which requests were in flight when a process died |
 //! | `journal` | what the store notes there about them, and what the next process makes of it |
-//! | `transfer` | the data of one request as file operations |
-//! | `engine` | io_uring, or plain system calls where that is not allowed |
-//! | `files` | the image file twice: direct and through the page cache |
-//! | `router` | events for requests of other workers |
 //! | `taken` | what is said when shared memory is taken away |
 //! | `told` | what clients of the control socket are told of a device |
-//! | `watch` | what is noted of the requests answered |
-//! | `limiter` | how many lines of the log a guest or a frontend may cause |
 //! | `housekeeper` | the store's thread for blocking work |
-//! | `options`, `device` | what a device is served with, and what its threads share |
+//! | `options`, `host` | what a device is served with, and what its threads share |
 //!
 //! A queue belongs to its worker while it runs and to the handler while it is stopped; nothing is shared but the
 //! store, the mailboxes and three flags. Rules: the vhost-user protocol of QEMU's docs/interop, and virtio 1.3, 2.7.
 
 mod connection;
-mod device;
-mod engine;
-mod files;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;
 mod handler;
+mod host;
 mod housekeeper;
 mod idle;
 mod inflight;
 mod journal;
-mod limiter;
 mod memory;
 mod message;
 mod notify;
 mod options;
 mod reception;
-mod requests;
 mod ring;
-mod router;
-mod slots;
 pub mod socket;
 mod taken;
 mod told;
-mod transfer;
 mod wake;
-mod watch;
 mod wire;
 mod worker;
 
@@ -80,15 +64,14 @@ use std::sync::Arc;
 
 use vmm_sys_util::eventfd::EventFd;
 
-pub use files::DataFiles;
-pub use options::{AioMode, CacheMode, ServeOptions};
+pub use options::{CacheMode, ServeOptions};
 pub use socket::{ListenOn, SocketAccess, SocketError};
 
 use crate::control::server::Server;
+pub use crate::io::{AioMode, DataFiles};
 use crate::sandbox::{Role, Sandbox, SandboxError};
 use crate::service::ServiceManager;
-use crate::storage::Storage;
-use crate::store::ZonedStore;
+use crate::store::ZonedDevice;
 use crate::virtio::config::ConfigError;
 
 /// Why serving could not start or go on.
@@ -145,17 +128,17 @@ pub struct Onlookers {
     pub control_path: Option<PathBuf>,
 }
 
-/// Serves the store to one frontend after another until it is to stop. A socket that came already connected is served
-/// once. When this returns nothing is in flight any more; the caller closes the store.
-pub fn serve<S: Storage + 'static>(
-    store: Arc<ZonedStore<S>>,
+/// Serves the disk to one frontend after another until it is to stop. A socket that came already connected is served
+/// once. When this returns nothing is in flight any more; the caller closes the disk.
+pub fn serve(
+    disk: Arc<dyn ZonedDevice>,
     files: DataFiles,
     listen: ListenOn,
     options: ServeOptions,
     onlookers: Onlookers,
     by: Supervised<'_>,
 ) -> Result<(), ServeError> {
-    let config = options.config_space(store.geometry())?;
+    let config = options.config_space(disk.geometry())?;
     let listening = socket::Listening::open(listen)?;
     // Made by nobody but its owner, and for nobody else.
     let access = SocketAccess { mode: 0o600, group: None };
@@ -165,13 +148,13 @@ pub fn serve<S: Storage + 'static>(
         std::iter::once(&listening).chain(&control).filter_map(socket::Listening::own_folder).collect();
     taken::say_when_memory_is_taken().map_err(ServeError::system("handle SIGBUS"))?;
     let sandbox = Sandbox::enter(options.sandbox, &folders)?;
-    let device = Arc::new(device::Device::new(store, files, &options, config.max_append(), trace, sandbox)?);
-    let housekeeper = housekeeper::Housekeeper::start(Arc::clone(&device))?;
+    let host = Arc::new(host::Host::new(disk, files, &options, config.max_append(), trace, sandbox)?);
+    let housekeeper = housekeeper::Housekeeper::start(Arc::clone(&host))?;
     log::info!("serving on {listening}");
-    let told = || told::Told::new(Arc::clone(&device), by.stop, image, &options);
+    let told = || told::Told::new(Arc::clone(&host.device), by.stop, image, &options);
     let control = control.as_ref().map(|listening| answer_clients(listening, told(), sandbox)).transpose()?;
     by.manager.ready(&connection::waiting(&listening));
-    let result = connection::accept_loop(&listening, &device, &config, &options, by);
+    let result = connection::accept_loop(&listening, &host, &config, &options, by);
     by.manager.stopping(CLOSING);
     if let Some(control) = control {
         control.stop();
@@ -181,9 +164,9 @@ pub fn serve<S: Storage + 'static>(
 }
 
 /// Starts the thread of the control socket.
-fn answer_clients<S: Storage + 'static>(
+fn answer_clients(
     listening: &socket::Listening,
-    told: io::Result<told::Told<S>>,
+    told: io::Result<told::Told>,
     sandbox: Sandbox,
 ) -> Result<Server, ServeError> {
     let start = || {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::io::AioMode;
 use crate::sandbox;
 use crate::virtio::config::{ConfigError, ConfigSpace, DeviceShape};
 use crate::zone::Geometry;
@@ -19,17 +20,6 @@ pub enum CacheMode {
     None,
     /// Durable before each is acknowledged.
     Writethrough,
-}
-
-/// How the data's I/O is done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AioMode {
-    /// io_uring where the kernel allows it.
-    Auto,
-    /// io_uring or nothing.
-    IoUring,
-    /// Plain system calls.
-    Sync,
 }
 
 /// How an image is served.

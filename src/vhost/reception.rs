@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt};
 
-use super::limiter::Lines;
 use super::socket::{Listening, poll_all};
 use super::{ServeError, Supervised};
+use crate::device::limiter::Lines;
 
 /// How long the socket is left alone when a frontend could not be let in.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -7,38 +7,32 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use vmm_sys_util::eventfd::EventFd;
 
-use super::device::Device;
 use super::options::{CacheMode, ServeOptions};
 use crate::control::server::Subject;
 use crate::control::{Command, MAX_CELLS, MAX_REPORTED, ZoneRow, Zones};
+use crate::device::Device;
 use crate::logging;
 use crate::observe::info::Info;
 use crate::observe::metrics;
 use crate::observe::summary::Summary;
 use crate::observe::versioned;
-use crate::storage::Storage;
-use crate::store::{ZoneInfo, ZonedStore};
+use crate::store::{ZoneInfo, ZonedDevice};
 use crate::units::ZoneIndex;
 
 /// Zones looked at in one go.
 const CHUNK: usize = 256;
 
 /// A device, to those who ask.
-pub(super) struct Told<S> {
-    device: Arc<Device<S>>,
+pub(super) struct Told {
+    device: Arc<Device>,
     stop: EventFd,
     info: Info,
 }
 
-impl<S: Storage> Told<S> {
+impl Told {
     /// `stop` is fired when a client says so.
-    pub(super) fn new(
-        device: Arc<Device<S>>,
-        stop: &EventFd,
-        image: String,
-        options: &ServeOptions,
-    ) -> io::Result<Self> {
-        let geometry = device.store.geometry();
+    pub(super) fn new(device: Arc<Device>, stop: &EventFd, image: String, options: &ServeOptions) -> io::Result<Self> {
+        let geometry = device.disk.geometry();
         let info = Info {
             image,
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -50,7 +44,7 @@ impl<S: Storage> Told<S> {
             conventional_zones: geometry.conventional_zones(),
             max_open_zones: geometry.max_open_zones(),
             max_active_zones: geometry.max_active_zones(),
-            max_append_bytes: device.max_append.0,
+            max_append_bytes: device.identity.max_append.0,
             block_size: options.block_size,
             num_queues: options.num_queues,
             cache: match options.cache {
@@ -59,7 +53,7 @@ impl<S: Storage> Told<S> {
                 CacheMode::Writethrough => "writethrough".to_owned(),
             },
             poll_us: u64::try_from(options.poll.as_micros()).unwrap_or(u64::MAX),
-            read_only: options.read_only || device.store.read_only(),
+            read_only: options.read_only || device.disk.read_only(),
             serial: options.serial.clone(),
             frontend: false,
             zoned_negotiated: false,
@@ -68,7 +62,7 @@ impl<S: Storage> Told<S> {
     }
 
     fn info(&self) -> Info {
-        let (frontend, zoned_negotiated) = (self.device.watch.has_frontend(), self.device.zoned());
+        let (frontend, zoned_negotiated) = (self.device.counts.has_frontend(), self.device.zoned());
         Info { frontend, zoned_negotiated: frontend && zoned_negotiated, ..self.info.clone() }
     }
 
@@ -79,7 +73,7 @@ impl<S: Storage> Told<S> {
         }
         let wanted = count.min(nr_zones - first);
         let part = wanted.min(MAX_REPORTED);
-        let zones = zones_of(&self.device.store, first).take(part as usize);
+        let zones = zones_of(&*self.device.disk, first).take(part as usize);
         let next = (part < wanted).then_some(first + part);
         Ok(Zones { zones: zones.map(|zone| ZoneRow::from(&zone)).collect(), next })
     }
@@ -88,7 +82,7 @@ impl<S: Storage> Told<S> {
         if !(1..=MAX_CELLS).contains(&cells) {
             return Err(format!("cells is {cells}: expected 1 to {MAX_CELLS}"));
         }
-        Ok(Summary::of(zones_of(&self.device.store, 0), self.info.nr_zones, cells))
+        Ok(Summary::of(zones_of(&*self.device.disk, 0), self.info.nr_zones, cells))
     }
 
     fn quit(&self) -> Result<(), String> {
@@ -98,12 +92,12 @@ impl<S: Storage> Told<S> {
 }
 
 /// All zones from one on, each as it is when its turn comes.
-fn zones_of<S: Storage>(store: &ZonedStore<S>, first: u32) -> impl Iterator<Item = ZoneInfo> {
-    let geometry = store.geometry();
+fn zones_of(disk: &dyn ZonedDevice, first: u32) -> impl Iterator<Item = ZoneInfo> {
+    let geometry = disk.geometry();
     (first..geometry.nr_zones()).step_by(CHUNK).flat_map(move |first| {
         let mut chunk = Vec::with_capacity(CHUNK);
         // Cannot fail: the zone exists.
-        let _ = store.report(geometry.start(ZoneIndex(first)).to_sector(), CHUNK, &mut chunk);
+        let _ = disk.report(geometry.start(ZoneIndex(first)).to_sector(), CHUNK, &mut chunk);
         chunk
     })
 }
@@ -122,7 +116,7 @@ fn value(answer: impl Serialize) -> Result<Value, String> {
     serde_json::to_value(versioned(answer)).map_err(|error| error.to_string())
 }
 
-impl<S: Storage> Subject for Told<S> {
+impl Subject for Told {
     fn answer(&self, command: Command) -> Result<Value, String> {
         match command {
             Command::Info {} => value(self.info()),
@@ -130,7 +124,7 @@ impl<S: Storage> Subject for Told<S> {
             Command::Stats {} => value(self.device.stats()),
             Command::Map { cells } => value(self.map(cells)?),
             Command::Flush {} => {
-                self.device.store.make_durable().map_err(|refusal| refusal.to_string())?;
+                self.device.disk.make_durable().map_err(|refusal| refusal.to_string())?;
                 value(json!({}))
             }
             Command::Quit {} => self.quit().and_then(|()| value(json!({}))),
@@ -140,7 +134,7 @@ impl<S: Storage> Subject for Told<S> {
     }
 
     fn metrics(&self) -> String {
-        let zones = Summary::of(zones_of(&self.device.store, 0), self.info.nr_zones, 1);
+        let zones = Summary::of(zones_of(&*self.device.disk, 0), self.info.nr_zones, 1);
         metrics::render(&self.info(), &self.device.stats(), &zones.totals)
     }
 }

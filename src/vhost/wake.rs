@@ -9,6 +9,7 @@ use std::time::Duration;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::notify::{Drained, Notifier};
+use crate::device::router::Bell;
 
 /// After so many kicks on end that nothing came with, the kick descriptor is not waited on any more.
 const VAIN_KICKS: u32 = 256;
@@ -28,16 +29,17 @@ impl Waker {
         Ok(Self { rung: AtomicBool::new(false), event: EventFd::new(EFD_NONBLOCK)? })
     }
 
-    /// Wakes the worker, or has it look before it next sleeps.
-    pub(super) fn ring(&self) {
-        self.rung.store(true, Ordering::Release);
-        // The one error is EAGAIN when nobody has read it 2^64 - 2 times; it is readable then.
-        let _ = self.event.write(1);
-    }
-
     /// Whether it was rung since the last time.
     pub(super) fn take(&self) -> bool {
         self.rung.load(Ordering::Relaxed) && self.rung.swap(false, Ordering::Acquire)
+    }
+}
+
+impl Bell for Waker {
+    fn ring(&self) {
+        self.rung.store(true, Ordering::Release);
+        // The one error is EAGAIN when nobody has read it 2^64 - 2 times; it is readable then.
+        let _ = self.event.write(1);
     }
 }
 

@@ -1,6 +1,6 @@
 //! One queue's thread.
 //!
-//! A worker owns its ring, the guest memory, its engine and its requests from the moment it is started until it has
+//! A worker owns its ring, the guest memory, its data path and its requests from the moment it is started until it has
 //! stopped; the handler only sends it commands. Its round:
 //!
 //! 1. take completions to the store, then mail and commands, then chains from the ring (a bounded number), each to
@@ -19,18 +19,19 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::device::Device;
-use super::engine::Engine;
+use super::host::Host;
 use super::idle::{Awaited, Idle};
 use super::inflight::Inflight;
-use super::journal::LeftBehind;
-use super::memory::Memory;
 use super::notify::Notifier;
-use super::requests::Requests;
 use super::ring::{Ring, RingError, RingSetup};
 use super::wake::{Sleeper, Waker};
+use crate::device::Device;
+use crate::device::memory::Memory;
+use crate::device::recovery::LeftBehind;
+use crate::device::requests::Requests;
+use crate::device::router::Bell;
+use crate::io::{self as data, DataPath};
 use crate::sandbox::Role;
-use crate::storage::Storage;
 
 /// Most chains taken from the ring before what is done is given back: the driver then fills the ring again while the
 /// worker goes on.
@@ -46,8 +47,8 @@ pub(super) enum WorkerError {
     NoSuchQueue(u16),
     #[error(transparent)]
     Ring(#[from] RingError),
-    #[error("the I/O engine cannot be set up: {0}")]
-    Engine(io::Error),
+    #[error("the data path cannot be set up: {0}")]
+    DataPath(io::Error),
     #[error("the worker thread cannot be started: {0}")]
     Thread(io::Error),
     #[error("the worker thread has died")]
@@ -91,44 +92,40 @@ pub(super) struct WorkerHandle {
 
 impl WorkerHandle {
     /// Starts the worker of a queue. It takes over what the last process left behind of the queue, unless it fails.
-    pub(super) fn start<S: Storage + 'static>(
-        device: &Arc<Device<S>>,
-        setup: QueueSetup,
-        left: &mut LeftBehind<S>,
-    ) -> Result<Self, WorkerError> {
+    pub(super) fn start(host: &Arc<Host>, setup: QueueSetup, left: &mut LeftBehind) -> Result<Self, WorkerError> {
         let QueueSetup { queue, region, ring: ring_setup, mem, kick, call, error } = setup;
-        let waker = Arc::clone(device.router.waker(queue).ok_or(WorkerError::NoSuchQueue(queue))?);
+        let waker = Arc::clone(host.waker(queue).ok_or(WorkerError::NoSuchQueue(queue))?);
         let mut ring = Ring::new(&ring_setup, &mem, region.map(|region| (region, queue)))?;
         ring.error = error.clone();
         let (commands, inbox) = mpsc::channel();
         let (started, has_started) = mpsc::channel();
         let (begin, begins) = mpsc::channel();
-        let (device, sleeper) = (Arc::clone(device), Sleeper::new(kick, Arc::clone(&waker)));
-        let (store, its_call) = (Arc::clone(&device.store), call.clone());
+        let (host, sleeper) = (Arc::clone(host), Sleeper::new(kick, Arc::clone(&waker)));
+        let (disk, its_call) = (Arc::clone(&host.device.disk), call.clone());
         let run = move || {
             let next = ring.next_available();
-            // The engine belongs to this thread from the start: an io_uring has one thread that uses it.
-            match Engine::new(device.aio, Arc::clone(&device.files), ring_setup.size) {
+            // The data path belongs to this thread from the start: an io_uring has one thread that uses it.
+            match data::open(host.aio, Arc::clone(&host.files), ring_setup.size) {
                 Err(error) => {
                     let _ = started.send(Err(error));
                     next
                 }
-                Ok(engine) => {
-                    if let Err(error) = device.sandbox.confine(Role::Queue) {
+                Ok(path) => {
+                    if let Err(error) = host.sandbox.confine(Role::Queue) {
                         log::warn!("the thread of queue {queue} may do all that the process may: {error}");
                     }
                     let _ = started.send(Ok(()));
                     let Ok(left) = begins.recv() else { return next };
                     // Here, as no other thread can be helped where this holds it up.
                     ring.set_call(its_call);
-                    Worker::new(engine, device, queue, mem, ring, inbox, sleeper).run(left)
+                    Worker::new(path, &host, queue, mem, ring, inbox, sleeper).run(left)
                 }
             }
         };
         let thread =
             std::thread::Builder::new().name(format!("queue-{queue}")).spawn(run).map_err(WorkerError::Thread)?;
-        has_started.recv().map_err(|_| WorkerError::Died)?.map_err(WorkerError::Engine)?;
-        let _ = begin.send(std::mem::replace(left, LeftBehind::none(&store)));
+        has_started.recv().map_err(|_| WorkerError::Died)?.map_err(WorkerError::DataPath)?;
+        let _ = begin.send(std::mem::replace(left, LeftBehind::none(&disk)));
         Ok(Self { commands, waker, thread, call, error })
     }
 
@@ -170,12 +167,12 @@ impl WorkerHandle {
 }
 
 /// The state of a queue's thread.
-pub(super) struct Worker<S> {
+pub(super) struct Worker<I: ?Sized = dyn DataPath> {
     /// The first field: it is dropped first, and with it the kernel is done with the memory.
-    requests: Requests<S>,
+    requests: Requests<I>,
     /// That of the requests, for the ring.
     mem: Arc<Memory>,
-    device: Arc<Device<S>>,
+    device: Arc<Device>,
     queue: u16,
     ring: Ring,
     inbox: mpsc::Receiver<(Command, Promise)>,
@@ -185,32 +182,32 @@ pub(super) struct Worker<S> {
     new_memory: Option<(Arc<Memory>, RingSetup, Promise)>,
 }
 
-impl<S: Storage> Worker<S> {
+impl<I: DataPath + ?Sized> Worker<I> {
     fn new(
-        engine: Engine,
-        device: Arc<Device<S>>,
+        path: Box<I>,
+        host: &Host,
         queue: u16,
         mem: Arc<Memory>,
         ring: Ring,
         inbox: mpsc::Receiver<(Command, Promise)>,
         sleeper: Sleeper,
     ) -> Self {
-        let poll = device.poll;
+        let device = &host.device;
         Self {
-            requests: Requests::new(engine, Arc::clone(&device), queue, Arc::clone(&mem), ring.size()),
+            requests: Requests::new(path, Arc::clone(device), queue, Arc::clone(&mem), ring.size()),
             mem,
-            device,
+            device: Arc::clone(device),
             queue,
             ring,
             inbox,
             sleeper,
-            idle: Idle::new(poll),
+            idle: Idle::new(host.poll),
             stopping: None,
             new_memory: None,
         }
     }
 
-    fn run(mut self, left: LeftBehind<S>) -> u16 {
+    fn run(mut self, left: LeftBehind) -> u16 {
         self.take_left_behind(left);
         if let Err(error) = self.rounds() {
             log::error!("queue {} is lost: waiting for I/O failed: {error}", self.queue);
@@ -328,7 +325,7 @@ impl<S: Storage> Worker<S> {
     }
 
     /// Goes on with what the last process left behind.
-    fn take_left_behind(&mut self, left: LeftBehind<S>) {
+    fn take_left_behind(&mut self, left: LeftBehind) {
         let (requests, mut parsed) = (&mut self.requests, Vec::new());
         let walked = self.ring.for_left_behind(&self.mem, |chain| requests.take_left_behind(chain, &mut parsed));
         self.note_ring(walked);

@@ -15,16 +15,15 @@ use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::*;
+use crate::io::{AioMode, Completion, DataFiles, Transfer};
 use crate::qcow2::{self, Access, ByteOrder, CreateOptions, Image};
 use crate::sandbox::{self, Sandbox};
-use crate::storage::memory::MemoryStorage;
+use crate::storage::memory::MemoryMedium;
 use crate::store::Batch;
 use crate::store::{OpenOptions, ZonedStore};
 use crate::units::{Bytes, ZoneIndex};
-use crate::vhost::engine::Held;
-use crate::vhost::files::DataFiles;
 use crate::vhost::memory::MemoryTable;
-use crate::vhost::options::{AioMode, CacheMode, ServeOptions};
+use crate::vhost::options::{CacheMode, ServeOptions};
 use crate::virtio::features::Features;
 use crate::zone::GeometryRequest;
 
@@ -50,9 +49,34 @@ const GET_ID: u32 = wire::VIRTIO_BLK_T_GET_ID;
 const RESET: u32 = wire::VIRTIO_BLK_T_ZONE_RESET;
 const RESET_ALL: u32 = wire::VIRTIO_BLK_T_ZONE_RESET_ALL;
 
+/// A data path whose syncs end when the test says. Transfers are done at once.
+struct HeldSyncs {
+    below: Box<dyn DataPath>,
+    syncs: Vec<u64>,
+}
+
+impl DataPath for HeldSyncs {
+    unsafe fn submit(&mut self, transfer: Transfer) {
+        // SAFETY: the caller promises the same.
+        unsafe { self.below.submit(transfer) };
+    }
+
+    fn sync(&mut self, token: u64) {
+        self.syncs.push(token);
+    }
+
+    fn poll(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
+        self.below.poll(done)
+    }
+
+    fn descriptor(&self) -> Option<std::os::fd::RawFd> {
+        None
+    }
+}
+
 /// A queue with its driver. Requests are known by their number, from 0.
 struct Queue {
-    worker: Worker<MemoryStorage>,
+    worker: Worker<HeldSyncs>,
     base: u64,
     asked: usize,
     seen: u16,
@@ -62,7 +86,7 @@ struct Queue {
 
 /// A device with two queues. The first zone is conventional.
 struct Rig {
-    device: Arc<Device<MemoryStorage>>,
+    host: Host,
     queues: [Queue; 2],
     batch: Batch,
 }
@@ -72,7 +96,7 @@ fn block(zone: u64, number: u64) -> u64 {
 }
 
 /// An image whose sequential zones from `first` on have a block each, as their pointers say.
-fn image(first: u32) -> Arc<MemoryStorage> {
+fn image(first: u32) -> Arc<MemoryMedium> {
     let geometry = GeometryRequest {
         size: Bytes(u64::from(ZONES) * ZONE),
         zone_size: Bytes(ZONE),
@@ -82,7 +106,7 @@ fn image(first: u32) -> Arc<MemoryStorage> {
         max_active_zones: 0,
         max_append_bytes: Bytes(BLOCK),
     };
-    let image = Arc::new(MemoryStorage::default());
+    let image = Arc::new(MemoryMedium::default());
     let options = CreateOptions { geometry, cluster_size: Bytes(4096), table_order: ByteOrder::Big };
     qcow2::create(&*image, &options).unwrap();
     let table = Image::open(Arc::clone(&image), Access::ReadWrite).unwrap().pointer_table();
@@ -90,7 +114,7 @@ fn image(first: u32) -> Arc<MemoryStorage> {
     image
 }
 
-fn device(image: Arc<MemoryStorage>) -> Arc<Device<MemoryStorage>> {
+fn host(image: Arc<MemoryMedium>) -> Host {
     let store = ZonedStore::open(image, OpenOptions { read_only: false, write_granularity: Bytes(512) }).unwrap();
     let file = File::from(memfd_create("worker-test", MFdFlags::MFD_CLOEXEC).unwrap());
     let options = ServeOptions {
@@ -107,13 +131,13 @@ fn device(image: Arc<MemoryStorage>) -> Arc<Device<MemoryStorage>> {
     let max_append = options.config_space(store.geometry()).unwrap().max_append();
     let files = DataFiles { data: file.try_clone().unwrap(), buffered: file };
     let sandbox = Sandbox::enter(options.sandbox, &[]).unwrap();
-    let device = Device::new(Arc::new(store), files, &options, max_append, None, sandbox).unwrap();
-    device.set_mode(Features::offered(false), true);
-    Arc::new(device)
+    let host = Host::new(Arc::new(store), files, &options, max_append, None, sandbox).unwrap();
+    host.device.set_mode(Features::offered(false), true);
+    host
 }
 
 impl Queue {
-    fn new(device: &Arc<Device<MemoryStorage>>, mem: &Arc<Memory>, queue: u16) -> Self {
+    fn new(host: &Host, mem: &Arc<Memory>, queue: u16) -> Self {
         let base = u64::from(queue) * MEMORY;
         let setup = RingSetup {
             size: RING,
@@ -126,11 +150,12 @@ impl Queue {
         // SAFETY: the descriptor is new and nobody else's.
         let kick = unsafe { File::from_raw_fd(EventFd::new(EFD_NONBLOCK).unwrap().into_raw_fd()) };
         let sleeper =
-            Sleeper::new(Arc::new(Notifier::to_listen(kick).unwrap()), Arc::clone(device.router.waker(queue).unwrap()));
+            Sleeper::new(Arc::new(Notifier::to_listen(kick).unwrap()), Arc::clone(host.waker(queue).unwrap()));
         let ring = Ring::new(&setup, mem, None).unwrap();
-        let engine = Engine::Held(Held::new(Arc::clone(&device.files)));
+        let below = data::open(AioMode::Sync, Arc::clone(&host.files), RING).unwrap();
+        let path = Box::new(HeldSyncs { below, syncs: Vec::new() });
         let (_, inbox) = mpsc::channel();
-        let worker = Worker::new(engine, Arc::clone(device), queue, Arc::clone(mem), ring, inbox, sleeper);
+        let worker = Worker::new(path, host, queue, Arc::clone(mem), ring, inbox, sleeper);
         Self { worker, base, asked: 0, seen: 0, places: [0; PLACES] }
     }
 
@@ -194,22 +219,20 @@ impl Queue {
 
     /// Lets its syncs end.
     fn release(&mut self) {
-        match self.worker.requests.engine() {
-            Engine::Held(held) => held.release(),
-            _ => panic!("it was started with another engine"),
-        }
+        let path = self.worker.requests.path();
+        path.syncs.drain(..).for_each(|token| path.below.sync(token));
     }
 }
 
 impl Rig {
-    fn new(image: Arc<MemoryStorage>) -> Self {
-        let device = device(image);
+    fn new(image: Arc<MemoryMedium>) -> Self {
+        let host = host(image);
         let memory = File::from(memfd_create("memory", MFdFlags::MFD_CLOEXEC).unwrap());
         memory.set_len(2 * MEMORY).unwrap();
         let region = VhostUserMemoryRegion::new(0, 2 * MEMORY, 0, 0);
         let mem = Arc::clone(MemoryTable::new(vec![(region, memory)]).unwrap().memory());
-        let queues = [0, 1].map(|queue| Queue::new(&device, &mem, queue));
-        Self { device, queues, batch: Batch::default() }
+        let queues = [0, 1].map(|queue| Queue::new(&host, &mem, queue));
+        Self { host, queues, batch: Batch::default() }
     }
 
     /// A disk without a written zone but those given, which have a block each and are mapped.
@@ -224,9 +247,10 @@ impl Rig {
 
     /// Lets the housekeeper take one turn; false when it had nothing to do.
     fn housekeep(&mut self) -> bool {
-        let busy = self.device.store.housekeep(&mut self.batch);
-        self.device.store.commit(&mut self.batch);
-        self.device.router.deliver(self.batch.events.drain(..));
+        let device = &self.host.device;
+        let busy = device.disk.housekeep(&mut self.batch);
+        device.disk.commit(&mut self.batch);
+        device.router.deliver(self.batch.events.drain(..));
         busy
     }
 
@@ -288,9 +312,9 @@ fn a_write_that_waits_for_its_space_holds_up_no_other_zone() {
     first.release();
     answered.extend(first.go_on());
     assert_eq!(answered, others);
-    assert_eq!(rig.device.stats().in_flight, waits.len() as u64);
+    assert_eq!(rig.host.device.stats().in_flight, waits.len() as u64);
     assert_eq!(rig.finish(0), waits);
-    assert_eq!(rig.device.stats().in_flight, 0);
+    assert_eq!(rig.host.device.stats().in_flight, 0);
 }
 
 #[test]

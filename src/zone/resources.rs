@@ -56,7 +56,7 @@ impl Resources {
         self.active
     }
 
-    /// Makes a zone fit to be written: an empty or closed one becomes implicitly open.
+    /// Makes a zone fit to be written or finished: an empty or closed one becomes implicitly open.
     pub fn open_for_write<T: ZoneTable>(
         &mut self,
         table: &T,
@@ -103,19 +103,6 @@ impl Resources {
                 Err(Refusal::InvalidCommand)
             }
         }
-    }
-
-    /// Makes a zone full whatever is written in it. An empty or closed one needs, in passing, what a write would.
-    /// The zone has no write in flight.
-    pub fn finish<T: ZoneTable>(&mut self, table: &T, geometry: &Geometry, index: ZoneIndex) -> Result<(), Refusal> {
-        match table.zone(index, |zone| zone.state()) {
-            State::Full => return Ok(()),
-            State::ImplicitOpen | State::ExplicitOpen => {}
-            state @ (State::Empty | State::Closed) => self.make_room(table, geometry, state)?,
-            State::NotWp | State::ReadOnly | State::Offline => return Err(Refusal::InvalidCommand),
-        }
-        self.fill(table, geometry, index);
-        Ok(())
     }
 
     /// A zone was written to its capacity, or finished.

@@ -84,7 +84,12 @@ impl Driver {
             ),
             Request::Open(zone) => resources.open_explicitly(zones, geometry, ZoneIndex(zone)),
             Request::Close(zone) => resources.close(zones, geometry, ZoneIndex(zone)),
-            Request::Finish(zone) => resources.finish(zones, geometry, ZoneIndex(zone)),
+            Request::Finish(zone) if zones[zone as usize].borrow().state() == State::Full => Ok(()),
+            Request::Finish(zone) => {
+                resources.open_for_write(zones, geometry, ZoneIndex(zone))?;
+                resources.fill(zones, geometry, ZoneIndex(zone));
+                Ok(())
+            }
             Request::Reset(zone) => resources.reset(zones, geometry, ZoneIndex(zone)),
             Request::Fail { zone, offline } => {
                 resources.fail(zones, ZoneIndex(zone), offline);

@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use vhost_user_zbd::qcow2::{ByteOrder, CreateOptions, create};
-use vhost_user_zbd::storage::file::FileStorage;
+use vhost_user_zbd::storage::file::FileMedium;
 use vhost_user_zbd::store::MAX_ZONES;
 use vhost_user_zbd::units::Bytes;
 use vhost_user_zbd::zone::GeometryRequest;
@@ -28,7 +28,7 @@ fn with_zones(zones: u64) -> Image {
         max_append_bytes: Bytes(512),
     };
     let options = CreateOptions { geometry, cluster_size: Bytes(65536), table_order: ByteOrder::Big };
-    create(&FileStorage::new(file), &options).unwrap();
+    create(&FileMedium::new(file), &options).unwrap();
     image
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Mutex, MutexGuard};
 
-use vhost_user_zbd::storage::{FileRange, Storage};
+use vhost_user_zbd::storage::{FileRange, Medium};
 use vhost_user_zbd::units::{Bytes, FileOffset};
 
 const SECTOR: u64 = 512;
@@ -247,7 +247,7 @@ impl State {
     }
 }
 
-impl Storage for SimDisk {
+impl Medium for SimDisk {
     fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<()> {
         let state = self.state();
         let mut done = 0;
@@ -299,11 +299,6 @@ impl Storage for SimDisk {
         let sectors = |(offset, len): &FileRange| (offset.0 / SECTOR, (offset.0 + len.0).div_ceil(SECTOR));
         state.log.push((number, Event::SyncSectors(ranges.iter().map(sectors).collect())));
         Ok(())
-    }
-
-    /// So that what the store does around an allocation is simulated. There is nothing to keep or to lose of one.
-    fn allocates(&self) -> bool {
-        true
     }
 
     fn set_len(&self, len: Bytes) -> io::Result<()> {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use vhost_user_zbd::qcow2::{self, ByteOrder, CreateOptions};
-use vhost_user_zbd::storage::Storage;
+use vhost_user_zbd::storage::Medium;
 use vhost_user_zbd::store::{
     Batch, Event, IoKind, IoResult, Op, OpenOptions, Outcome, Segment, Step, Tag, Ticket, ZoneInfo, ZonedStore,
 };
@@ -63,6 +63,8 @@ impl Rig {
     pub fn open(disk: Arc<SimDisk>) -> Rig {
         let options = OpenOptions { read_only: false, write_granularity: Bytes(GRAIN) };
         let store = ZonedStore::open(Arc::clone(&disk), options).unwrap();
+        // So that what the store does around an allocation is simulated. There is nothing to keep or to lose of one.
+        store.set_allocator(Box::new(|_| {}));
         Rig { disk, store, requests: HashMap::new(), next: 0, batch: Batch::default() }
     }
 

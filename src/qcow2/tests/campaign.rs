@@ -11,7 +11,7 @@ use super::sound::*;
 use super::support::*;
 use crate::fuzzing::Metered;
 use crate::qcow2::{Access, ByteOrder, CreateOptions, Finding, Image, Pointers, ZonedLayout};
-use crate::storage::memory::MemoryStorage;
+use crate::storage::memory::MemoryMedium;
 use crate::units::{Bytes, ZoneIndex};
 
 /// One of so many single damages is tried for each seed.
@@ -115,7 +115,7 @@ struct Damage {
 /// A sound image, and all damages to it.
 struct Base {
     name: &'static str,
-    file: MemoryStorage,
+    file: MemoryMedium,
     anatomy: Anatomy,
     shown: Vec<Option<Vec<u8>>>,
     pointers: Vec<Bytes>,
@@ -154,7 +154,7 @@ fn bases() -> Vec<Base> {
 
 /// An image with zones in all states, each cluster with its own bytes, cleanly closed: conventional ones in part, full
 /// by writes, finished with and without data, reset and still mapped, written in part, empty.
-fn lived_in(file: MemoryStorage) -> MemoryStorage {
+fn lived_in(file: MemoryMedium) -> MemoryMedium {
     let mut image = open(file);
     let geometry = *image.geometry();
     let (table, cluster) = (image.pointer_table(), image.header().cluster_size().0);
@@ -190,12 +190,12 @@ fn lived_in(file: MemoryStorage) -> MemoryStorage {
     (**image.storage()).clone()
 }
 
-fn pointers_of(file: &MemoryStorage) -> Vec<Bytes> {
+fn pointers_of(file: &MemoryMedium) -> Vec<Bytes> {
     Image::open(Arc::new(file.clone()), Access::ReadOnly).unwrap().write_pointers().unwrap()
 }
 
 impl Base {
-    fn new(name: &'static str, file: MemoryStorage) -> Self {
+    fn new(name: &'static str, file: MemoryMedium) -> Self {
         let mut base = Self {
             name,
             anatomy: Anatomy::of(&file),
@@ -291,7 +291,7 @@ impl Base {
         values.into_iter().map(|value| value & most).filter(|value| *value != was).collect()
     }
 
-    fn damage(&self, file: &MemoryStorage, damage: &Damage) {
+    fn damage(&self, file: &MemoryMedium, damage: &Damage) {
         match damage.place {
             Place::Refcount { cluster } => self.anatomy.set_refcount(file, cluster, damage.value),
             Place::Number { at, width, order } => {
@@ -323,7 +323,7 @@ enum Outcome {
 }
 
 /// Opens, checks, serves and repairs a damaged image.
-fn judge(base: &Base, file: &MemoryStorage, pointers: Pointers, budget: usize, when: &str) -> (Outcome, MemoryStorage) {
+fn judge(base: &Base, file: &MemoryMedium, pointers: Pointers, budget: usize, when: &str) -> (Outcome, MemoryMedium) {
     let looked_at = Arc::new(Metered::new(file));
     match Image::open(Arc::clone(&looked_at), Access::ReadOnly) {
         Err(error) => assert_names_a_field(&error.to_string(), when),
@@ -347,7 +347,7 @@ fn judge(base: &Base, file: &MemoryStorage, pointers: Pointers, budget: usize, w
 }
 
 /// An image that opens for writing in spite of damage is written as one that is served is.
-fn serving_makes_nothing_worse(file: &MemoryStorage, when: &str) {
+fn serving_makes_nothing_worse(file: &MemoryMedium, when: &str) {
     let served = Arc::new(Metered::new(file));
     let Ok(mut image) = Image::open(Arc::clone(&served), Access::ReadWrite) else {
         assert_eq!(served.changes(), 0, "{when}: refused and written");
@@ -375,7 +375,7 @@ fn assert_names_a_field(message: &str, when: &str) {
 }
 
 /// Calls `with` with the images of the campaign: base, damages done, the damaged file, and numbers for more choices.
-fn each_case(seeds: usize, mut with: impl FnMut(&Base, &[Damage], &MemoryStorage, &mut Seeded)) {
+fn each_case(seeds: usize, mut with: impl FnMut(&Base, &[Damage], &MemoryMedium, &mut Seeded)) {
     let bases = bases();
     let mut try_it = |base: &Base, damages: &[Damage], seeded: &mut Seeded| {
         let file = base.file.clone();

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::support::*;
 use crate::qcow2::{Access, ByteOrder, CreateError, Image, create};
-use crate::storage::Storage;
-use crate::storage::memory::MemoryStorage;
+use crate::storage::Medium;
+use crate::storage::memory::MemoryMedium;
 use crate::units::{Bytes, FileOffset, ZoneIndex};
 
 #[test]
@@ -99,7 +99,7 @@ fn sixteen_tib_take_little_of_file_and_memory() {
 
 #[test]
 fn what_cannot_be_made_is_refused_by_naming_the_rule() {
-    let error = |options| create(&MemoryStorage::default(), &options).unwrap_err().to_string();
+    let error = |options| create(&MemoryMedium::default(), &options).unwrap_err().to_string();
     for cluster_size in [0, 256, 1000, 4 << 20] {
         let message = error(options(12 << 20, 1 << 20, cluster_size));
         assert_eq!(message, format!("cluster_size is {cluster_size}: expected a power of two from 512 bytes to 2 MiB"));
@@ -112,7 +112,7 @@ fn what_cannot_be_made_is_refused_by_naming_the_rule() {
     assert!(error(options(12 << 20, 3 << 20, 65536)).starts_with("zone_size is 3145728: "));
     let huge = options(u64::MAX - 511, 1 << 31, 2 << 20);
     assert!(error(huge).contains("zone_size is"), "too many zones");
-    let file = MemoryStorage::from_bytes(b"something").unwrap();
+    let file = MemoryMedium::from_bytes(b"something").unwrap();
     let refused = create(&file, &small());
     assert!(matches!(refused, Err(CreateError::NotEmpty { len: Bytes(9) })));
 }
@@ -121,7 +121,7 @@ fn what_cannot_be_made_is_refused_by_naming_the_rule() {
 fn a_crash_while_creating_leaves_no_image() {
     for cluster_size in [512, 65536] {
         for dies_at in 0.. {
-            let storage = Powered::new(&MemoryStorage::default());
+            let storage = Powered::new(&MemoryMedium::default());
             storage.dies_at.store(dies_at, std::sync::atomic::Ordering::Relaxed);
             if create(&storage, &options(12 << 20, 1 << 20, cluster_size)).is_ok() {
                 assert!(dies_at > 5);
@@ -153,7 +153,7 @@ fn limits_that_cannot_be_met_are_stored_and_lowered() {
     let mut options = small();
     options.geometry.max_active_zones = 100;
     options.geometry.max_open_zones = 90;
-    let storage = MemoryStorage::default();
+    let storage = MemoryMedium::default();
     let clamps = create(&storage, &options).unwrap();
     assert_eq!(clamps.len(), 2);
     let image = open(storage);

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use super::support::*;
 use crate::qcow2::{Access, FindingKind, Image, MapError};
-use crate::storage::Storage;
-use crate::storage::memory::MemoryStorage;
+use crate::storage::Medium;
+use crate::storage::memory::MemoryMedium;
 use crate::units::{Bytes, FileOffset};
 
 /// Where the zoned extension's data is in an image with clusters of 64 KiB.
 const ZONED: u64 = 0x230;
 
-fn damaged(at: u64, bytes: &[u8]) -> MemoryStorage {
+fn damaged(at: u64, bytes: &[u8]) -> MemoryMedium {
     let file = image_file(&small());
     write(&file, at, bytes);
     file
@@ -158,7 +158,7 @@ fn truncated_files_are_refused_wherever_they_end() {
         }
         assert_eq!(file.len().unwrap(), Bytes(len), "nothing was written");
     }
-    let message = open_error(MemoryStorage::from_bytes(&read(&whole, 0, 108)).unwrap(), Access::ReadOnly);
+    let message = open_error(MemoryMedium::from_bytes(&read(&whole, 0, 108)).unwrap(), Access::ReadOnly);
     assert_eq!(message, "the file is truncated: the header needs 112 bytes, the file has 108");
 }
 
@@ -203,7 +203,7 @@ fn dirty_and_corrupt_images_open_read_only_and_can_be_checked() {
 }
 
 /// An image with two data clusters: where its L2 table and the first data cluster are.
-fn with_data() -> (Image<MemoryStorage>, u64, u64) {
+fn with_data() -> (Image<MemoryMedium>, u64, u64) {
     let mut image = open(image_file(&small()));
     image.map(Bytes(0), Bytes(0x20000)).unwrap();
     let table = read_u64(&**image.storage(), 0x40000) & !(1 << 63);

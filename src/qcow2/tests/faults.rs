@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 
 use super::support::*;
 use crate::qcow2::{Access, Image, MapError};
-use crate::storage::Storage;
-use crate::storage::memory::MemoryStorage;
+use crate::storage::Medium;
+use crate::storage::memory::MemoryMedium;
 use crate::units::{Bytes, FileOffset};
 
 /// Clusters reserved at a time: few, so that one short life sees many reservations.
@@ -15,7 +15,7 @@ const STEP: u64 = 100;
 
 /// Images to begin with: with room in the refcount table, with new blocks at every turn, with a table that must move
 /// later, and with one that must move at once.
-fn starts() -> Vec<(&'static str, MemoryStorage, u64)> {
+fn starts() -> Vec<(&'static str, MemoryMedium, u64)> {
     let at_the_end = foreign_file(9, 6, 256 << 10, 64 << 10);
     // 64 blocks count 64 clusters each.
     at_the_end.set_len(Bytes(4090 * 512)).unwrap();
@@ -28,12 +28,12 @@ fn starts() -> Vec<(&'static str, MemoryStorage, u64)> {
     ]
 }
 
-fn assert_sound(file: &MemoryStorage, when: &str) {
+fn assert_sound(file: &MemoryMedium, when: &str) {
     let report = check(file).unwrap_or_else(|error| panic!("{when}: {error}"));
     assert_eq!(report.errors, 0, "{when}: {:?}", report.findings);
 }
 
-fn assert_mapped_once<S: Storage>(image: &mut Image<S>, size: u64, when: &str) {
+fn assert_mapped_once<S: Medium>(image: &mut Image<S>, size: u64, when: &str) {
     let extents = all_extents(image);
     assert_eq!(extents.iter().map(|extent| extent.len.0).sum::<u64>(), size, "{when}");
     let cluster = image.header().cluster_size().0;
@@ -151,7 +151,7 @@ fn live(storage: &Arc<Powered>, size: u64, seed: u64) -> Result<(), MapError> {
     image.release()
 }
 
-fn assert_survives(file: &MemoryStorage, size: u64, when: &str) {
+fn assert_survives(file: &MemoryMedium, size: u64, when: &str) {
     assert_sound(file, when);
     let mut image = Image::open(Arc::new(file.clone()), Access::ReadWrite).unwrap();
     let cluster = image.header().cluster_size().0;

@@ -76,7 +76,7 @@ fn a_refcount_table_that_is_too_small_moves() {
 fn a_file_that_reaches_the_limit_of_refcounts_says_so() {
     let file = foreign_file(9, 4, 4 << 20, 1 << 20);
     // With 512-byte clusters and 16-bit refcounts, 8 MiB of table count 128 GiB. The file already ends there.
-    crate::storage::Storage::set_len(&file, Bytes((128 << 30) - 512)).unwrap();
+    crate::storage::Medium::set_len(&file, Bytes((128 << 30) - 512)).unwrap();
     let mut image = open(file);
     let error = image.map(Bytes(0), Bytes(1 << 20)).unwrap_err();
     assert!(matches!(error, MapError::FileLimit { .. }), "{error}");

@@ -4,19 +4,19 @@ use std::sync::Arc;
 
 use super::support::*;
 use crate::qcow2::{Access, ByteOrder, Image, ZonedLayout};
-use crate::storage::memory::MemoryStorage;
+use crate::storage::memory::MemoryMedium;
 use crate::units::{Bytes, ZoneIndex};
 
 /// Where the zoned extension's data is in an image with clusters of 64 KiB.
 const ZONED: u64 = 0x230;
 
-fn damaged(at: u64, bytes: &[u8]) -> MemoryStorage {
+fn damaged(at: u64, bytes: &[u8]) -> MemoryMedium {
     let file = image_file(&small());
     write(&file, at, bytes);
     file
 }
 
-fn damaged_b(at: u64, bytes: &[u8]) -> MemoryStorage {
+fn damaged_b(at: u64, bytes: &[u8]) -> MemoryMedium {
     let file = layout_b(&small());
     write(&file, at, bytes);
     file

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::support::*;
 use crate::qcow2::{Access, Image, Pointers, repair};
-use crate::storage::Storage;
+use crate::storage::Medium;
 use crate::units::Bytes;
 
 /// As far as 56 bits reach.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use super::support::*;
 use crate::qcow2::{Access, Extent, Image, MapError};
-use crate::storage::Storage;
+use crate::storage::Medium;
 use crate::units::{Bytes, FileOffset};
 
 /// Which guest cluster is where in the file.
 type Model = BTreeMap<u64, u64>;
 
-fn look_up<S: Storage>(image: &mut Image<S>, start: u64, len: u64, most: usize) -> Vec<Extent> {
+fn look_up<S: Medium>(image: &mut Image<S>, start: u64, len: u64, most: usize) -> Vec<Extent> {
     let mut out = Vec::new();
     let mut at = start;
     while at < start + len {
@@ -24,7 +24,7 @@ fn look_up<S: Storage>(image: &mut Image<S>, start: u64, len: u64, most: usize) 
     out
 }
 
-fn check_against_model<S: Storage>(image: &mut Image<S>, model: &Model, start: u64, len: u64, most: usize) {
+fn check_against_model<S: Medium>(image: &mut Image<S>, model: &Model, start: u64, len: u64, most: usize) {
     let cluster = image.header().cluster_size().0;
     let size = image.geometry().size().0;
     let mut bytes = 0;
@@ -46,7 +46,7 @@ fn check_against_model<S: Storage>(image: &mut Image<S>, model: &Model, start: u
     assert_eq!(bytes, expected, "mapped bytes of {start:#x} and {len:#x}");
 }
 
-fn learn<S: Storage>(image: &mut Image<S>, model: &mut Model) {
+fn learn<S: Medium>(image: &mut Image<S>, model: &mut Model) {
     let cluster = image.header().cluster_size().0;
     for extent in all_extents(image) {
         let count = extent.len.0.div_ceil(cluster);

@@ -6,10 +6,10 @@ use super::sound::*;
 use super::support::*;
 use crate::fuzzing::Metered;
 use crate::qcow2::{Access, ByteOrder, CreateOptions, FindingKind, Image, PointerFault, Pointers, ZonedLayout};
-use crate::storage::memory::MemoryStorage;
+use crate::storage::memory::MemoryMedium;
 use crate::units::{Bytes, ZoneIndex};
 
-fn damaged(at: u64, bytes: &[u8]) -> MemoryStorage {
+fn damaged(at: u64, bytes: &[u8]) -> MemoryMedium {
     let file = image_file(&small());
     write(&file, at, bytes);
     file
@@ -143,7 +143,7 @@ fn entries_cut_to_32_bits_are_made_whole() {
 }
 
 /// An image of zones of 1 MiB, none of them conventional, and how its table is read.
-fn table_of(order: ByteOrder) -> MemoryStorage {
+fn table_of(order: ByteOrder) -> MemoryMedium {
     let mut options = CreateOptions { table_order: order, ..small() };
     options.geometry.conventional_zones = 0;
     image_file(&options)

@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use super::sound::*;
 use super::support::*;
 use crate::qcow2::{Access, Image, Pointers, Withheld, repair};
-use crate::storage::Storage;
-use crate::storage::memory::MemoryStorage;
+use crate::storage::Medium;
+use crate::storage::memory::MemoryMedium;
 use crate::units::Bytes;
 
 #[test]
@@ -183,7 +183,7 @@ fn the_dirty_bit_goes_when_the_refcounts_are_right_and_not_before() {
 
 /// Damage of every kind that a repair sets right, at once: with wrong pointers, or with refcount blocks missing. Not
 /// both, as nothing may then say which clusters are the table.
-fn much_damage(base: &MemoryStorage, pointers: bool) -> MemoryStorage {
+fn much_damage(base: &MemoryMedium, pointers: bool) -> MemoryMedium {
     let anatomy = Anatomy::of(base);
     let file = base.clone();
     for seed in 0..30 {

@@ -12,8 +12,8 @@ use crate::qcow2::{
     Access, ByteOrder, CheckReport, CreateOptions, Image, Pointers, RepairError, RepairReport, Withheld, ZonedLayout,
     repair,
 };
-use crate::storage::Storage;
-use crate::storage::memory::MemoryStorage;
+use crate::storage::Medium;
+use crate::storage::memory::MemoryMedium;
 use crate::units::{Bytes, ZoneIndex};
 
 pub(super) const COPIED: u64 = 1 << 63;
@@ -23,21 +23,21 @@ pub(super) const DIRTY: u64 = 1;
 pub(super) const REPAIRABLE: u64 = 6;
 
 /// What a check finds, also where the image does not open for use.
-pub(super) fn survey(file: &MemoryStorage) -> Result<CheckReport, String> {
+pub(super) fn survey(file: &MemoryMedium) -> Result<CheckReport, String> {
     let mut image = Image::open_for_repair(Arc::new(file.clone())).map_err(|error| error.to_string())?;
     let mut report = image.check().unwrap();
     image.add_wrong_pointers(&mut report).unwrap();
     Ok(report)
 }
 
-pub(super) fn mend(file: &MemoryStorage, pointers: Pointers) -> (MemoryStorage, RepairReport) {
+pub(super) fn mend(file: &MemoryMedium, pointers: Pointers) -> (MemoryMedium, RepairReport) {
     let storage = Arc::new(file.clone());
     let report = repair(&storage, pointers).unwrap();
     ((*storage).clone(), report)
 }
 
 /// What each guest cluster shows; `None` where that cannot be told. Zeros and no cluster are the same to a guest.
-pub(super) fn contents(file: &MemoryStorage) -> Vec<Option<Vec<u8>>> {
+pub(super) fn contents(file: &MemoryMedium) -> Vec<Option<Vec<u8>>> {
     let mut image = Image::open_for_repair(Arc::new(file.clone())).unwrap();
     let cluster = image.header().cluster_size().0;
     let clusters = image.header().clusters(image.geometry().size().0);
@@ -65,7 +65,7 @@ pub(super) struct Anatomy {
 }
 
 impl Anatomy {
-    pub(super) fn of(file: &MemoryStorage) -> Self {
+    pub(super) fn of(file: &MemoryMedium) -> Self {
         let image = Image::open(Arc::new(file.clone()), Access::ReadOnly).unwrap();
         Self {
             cluster: image.header().cluster_size().0,
@@ -83,25 +83,25 @@ impl Anatomy {
         }
     }
 
-    pub(super) fn set_refcount(&self, file: &MemoryStorage, cluster: u64, value: u64) {
+    pub(super) fn set_refcount(&self, file: &MemoryMedium, cluster: u64, value: u64) {
         let widest = u64::MAX >> (64 - (1 << self.refcounts.order));
         self.refcounts.fill(file, cluster..cluster + 1, value.min(widest)).unwrap();
     }
 
     /// Where an L2 entry in use stands.
-    fn l2_entry(&self, file: &MemoryStorage, seeded: &mut Seeded) -> u64 {
+    fn l2_entry(&self, file: &MemoryMedium, seeded: &mut Seeded) -> u64 {
         let table = self.tables[seeded.below(self.tables.len() as u64) as usize];
         let used: Vec<u64> = (0..self.cluster / 8).filter(|index| read_u64(file, table + index * 8) != 0).collect();
         table + used[seeded.below(used.len() as u64) as usize] * 8
     }
 
-    pub(super) fn set_pointer(&self, file: &MemoryStorage, zone: u64, value: u64) {
+    pub(super) fn set_pointer(&self, file: &MemoryMedium, zone: u64, value: u64) {
         let bytes = if self.order == ByteOrder::Big { value.to_be_bytes() } else { value.to_le_bytes() };
         write(file, self.zonedmeta_at + zone * 8, &bytes);
     }
 
     /// Does one piece of damage that a repair sets right, and names it. `kind` is below [`REPAIRABLE`].
-    pub(super) fn repairable_damage(&self, file: &MemoryStorage, kind: u64, seeded: &mut Seeded) -> String {
+    pub(super) fn repairable_damage(&self, file: &MemoryMedium, kind: u64, seeded: &mut Seeded) -> String {
         let put = |at: u64, value: u64| {
             let was = read_u64(file, at);
             write(file, at, &value.to_be_bytes());
@@ -127,7 +127,7 @@ impl Anatomy {
 }
 
 /// What qemu-img finds where it does not know of the zones: errors and leaks; `None` where it does not open the image.
-pub(super) fn qemu_check(file: &MemoryStorage) -> Option<(u64, u64)> {
+pub(super) fn qemu_check(file: &MemoryMedium) -> Option<(u64, u64)> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("image.qcow2");
     let copy = file.clone();
@@ -139,7 +139,7 @@ pub(super) fn qemu_check(file: &MemoryStorage) -> Option<(u64, u64)> {
     Some((number("corruptions") + number("check-errors"), number("leaks")))
 }
 
-pub(super) fn table_clusters(file: &MemoryStorage) -> u64 {
+pub(super) fn table_clusters(file: &MemoryMedium) -> u64 {
     let image = Image::open_for_repair(Arc::new(file.clone())).unwrap();
     image.header().clusters(image.zoned().zonedmeta_size)
 }
@@ -147,11 +147,11 @@ pub(super) fn table_clusters(file: &MemoryStorage) -> u64 {
 /// Repairs a damaged image, and again, and serves what is whole then; checks what must hold whatever was damaged.
 /// `None` where the image is refused.
 pub(super) fn repair_makes_nothing_worse(
-    damaged: &MemoryStorage,
+    damaged: &MemoryMedium,
     pointers: Pointers,
     budget: usize,
     when: &str,
-) -> Option<(MemoryStorage, RepairReport)> {
+) -> Option<(MemoryMedium, RepairReport)> {
     let storage = Arc::new(Metered::new(damaged));
     let before = match survey(damaged) {
         Ok(before) => before,
@@ -184,7 +184,7 @@ pub(super) fn repair_makes_nothing_worse(
 }
 
 /// What a guest could read of `before` it reads of `after`.
-pub(super) fn assert_same_contents(before: &MemoryStorage, after: &MemoryStorage, when: &str) {
+pub(super) fn assert_same_contents(before: &MemoryMedium, after: &MemoryMedium, when: &str) {
     for (guest, (was, is)) in contents(before).into_iter().zip(contents(after)).enumerate() {
         assert!(was.is_none() || was == is, "{when}: guest cluster {guest} has changed");
     }
@@ -192,7 +192,7 @@ pub(super) fn assert_same_contents(before: &MemoryStorage, after: &MemoryStorage
 
 /// An image whose zones are written in different amounts, each cluster with its own bytes, cleanly closed. Zone 11 is
 /// not mapped.
-fn written(mut image: Image<MemoryStorage>) -> MemoryStorage {
+fn written(mut image: Image<MemoryMedium>) -> MemoryMedium {
     let geometry = *image.geometry();
     let cluster = image.header().cluster_size().0;
     let pointers = image.pointer_table();
@@ -214,7 +214,7 @@ fn written(mut image: Image<MemoryStorage>) -> MemoryStorage {
 }
 
 /// Sound images of many kinds, each with twelve zones of 1 MiB.
-pub(super) fn bases() -> Vec<(&'static str, MemoryStorage)> {
+pub(super) fn bases() -> Vec<(&'static str, MemoryMedium)> {
     let little = CreateOptions { table_order: ByteOrder::Little, ..small() };
     let mut capped = small();
     capped.geometry.zone_capacity = Bytes(768 << 10);

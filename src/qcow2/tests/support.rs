@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 
 use crate::qcow2::refcount::Refcounts;
 use crate::qcow2::{Access, ByteOrder, CheckReport, CreateOptions, Extent, Image, OpenError, create};
-use crate::storage::memory::MemoryStorage;
-use crate::storage::{FileRange, Storage};
+use crate::storage::memory::MemoryMedium;
+use crate::storage::{FileRange, Medium};
 use crate::units::{Bytes, FileOffset};
 use crate::zone::GeometryRequest;
 
@@ -26,7 +26,7 @@ impl Seeded {
 }
 
 /// A new image of layout B.
-pub(super) fn layout_b(options: &CreateOptions) -> MemoryStorage {
+pub(super) fn layout_b(options: &CreateOptions) -> MemoryMedium {
     let file = image_file(options);
     crate::fuzzing::layout_b::rewrite(|at, len| read(&file, at, len), |at, bytes| write(&file, at, bytes));
     file
@@ -53,43 +53,43 @@ pub(super) fn small() -> CreateOptions {
     options(12 << 20, 1 << 20, 65536)
 }
 
-pub(super) fn image_file(options: &CreateOptions) -> MemoryStorage {
-    let storage = MemoryStorage::default();
+pub(super) fn image_file(options: &CreateOptions) -> MemoryMedium {
+    let storage = MemoryMedium::default();
     create(&storage, options).unwrap();
     storage
 }
 
-pub(super) fn open(storage: MemoryStorage) -> Image<MemoryStorage> {
+pub(super) fn open(storage: MemoryMedium) -> Image<MemoryMedium> {
     Image::open(Arc::new(storage), Access::ReadWrite).unwrap()
 }
 
-pub(super) fn open_error(storage: MemoryStorage, access: Access) -> String {
+pub(super) fn open_error(storage: MemoryMedium, access: Access) -> String {
     match Image::open(Arc::new(storage), access) {
         Ok(_) => panic!("the image was opened"),
         Err(error) => error.to_string(),
     }
 }
 
-pub(super) fn read<S: Storage>(storage: &S, at: u64, len: usize) -> Vec<u8> {
+pub(super) fn read<S: Medium>(storage: &S, at: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     storage.read_at(FileOffset(at), &mut bytes).unwrap();
     bytes
 }
 
-pub(super) fn read_u64<S: Storage>(storage: &S, at: u64) -> u64 {
+pub(super) fn read_u64<S: Medium>(storage: &S, at: u64) -> u64 {
     u64::from_be_bytes(read(storage, at, 8).try_into().unwrap())
 }
 
-pub(super) fn write<S: Storage>(storage: &S, at: u64, bytes: &[u8]) {
+pub(super) fn write<S: Medium>(storage: &S, at: u64, bytes: &[u8]) {
     storage.write_at(FileOffset(at), bytes).unwrap();
 }
 
 /// Checks the file as a reader that has just opened it does.
-pub(super) fn check(storage: &MemoryStorage) -> Result<CheckReport, OpenError> {
+pub(super) fn check(storage: &MemoryMedium) -> Result<CheckReport, OpenError> {
     Ok(Image::open(Arc::new(storage.clone()), Access::ReadOnly)?.check().unwrap())
 }
 
-pub(super) fn all_extents<S: Storage>(image: &mut Image<S>) -> Vec<Extent> {
+pub(super) fn all_extents<S: Medium>(image: &mut Image<S>) -> Vec<Extent> {
     let size = image.geometry().size();
     let mut out = Vec::new();
     assert_eq!(image.extents(Bytes(0), size, &mut out, usize::MAX).unwrap(), size);
@@ -99,7 +99,7 @@ pub(super) fn all_extents<S: Storage>(image: &mut Image<S>) -> Vec<Extent> {
 /// A file whose changes begin to fail after a number of them.
 #[derive(Debug, Default)]
 pub(super) struct Failing {
-    pub(super) inner: MemoryStorage,
+    pub(super) inner: MemoryMedium,
     /// How many more changes succeed; negative for all.
     pub(super) left: AtomicI64,
     /// How many changes fail after that, before all is well again.
@@ -125,7 +125,7 @@ impl Failing {
     }
 }
 
-impl Storage for Failing {
+impl Medium for Failing {
     fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<()> {
         self.inner.read_at(offset, buf)
     }
@@ -188,8 +188,8 @@ impl Change {
 /// A file that remembers what was not flushed, so that the power can be lost at any moment.
 #[derive(Debug, Default)]
 pub(super) struct Powered {
-    now: MemoryStorage,
-    durable: Mutex<MemoryStorage>,
+    now: MemoryMedium,
+    durable: Mutex<MemoryMedium>,
     pending: Mutex<Vec<Change>>,
     /// Changes and flushes so far.
     pub(super) steps: AtomicI64,
@@ -198,7 +198,7 @@ pub(super) struct Powered {
 }
 
 impl Powered {
-    pub(super) fn new(file: &MemoryStorage) -> Self {
+    pub(super) fn new(file: &MemoryMedium) -> Self {
         let this = Self { now: file.clone(), durable: Mutex::new(file.clone()), ..Self::default() };
         this.dies_at.store(i64::MAX, Ordering::Relaxed);
         this
@@ -218,7 +218,7 @@ impl Powered {
         Ok(())
     }
 
-    fn apply(file: &MemoryStorage, change: &Change) {
+    fn apply(file: &MemoryMedium, change: &Change) {
         match change {
             Change::Write(at, bytes) => file.write_at(FileOffset(*at), bytes).unwrap(),
             Change::Punch(at, len) => file.punch(FileOffset(*at), Bytes(*len)).unwrap(),
@@ -227,12 +227,12 @@ impl Powered {
     }
 
     /// The file as the process left it.
-    pub(super) fn after_kill(&self) -> MemoryStorage {
+    pub(super) fn after_kill(&self) -> MemoryMedium {
         self.now.clone()
     }
 
     /// The file after a loss of power: of what was not flushed, some sectors in some order.
-    pub(super) fn after_power_loss(&self, seeded: &mut Seeded) -> MemoryStorage {
+    pub(super) fn after_power_loss(&self, seeded: &mut Seeded) -> MemoryMedium {
         let file = self.durable.lock().unwrap().clone();
         let mut pieces = Vec::new();
         for change in self.pending.lock().unwrap().iter() {
@@ -261,7 +261,7 @@ impl Powered {
     }
 }
 
-impl Storage for Powered {
+impl Medium for Powered {
     fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<()> {
         self.now.read_at(offset, buf)
     }
@@ -308,7 +308,7 @@ pub(super) fn shared<S>(storage: S) -> Arc<S> {
 }
 
 /// An image as another program could have made it: a refcount table of one cluster, refcounts of any width.
-pub(super) fn foreign_file(cluster_bits: u32, refcount_order: u32, size: u64, zone_size: u64) -> MemoryStorage {
+pub(super) fn foreign_file(cluster_bits: u32, refcount_order: u32, size: u64, zone_size: u64) -> MemoryMedium {
     let cluster = 1u64 << cluster_bits;
     let file = image_file(&options(size, zone_size, cluster));
     let bytes = |value: u64| value.to_be_bytes();
@@ -346,7 +346,7 @@ pub(super) fn foreign_file(cluster_bits: u32, refcount_order: u32, size: u64, zo
 }
 
 /// Where the data of the zoned extension is.
-pub(super) fn extension_at<S: Storage>(file: &S) -> u64 {
+pub(super) fn extension_at<S: Medium>(file: &S) -> u64 {
     let mut at = 112;
     loop {
         let head = read_u64(file, at);

@@ -11,7 +11,7 @@ use super::tracer::{Point, Seen, Tracer};
 use super::traffic::{Traffic, Until};
 use super::{GEO, finish_sound};
 
-/// Storage calls from one kill to the next in an ordinary test run. `INFLIGHT_STRIDE` (environment) set to 1 kills at
+/// Medium calls from one kill to the next in an ordinary test run. `INFLIGHT_STRIDE` (environment) set to 1 kills at
 /// every one.
 const STRIDE: u32 = 11;
 

@@ -44,7 +44,7 @@ pub(super) enum Point {
 pub(super) struct Seen {
     /// It has killed the daemon, and not seen it end otherwise.
     pub(super) killed: bool,
-    /// Storage calls that were begun.
+    /// Medium calls that were begun.
     pub(super) calls: u32,
 }
 

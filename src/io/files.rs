@@ -1,4 +1,4 @@
-//! The image file as the engines see it: through the page cache, and past it where a request allows.
+//! The image file as data paths see it: through the page cache, and past it where a request allows.
 //!
 //! With `--cache none` the data file is open with O_DIRECT. The kernel then wants memory, position and length
 //! aligned; a request that is not goes through the page cache instead, which is slower and just as right. Both
@@ -6,6 +6,8 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
+
+use super::Transfer;
 
 /// The image file, opened twice.
 #[derive(Debug)]
@@ -27,20 +29,30 @@ struct Alignment {
 
 /// The descriptors with what is known of them.
 #[derive(Debug)]
-pub(super) struct Files {
+pub struct Files {
     files: DataFiles,
     /// Set when `data` is in O_DIRECT mode.
     direct: Option<Alignment>,
 }
 
 impl Files {
-    pub(super) fn new(files: DataFiles) -> Self {
+    /// Finds out what the descriptors take.
+    pub fn new(files: DataFiles) -> Self {
         let direct = is_direct(&files.data).then(|| alignment(&files.data));
         Self { files, direct }
     }
 
-    /// The descriptor to use for a transfer of these buffers at `offset`, and whether it goes past the page cache.
-    pub(super) fn choose(&self, offset: u64, buffers: &[libc::iovec], direct_allowed: bool) -> (RawFd, bool) {
+    /// The descriptor to use for a transfer, and whether it goes past the page cache.
+    ///
+    /// # Safety
+    ///
+    /// The iovecs of the transfer are valid.
+    pub(super) unsafe fn choose(&self, transfer: &Transfer) -> (RawFd, bool) {
+        // SAFETY: the caller promises the same.
+        self.choose_for(transfer.offset, unsafe { transfer.iovecs() }, !transfer.buffered)
+    }
+
+    fn choose_for(&self, offset: u64, buffers: &[libc::iovec], direct_allowed: bool) -> (RawFd, bool) {
         let suits = |alignment: Alignment| {
             offset.is_multiple_of(alignment.file)
                 && buffers.iter().all(|buffer| {
@@ -53,11 +65,6 @@ impl Files {
             Some(alignment) if direct_allowed && suits(alignment) => (self.files.data.as_raw_fd(), true),
             Some(_) => (self.buffered(), false),
         }
-    }
-
-    /// Whether a transfer may fail for its alignment alone.
-    pub(super) fn has_direct(&self) -> bool {
-        self.direct.is_some()
     }
 
     /// The file through the page cache.
@@ -105,11 +112,11 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         let files = DataFiles { data: file.try_clone().unwrap(), buffered: file };
         let mut files = Files::new(files);
-        assert!(!files.has_direct());
-        assert_eq!(files.choose(1, &[buffer(3, 5)], true), (files.files.data.as_raw_fd(), false));
+        assert!(files.direct.is_none());
+        assert_eq!(files.choose_for(1, &[buffer(3, 5)], true), (files.files.data.as_raw_fd(), false));
         files.direct = Some(Alignment { memory: 512, file: 4096 });
         let direct = |offset, buffers: &[libc::iovec], allowed| {
-            files.choose(offset, buffers, allowed) == (files.files.data.as_raw_fd(), true)
+            files.choose_for(offset, buffers, allowed) == (files.files.data.as_raw_fd(), true)
         };
         assert!(direct(8192, &[buffer(512, 4096), buffer(4096, 8192)], true));
         assert!(!direct(512, &[buffer(512, 4096)], true), "position");

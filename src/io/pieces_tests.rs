@@ -16,13 +16,15 @@ fn zero(len: u64) -> Segment {
     Segment::Zero { len: Bytes(len) }
 }
 
-fn shape(io: &DataIo, index: usize) -> (u64, Vec<(usize, usize)>) {
-    let (offset, buffers, _) = io.piece(index).unwrap();
-    (offset, buffers.iter().map(|buffer| (buffer.iov_base as usize, buffer.iov_len)).collect())
+fn shape(io: &Pieces, index: usize) -> (u64, Vec<(usize, usize)>) {
+    let transfer = io.transfer(index, 0).unwrap();
+    // SAFETY: they are those of `io`.
+    let buffers = unsafe { transfer.iovecs() };
+    (transfer.offset, buffers.iter().map(|buffer| (buffer.iov_base as usize, buffer.iov_len)).collect())
 }
 
-fn plan(write: bool, segments: &[Segment], parts: &[(usize, usize)]) -> (DataIo, Result<usize, Mismatch>) {
-    let mut io = DataIo::default();
+fn plan(write: bool, segments: &[Segment], parts: &[(usize, usize)]) -> (Pieces, Result<usize, Mismatch>) {
+    let mut io = Pieces::default();
     let planned = io.plan(write, segments, &mut guest(parts), |_, _| {});
     (io, planned)
 }
@@ -36,7 +38,7 @@ fn one_segment_takes_the_buffers_as_they_are() {
 
 #[test]
 fn buffers_are_cut_where_the_file_is_and_zeros_are_told() {
-    let mut io = DataIo::default();
+    let mut io = Pieces::default();
     let mut zeros = Vec::new();
     let segments = [zero(50), file(1000, 100), file(5000, 120), zero(30)];
     let planned =
@@ -67,14 +69,14 @@ fn more_buffers_than_a_system_call_takes_become_several_pieces() {
 #[test]
 fn a_short_transfer_goes_on_where_it_stopped() {
     let (mut io, _) = plan(true, &[file(1000, 300)], &[(0x1000, 100), (0x9000, 200)]);
-    assert_eq!(io.completed(0, 40, false), Progress::Again);
+    assert_eq!(io.completed(0, 40), Progress::Again);
     assert_eq!(shape(&io, 0), (1040, vec![(0x1000 + 40, 60), (0x9000, 200)]));
-    assert_eq!(io.completed(0, 60, false), Progress::Again);
+    assert_eq!(io.completed(0, 60), Progress::Again);
     assert_eq!(shape(&io, 0), (1100, vec![(0x9000, 200)]));
-    assert_eq!(io.completed(0, 150, false), Progress::Again);
+    assert_eq!(io.completed(0, 150), Progress::Again);
     assert_eq!(shape(&io, 0), (1250, vec![(0x9000 + 150, 50)]));
     assert!(!io.is_done());
-    assert_eq!(io.completed(0, 50, false), Progress::Over);
+    assert_eq!(io.completed(0, 50), Progress::Over);
     assert!(io.is_done());
     assert_eq!(io.result(), IoResult::Complete);
 }
@@ -82,8 +84,8 @@ fn a_short_transfer_goes_on_where_it_stopped() {
 #[test]
 fn a_read_past_the_end_of_the_file_is_zeros() {
     let (mut io, _) = plan(false, &[file(1000, 300)], &[(0x1000, 300)]);
-    assert_eq!(io.completed(0, 100, false), Progress::Again);
-    assert_eq!(io.completed(0, 0, false), Progress::PastEnd { at: Bytes(100), len: Bytes(200) });
+    assert_eq!(io.completed(0, 100), Progress::Again);
+    assert_eq!(io.completed(0, 0), Progress::PastEnd { at: Bytes(100), len: Bytes(200) });
     assert!(io.is_done());
     assert_eq!(io.result(), IoResult::Complete);
 }
@@ -92,50 +94,49 @@ fn a_read_past_the_end_of_the_file_is_zeros() {
 fn a_failure_reports_the_prefix_that_is_surely_written() {
     let three = || plan(true, &[file(0, 100), file(5000, 100), file(9000, 100)], &[(0x1000, 300)]).0;
     let mut io = three();
-    assert_eq!(io.completed(2, 100, false), Progress::Over);
-    assert_eq!(io.completed(1, 30, false), Progress::Again);
-    assert_eq!(io.completed(1, -libc::EIO, false), Progress::Over);
+    assert_eq!(io.completed(2, 100), Progress::Over);
+    assert_eq!(io.completed(1, 30), Progress::Again);
+    assert_eq!(io.completed(1, -libc::EIO), Progress::Over);
     assert!(!io.is_done());
-    assert_eq!(io.completed(0, 100, false), Progress::Over);
+    assert_eq!(io.completed(0, 100), Progress::Over);
     assert!(io.is_done());
     assert_eq!(io.result(), IoResult::Failed { good: Bytes(130) });
     // The lowest failure counts, in whatever order they come.
     let mut io = three();
-    io.completed(2, -libc::EIO, false);
-    io.completed(0, -libc::ENOSPC, false);
-    io.completed(1, 100, false);
+    io.completed(2, -libc::EIO);
+    io.completed(0, -libc::ENOSPC);
+    io.completed(1, 100);
     assert_eq!(io.result(), IoResult::Failed { good: Bytes(0) });
 }
 
 #[test]
 fn a_write_of_nothing_is_a_failure() {
     let (mut io, _) = plan(true, &[file(0, 100)], &[(0x1000, 100)]);
-    assert_eq!(io.completed(0, 0, false), Progress::Over);
+    assert_eq!(io.completed(0, 0), Progress::Over);
     assert_eq!(io.result(), IoResult::Failed { good: Bytes(0) });
 }
 
 #[test]
 fn what_direct_io_refuses_goes_through_the_page_cache_once() {
     let (mut io, _) = plan(true, &[file(0, 100)], &[(0x1000, 100)]);
-    assert!(io.piece(0).unwrap().2);
-    assert_eq!(io.completed(0, -libc::EINVAL, true), Progress::Again);
-    assert!(!io.piece(0).unwrap().2);
-    assert_eq!(io.completed(0, -libc::EINVAL, true), Progress::Over);
-    let (mut io, _) = plan(true, &[file(0, 100)], &[(0x1000, 100)]);
-    assert_eq!(io.completed(0, -libc::EINVAL, false), Progress::Over, "not for its alignment");
+    assert!(!io.transfer(0, 0).unwrap().buffered);
+    assert_eq!(io.completed(0, -libc::EINVAL), Progress::Again);
+    assert!(io.transfer(0, 0).unwrap().buffered);
+    assert_eq!(io.completed(0, -libc::EINVAL), Progress::Over);
+    assert_eq!(io.result(), IoResult::Failed { good: Bytes(0) }, "not for its alignment");
 }
 
 #[test]
 fn an_interrupted_piece_is_tried_again_but_not_for_ever() {
     let (mut io, _) = plan(false, &[file(0, 100)], &[(0x1000, 100)]);
-    let tries = (0..1000).take_while(|_| io.completed(0, -libc::EINTR, false) == Progress::Again).count();
+    let tries = (0..1000).take_while(|_| io.completed(0, -libc::EINTR) == Progress::Again).count();
     assert_eq!(tries, usize::from(MAX_RETRIES));
     assert_eq!(io.result(), IoResult::Failed { good: Bytes(0) });
 }
 
 #[test]
 fn a_failed_sync_has_nothing_good() {
-    let mut io = DataIo::default();
+    let mut io = Pieces::default();
     io.plan_sync();
     assert!(!io.is_done());
     io.synced(-libc::EIO);

@@ -28,20 +28,23 @@ const REMEMBERED: usize = 16;
 
 /// What is known of a request beside what the driver is told.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Seen {
+pub struct Seen {
     /// When it was taken from the ring.
-    pub(super) began: Option<Instant>,
+    pub began: Option<Instant>,
     /// Of an append: where its data is. Of a refused request: where it should have begun.
-    pub(super) position: Option<Sector>,
+    pub position: Option<Sector>,
     /// The rule that it broke, and its zone right after.
-    pub(super) refused: Option<(Rule, Option<(State, Sector)>)>,
+    pub refused: Option<(Rule, Option<(State, Sector)>)>,
 }
 
 /// A request that is about to be answered.
-pub(super) struct Answered {
-    pub(super) request: Option<Request>,
-    pub(super) status: Status,
-    pub(super) seen: Seen,
+pub struct Answered {
+    /// What it asked for; none where that could not be read.
+    pub request: Option<Request>,
+    /// How it ended.
+    pub status: Status,
+    /// What is known of it beside that.
+    pub seen: Seen,
 }
 
 struct Remembered {
@@ -51,7 +54,7 @@ struct Remembered {
 }
 
 /// What was seen of a device since it is served.
-pub(super) struct Watch {
+pub struct Counts {
     queues: Vec<Mutex<QueueStats>>,
     /// How many requests each queue has taken and not answered, as of its last round.
     in_flight: Vec<AtomicUsize>,
@@ -73,8 +76,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Watch {
-    pub(super) fn new(queues: u16, trace: Option<File>) -> Self {
+impl Counts {
+    /// Nothing seen yet of so many queues.
+    pub fn new(queues: usize, trace: Option<File>) -> Self {
         Self {
             queues: (0..queues).map(|_| Mutex::default()).collect(),
             in_flight: (0..queues).map(|_| AtomicUsize::default()).collect(),
@@ -86,15 +90,18 @@ impl Watch {
         }
     }
 
-    pub(super) fn frontend_is(&self, connected: bool) {
+    /// Notes that a frontend has come or gone.
+    pub fn frontend_is(&self, connected: bool) {
         self.frontend.store(connected, Ordering::Relaxed);
     }
 
-    pub(super) fn has_frontend(&self) -> bool {
+    /// Whether there is a frontend.
+    pub fn has_frontend(&self) -> bool {
         self.frontend.load(Ordering::Relaxed)
     }
 
-    pub(super) fn in_flight_are(&self, queue: u16, requests: usize) {
+    /// Notes how many requests of a queue are in flight.
+    pub fn in_flight_are(&self, queue: u16, requests: usize) {
         if let Some(in_flight) = self.in_flight.get(usize::from(queue)) {
             in_flight.store(requests, Ordering::Relaxed);
         }
@@ -105,7 +112,7 @@ impl Watch {
     }
 
     /// Remembers a refused request for whoever asks.
-    pub(super) fn remember(&self, queue: u16, refused: Refused) {
+    pub fn remember(&self, queue: u16, refused: Refused) {
         let mut refusals = lock(&self.refusals);
         if refusals.len() >= REMEMBERED {
             refusals.pop_front();
@@ -124,7 +131,7 @@ impl Watch {
     }
 
     /// Counts, and traces, answers that are about to be given back. `records` is empty memory.
-    pub(super) fn note_answers(
+    pub fn note_answers(
         &self,
         geometry: &Geometry,
         queue: u16,
@@ -163,7 +170,7 @@ impl Watch {
     }
 
     /// What was seen so far, and how many zones are in use now.
-    pub(super) fn stats(&self, usage: &Usage) -> Stats {
+    pub fn stats(&self, usage: &Usage) -> Stats {
         let mut sum = QueueStats::default();
         self.queues.iter().for_each(|queue| sum.add(&lock(queue)));
         Stats {

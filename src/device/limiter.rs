@@ -10,7 +10,7 @@ const WINDOW: Duration = Duration::from_secs(10);
 
 /// The log lines that one cause may have.
 #[derive(Debug)]
-pub(super) struct LogLimiter {
+pub struct LogLimiter {
     lines: u32,
     state: Mutex<State>,
 }
@@ -36,7 +36,7 @@ impl State {
 
 impl LogLimiter {
     /// Lets this many lines pass at a time.
-    pub(super) fn new(lines: u32) -> Self {
+    pub fn new(lines: u32) -> Self {
         Self { lines, state: Mutex::new(State::new()) }
     }
 
@@ -45,7 +45,7 @@ impl LogLimiter {
     }
 
     /// Whether one more line may be written now.
-    pub(super) fn allow(&self) -> bool {
+    pub fn allow(&self) -> bool {
         let mut state = self.state();
         if state.opened.elapsed() >= WINDOW {
             state.tell_dropped();
@@ -67,20 +67,21 @@ impl Drop for LogLimiter {
 
 /// The limits of a device.
 #[derive(Debug)]
-pub(super) struct Lines {
+pub struct Lines {
     /// Frontends that come, go, wait and agree on features: some lines each.
-    pub(super) visits: LogLimiter,
+    pub visits: LogLimiter,
     /// Messages that were refused, and connections that were closed.
-    pub(super) refusals: LogLimiter,
+    pub refusals: LogLimiter,
     /// Drivers that do not know zones.
-    pub(super) unzoned: LogLimiter,
+    pub unzoned: LogLimiter,
     queues: Vec<LogLimiter>,
     /// What names no queue of this device.
     others: LogLimiter,
 }
 
 impl Lines {
-    pub(super) fn new(queues: u16) -> Self {
+    /// The limits of a device with so many queues.
+    pub fn new(queues: usize) -> Self {
         Self {
             visits: LogLimiter::new(20),
             refusals: LogLimiter::new(5),
@@ -91,7 +92,7 @@ impl Lines {
     }
 
     /// The limit of one queue, whoever runs it.
-    pub(super) fn of_queue(&self, queue: u16) -> &LogLimiter {
+    pub fn of_queue(&self, queue: u16) -> &LogLimiter {
         self.queues.get(usize::from(queue)).unwrap_or(&self.others)
     }
 }

@@ -1,4 +1,4 @@
-//! Transfers that go on from each other in the file, done as one.
+//! A layer that does as one those transfers that go on from each other in the file.
 //!
 //! A driver that reads a zone from its beginning, or appends to it, in small requests has many of them in a batch, and
 //! one system call or one operation of the disk for all costs little more than one for each. Every transfer keeps a
@@ -7,8 +7,10 @@
 //! was done is harmless: nobody has been told of it yet, and the range is the transfer's own.
 
 use std::collections::VecDeque;
+use std::io;
+use std::os::fd::RawFd;
 
-use super::{Completion, Transfer};
+use super::{Completion, DataPath, Transfer};
 
 /// Most buffers of one system call (IOV_MAX of Linux).
 const MAX_BUFFERS: usize = 1024;
@@ -19,7 +21,7 @@ const LARGE: u64 = 64 << 10;
 /// Most bytes that are joined.
 const MAX_BYTES: u64 = 512 << 10;
 
-/// The tokens of joined transfers have this bit, which those of workers have not.
+/// The tokens of joined transfers have this bit, which no other has.
 const JOINED: u64 = 1 << 63;
 
 /// Transfers of which each goes on where the one before it ends, one at least.
@@ -36,7 +38,7 @@ impl Run {
     /// Whether one transfer goes on where another ends.
     fn joins(last: &Transfer, next: &Transfer) -> bool {
         last.offset.checked_add(last.len) == Some(next.offset)
-            && (last.write, last.fd, last.direct) == (next.write, next.fd, next.direct)
+            && (last.write, last.buffered) == (next.write, next.buffered)
             && last.len < LARGE
             && next.len < LARGE
     }
@@ -65,7 +67,7 @@ impl Run {
 /// The run that transfers are added to, and those under way. Runs keep their memory when they are over, so that nothing
 /// is allocated in the long run.
 #[derive(Debug, Default)]
-pub(super) struct Merger {
+struct Merger {
     open: Run,
     under_way: Vec<Run>,
     free: Vec<usize>,
@@ -79,7 +81,7 @@ impl Merger {
     /// # Safety
     ///
     /// The iovecs of the transfer and of the members of the open run are valid.
-    pub(super) unsafe fn add(&mut self, transfer: &Transfer) -> Option<Transfer> {
+    unsafe fn add(&mut self, transfer: &Transfer) -> Option<Transfer> {
         if let [last] = self.open.members.as_mut_slice()
             && !Run::joins(last, transfer)
         {
@@ -99,7 +101,7 @@ impl Merger {
     /// # Safety
     ///
     /// The iovecs of the members are valid.
-    pub(super) unsafe fn close(&mut self) -> Option<Transfer> {
+    unsafe fn close(&mut self) -> Option<Transfer> {
         let first = *self.open.members.first()?;
         if self.open.members.len() == 1 {
             self.open.clear();
@@ -113,7 +115,7 @@ impl Merger {
         std::mem::swap(run, &mut self.open);
         for member in &run.members {
             // SAFETY: the caller promises that there are `count` valid iovecs.
-            run.buffers.extend_from_slice(unsafe { std::slice::from_raw_parts(member.buffers, member.count) });
+            run.buffers.extend_from_slice(unsafe { member.iovecs() });
         }
         let (buffers, count) = (run.buffers.as_ptr(), run.buffers.len());
         Some(Transfer { token: JOINED | at as u64, len: run.bytes, buffers, count, ..first })
@@ -121,7 +123,7 @@ impl Merger {
 
     /// A transfer is over: gives out the completions of those it carried. What is to be done again by itself is in
     /// [`rest`](Self::rest).
-    pub(super) fn over(&mut self, token: u64, result: i32, done: &mut Vec<Completion>) {
+    fn over(&mut self, token: u64, result: i32, done: &mut Vec<Completion>) {
         if token & JOINED == 0 {
             done.push(Completion { token, result });
             return;
@@ -147,16 +149,74 @@ impl Merger {
     }
 
     /// Whether there are transfers to be done again.
-    pub(super) fn has_rest(&self) -> bool {
+    fn has_rest(&self) -> bool {
         !self.rest.is_empty()
     }
 
     /// The next transfer to be done again by itself.
-    pub(super) fn rest(&mut self) -> Option<Transfer> {
+    fn rest(&mut self) -> Option<Transfer> {
         self.rest.pop_front()
     }
 }
 
+/// A data path that joins what it is given.
+pub(super) struct Joined<P> {
+    /// The first field: what is in flight is over before the buffers of runs are freed.
+    below: P,
+    merger: Merger,
+    /// Completions of the path below; empty between polls.
+    landed: Vec<Completion>,
+}
+
+impl<P: DataPath> Joined<P> {
+    pub(super) fn new(below: P) -> Self {
+        Self { below, merger: Merger::default(), landed: Vec::new() }
+    }
+}
+
+impl<P: DataPath> DataPath for Joined<P> {
+    unsafe fn submit(&mut self, transfer: Transfer) {
+        // SAFETY: the caller promises that buffers and memory are valid until the completion, and those of runs live as
+        // long as the run is under way.
+        unsafe {
+            if let Some(before) = self.merger.add(&transfer) {
+                self.below.submit(before);
+            }
+        }
+    }
+
+    fn sync(&mut self, token: u64) {
+        self.below.sync(token);
+    }
+
+    fn poll(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
+        // SAFETY: whoever submitted its members keeps buffers and memory valid until they are handed out.
+        unsafe {
+            if let Some(run) = self.merger.close() {
+                self.below.submit(run);
+            }
+        }
+        loop {
+            let polled = self.below.poll(&mut self.landed);
+            for Completion { token, result } in self.landed.drain(..) {
+                self.merger.over(token, result, done);
+            }
+            polled?;
+            if !self.merger.has_rest() {
+                return Ok(());
+            }
+            while let Some(alone) = self.merger.rest() {
+                // SAFETY: as above.
+                unsafe { self.below.submit(alone) };
+            }
+        }
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        self.below.descriptor()
+    }
+}
+
 #[cfg(test)]
-#[path = "merge_tests.rs"]
+#[path = "joined_tests.rs"]
 mod tests;

@@ -1,9 +1,8 @@
-//! The requests of a queue: from their chains to the store, through their I/O, to their answers. Rings and waiting are the
-//! worker's affair.
+//! The requests of a queue: from their chains to the disk, through their I/O, to their answers. Rings and waiting are the
+//! transport's affair. This is the one place that drives a [`ZonedDevice`](crate::store::ZonedDevice) and a [`DataPath`].
 //!
-//! Whatever happened in a round is answered at its end, after the store has committed the round's batch. A flush, and
-//! under write-through an answer that reports a change, waits for an fdatasync that began after it; one serves all that
-//! wait when it begins.
+//! Whatever happened in a round is answered at its end, after the disk has committed the round's batch. A flush, and
+//! under write-through an answer that reports a change, waits for an fdatasync that began after it (`flushes`).
 
 use std::io;
 use std::os::fd::RawFd;
@@ -13,16 +12,16 @@ use std::time::Instant;
 use virtio_queue::DescriptorChain;
 use vm_memory::GuestMemoryMmap;
 
-use super::device::Device;
-use super::engine::{Completion, Engine, Transfer, error_of};
-use super::journal::{LeftBehind, Recovery};
+use super::counts::Answered;
+use super::flushes::{Answer, FlushGroup};
 use super::memory::Memory;
+use super::recovery::{LeftBehind, Recovery};
 use super::router::queue_of;
-use super::slots::{FLUSH_SLOT, Slots, head_of};
-use super::transfer::Progress;
-use super::watch::Answered;
+use super::shared::Device;
+use super::slots::Slots;
+use crate::io::pieces::Progress;
+use crate::io::{Completion, DataPath, error_of};
 use crate::observe::trace::Record;
-use crate::storage::Storage;
 use crate::store::{Batch, Event, IoKind, IoResult, Op, Outcome, Refusal, Reply, Segment, Step, Tag, Ticket};
 use crate::units::Bytes;
 use crate::virtio::report::{self, write_report};
@@ -39,27 +38,8 @@ const FOLLOWED: usize = 8;
 /// Zeros for reads of what was never written.
 static ZEROS: [u8; 16 * 1024] = [0; 16 * 1024];
 
-/// An answer that is not in the used ring yet.
-#[derive(Clone, Copy, Debug)]
-struct Answer {
-    slot: u16,
-    status: Status,
-    /// Bytes written into the chain, the status included.
-    written: u32,
-}
-
-/// The answers that wait for durability.
-#[derive(Default)]
-struct FlushGroup {
-    /// Not covered by the running flush.
-    waiting: Vec<Answer>,
-    /// Answered when the running flush is over.
-    covered: Vec<Answer>,
-    running: bool,
-}
-
-fn token(slot: u16, piece: u32) -> u64 {
-    u64::from(slot) << 32 | u64::from(piece)
+fn token(head: u16, piece: u32) -> u64 {
+    u64::from(head) << 32 | u64::from(piece)
 }
 
 /// The memory that requests are carried out with; all of it is empty between uses.
@@ -74,86 +54,85 @@ struct Scratch {
     completions: Vec<Completion>,
 }
 
-/// A chain that the last process left behind: its head, its slot, its request.
-type Resumed = (u16, u16, Result<Request, RequestError>);
+/// A chain that the last process left behind: its head and its request.
+pub type Resumed = (u16, Result<Request, RequestError>);
 
 /// The requests of one queue, from when they are taken until they are answered.
-pub(super) struct Requests<S> {
-    /// The first field: it is dropped first, and with it the kernel is done with memory and slots.
-    engine: Engine,
-    device: Arc<Device<S>>,
+pub struct Requests<I: ?Sized = dyn DataPath> {
+    device: Arc<Device>,
     queue: u16,
-    mem: Arc<Memory>,
-    slots: Slots,
     batch: Batch,
     answers: Vec<Answer>,
     flushes: FlushGroup,
     scratch: Scratch,
+    /// Before memory and slots: it is dropped first, and with it the kernel is done with them.
+    path: Box<I>,
+    mem: Arc<Memory>,
+    slots: Slots,
 }
 
-impl<S: Storage> Requests<S> {
-    /// For a ring of so many descriptors.
-    pub(super) fn new(engine: Engine, device: Arc<Device<S>>, queue: u16, mem: Arc<Memory>, ring_size: u16) -> Self {
+impl<I: DataPath + ?Sized> Requests<I> {
+    /// The requests of a ring of so many descriptors.
+    pub fn new(path: Box<I>, device: Arc<Device>, queue: u16, mem: Arc<Memory>, ring_size: u16) -> Self {
         Self {
-            engine,
             device,
             queue,
-            mem,
-            slots: Slots::new(ring_size),
             batch: Batch::default(),
             answers: Vec::new(),
             flushes: FlushGroup::default(),
             scratch: Scratch::default(),
+            path,
+            mem,
+            slots: Slots::new(ring_size),
         }
     }
 
-    /// Whether nothing is in flight, the queue's own flush included.
-    pub(super) fn is_quiet(&self) -> bool {
-        self.slots.in_use() == 0 && !self.flushes.running
+    /// Whether nothing is in flight.
+    pub fn is_quiet(&self) -> bool {
+        self.slots.in_use() == 0
     }
 
     /// Goes on in other memory. Nothing is in flight.
-    pub(super) fn set_memory(&mut self, mem: Arc<Memory>) {
+    pub fn set_memory(&mut self, mem: Arc<Memory>) {
         self.mem = mem;
     }
 
-    #[cfg(test)]
-    pub(super) fn engine(&mut self) -> &mut Engine {
-        &mut self.engine
+    /// The data path.
+    pub fn path(&mut self) -> &mut I {
+        &mut self.path
     }
 
     /// What is readable when I/O is over; none while there is none.
-    pub(super) fn descriptor(&self) -> Option<RawFd> {
-        self.engine.descriptor()
+    pub fn descriptor(&self) -> Option<RawFd> {
+        self.path.descriptor()
     }
 
     /// Takes what other threads have left for this queue.
-    pub(super) fn read_mail(&mut self) {
+    pub fn read_mail(&mut self) {
         self.device.router.collect(self.queue, &mut self.batch.events);
     }
 
     /// Begins the request of a chain, at this moment or the one that `now` has; the moment stays there. `mark` is called
     /// before anything is done for the request. False where the chain's head is in flight already, or is none.
-    pub(super) fn take(
+    pub fn take(
         &mut self,
         chain: DescriptorChain<&GuestMemoryMmap>,
         now: &mut Option<Instant>,
         mark: impl FnOnce(u16),
     ) -> bool {
         let head = chain.head_index();
-        let Some(number) = self.slots.take(head) else { return false };
-        let Some(slot) = self.slots.get(number) else { return false };
+        let Some(slot) = self.slots.take(head) else { return false };
         slot.seen.began = Some(*now.get_or_insert_with(Instant::now));
         let parsed = slot.buffers.parse(&self.mem, chain);
         mark(head);
-        self.execute(number, parsed);
+        self.execute(head, parsed);
         true
     }
 
     /// Starts new I/O and takes what is done; false when that is nothing.
-    pub(super) fn collect(&mut self) -> io::Result<bool> {
+    pub fn collect(&mut self) -> io::Result<bool> {
         let mut completions = std::mem::take(&mut self.scratch.completions);
-        let polled = self.engine.poll(&mut completions);
+        let polled = self.path.poll(&mut completions);
         let found = !completions.is_empty();
         for Completion { token, result } in completions.drain(..) {
             self.io_completed(token, result);
@@ -163,8 +142,8 @@ impl<S: Storage> Requests<S> {
     }
 
     /// Starts the request that was parsed into a slot.
-    fn execute(&mut self, slot: u16, parsed: Result<Request, RequestError>) {
-        if let (Ok(request), Some(slot)) = (&parsed, self.slots.get(slot)) {
+    fn execute(&mut self, head: u16, parsed: Result<Request, RequestError>) {
+        if let (Ok(request), Some(slot)) = (&parsed, self.slots.get(head)) {
             slot.request = Some(*request);
         }
         let checked = match parsed {
@@ -174,48 +153,46 @@ impl<S: Storage> Requests<S> {
             }
             parsed => parsed.and_then(|request| self.check(request)),
         };
-        match checked.and_then(|request| self.start(slot, request)) {
+        match checked.and_then(|request| self.start(head, request)) {
             Ok(()) => {}
-            Err(error) => self.refuse(slot, error),
+            Err(error) => self.refuse(head, error),
         }
     }
 
     /// Takes a chain that the last process left behind; [`resume`](Self::resume) begins it, after those before it were taken.
-    pub(super) fn take_left_behind(&mut self, chain: DescriptorChain<&GuestMemoryMmap>, parsed: &mut Vec<Resumed>) {
+    pub fn take_left_behind(&mut self, chain: DescriptorChain<&GuestMemoryMmap>, parsed: &mut Vec<Resumed>) {
         let head = chain.head_index();
-        if let Some(number) = self.slots.take(head)
-            && let Some(slot) = self.slots.get(number)
-        {
+        if let Some(slot) = self.slots.take(head) {
             slot.seen.began = Some(Instant::now());
-            parsed.push((head, number, slot.buffers.parse(&self.mem, chain)));
+            parsed.push((head, slot.buffers.parse(&self.mem, chain)));
         }
     }
 
     /// Goes on with the requests that the last process left behind, before any that came later.
-    pub(super) fn resume(&mut self, parsed: Vec<Resumed>, mut left: LeftBehind<S>) {
-        for (head, number, request) in parsed {
+    pub fn resume(&mut self, parsed: Vec<Resumed>, mut left: LeftBehind) {
+        for (head, request) in parsed {
             match (left.take(head), request) {
                 (Some(Recovery::Settled { status, appended }), Ok(request)) => {
-                    if let Some(slot) = self.slots.get(number) {
+                    if let Some(slot) = self.slots.get(head) {
                         slot.request = Some(request);
                     }
                     match status {
-                        Status::Ok => self.finished(number, Ok(appended.map_or(Reply::Done, Reply::Appended))),
-                        status => self.answer_now(number, status, 1),
+                        Status::Ok => self.finished(head, Ok(appended.map_or(Reply::Done, Reply::Appended))),
+                        status => self.answer_now(head, status, 1),
                     }
                 }
                 (Some(Recovery::Resumes(ticket)), Ok(request)) if self.device.zoned() => {
-                    if let Some(slot) = self.slots.get(number) {
+                    if let Some(slot) = self.slots.get(head) {
                         slot.request = Some(request);
                         slot.parked = Some(ticket);
                     }
-                    self.retry(number);
+                    self.retry(head);
                 }
                 (Some(Recovery::Resumes(ticket)), request) => {
-                    self.device.store.abandon(ticket);
-                    self.execute(number, request);
+                    self.device.disk.abandon(ticket);
+                    self.execute(head, request);
                 }
-                (Some(Recovery::Settled { .. }) | None, request) => self.execute(number, request),
+                (Some(Recovery::Settled { .. }) | None, request) => self.execute(head, request),
             }
         }
     }
@@ -229,9 +206,9 @@ impl<S: Storage> Requests<S> {
             });
         }
         if let Request::Append { len, .. } = request
-            && len > self.device.max_append
+            && len > self.device.identity.max_append
         {
-            return Err(match self.device.store.read_only() {
+            return Err(match self.device.disk.read_only() {
                 true => Refusal::ReadOnly.into(),
                 false => RequestError::AppendTooLong(len),
             });
@@ -239,86 +216,86 @@ impl<S: Storage> Requests<S> {
         Ok(request)
     }
 
-    fn start(&mut self, slot: u16, request: Request) -> Result<(), RequestError> {
+    fn start(&mut self, head: u16, request: Request) -> Result<(), RequestError> {
         let op = match request {
             Request::In { start, len } => Op::Read { start, len },
             Request::Out { start, len } => Op::Write { start, len },
             Request::Append { zone, len } => Op::Append { zone, len },
             Request::Flush => {
-                self.flushes.waiting.push(answer(slot, Status::Ok, 1));
+                self.flushes.wait(Answer::new(head, Status::Ok, 1));
                 return Ok(());
             }
             Request::Manage { action, zone } => Op::Manage { action, zone },
             Request::ResetAll => Op::ResetAll,
-            Request::GetId => return self.get_id(slot),
+            Request::GetId => return self.get_id(head),
             Request::Report { start, len } => {
                 let (device, mem) = (&self.device, &self.mem);
-                let buffers = self.slots.get(slot).map(|slot| &slot.buffers);
+                let buffers = self.slots.get(head).map(|slot| &slot.buffers);
                 let written = write_report(
-                    device.store.geometry(),
+                    device.disk.geometry(),
                     start,
                     len,
                     &mut self.scratch.report,
-                    |start, max, out| device.store.report(start, max, out),
+                    |start, max, out| device.disk.report(start, max, out),
                     |offset, bytes| buffers.map_or(Ok(0), |buffers| buffers.write(mem, offset, bytes)),
                 )?;
-                self.answer_now(slot, Status::Ok, written.0.saturating_add(1));
+                self.answer_now(head, Status::Ok, written.0.saturating_add(1));
                 return Ok(());
             }
         };
         // Where the data lies is checked before the store reserves anything for it.
         if let Some(direction) = direction_of(&request) {
-            self.resolve(slot, direction)?;
+            self.resolve(head, direction)?;
         }
-        let tag = Tag { queue: self.queue, slot };
-        let step = self.device.store.begin(tag, op, &mut self.scratch.segments, &mut self.batch);
-        self.take_step(slot, step);
+        let tag = Tag { queue: self.queue, slot: head };
+        let step = self.device.disk.begin(tag, op, &mut self.scratch.segments, &mut self.batch);
+        self.take_step(head, step);
         Ok(())
     }
 
-    fn resolve(&mut self, slot: u16, direction: Direction) -> Result<(), Malformed> {
-        match self.slots.get(slot) {
+    fn resolve(&mut self, head: u16, direction: Direction) -> Result<(), Malformed> {
+        match self.slots.get(head) {
             Some(slot) => slot.buffers.resolve(&self.mem, direction, &mut self.scratch.guest),
             None => Ok(()),
         }
     }
 
-    fn get_id(&mut self, slot: u16) -> Result<(), RequestError> {
+    fn get_id(&mut self, head: u16) -> Result<(), RequestError> {
         let mut written = 0;
-        if let Some(slot) = self.slots.get(slot) {
-            written = slot.buffers.write(&self.mem, Bytes(0), &self.device.serial)?;
+        if let Some(slot) = self.slots.get(head) {
+            written = slot.buffers.write(&self.mem, Bytes(0), &self.device.identity.serial)?;
         }
-        self.answer_now(slot, Status::Ok, written as u64 + 1);
+        self.answer_now(head, Status::Ok, written as u64 + 1);
         Ok(())
     }
 
     /// Goes on with what the store says. For I/O of data, `scratch.guest` is where the request's data lies.
-    fn take_step(&mut self, slot: u16, step: Step) {
+    fn take_step(&mut self, head: u16, step: Step) {
         match step {
-            Step::Done(outcome) => self.finished(slot, outcome),
-            Step::Io(ticket) => self.start_io(slot, ticket),
+            Step::Done(outcome) => self.finished(head, outcome),
+            Step::Io(ticket) => self.start_io(head, ticket),
             Step::Parked(ticket) => {
-                if let Some(slot) = self.slots.get(slot) {
+                if let Some(slot) = self.slots.get(head) {
                     slot.parked = Some(ticket);
                 }
             }
         }
     }
 
-    fn start_io(&mut self, number: u16, ticket: Ticket) {
-        let Some(slot) = self.slots.get(number) else { return };
+    fn start_io(&mut self, head: u16, ticket: Ticket) {
+        let Some(slot) = self.slots.get(head) else { return };
         let kind = ticket.io_kind();
         slot.in_io = Some(ticket);
         if kind == IoKind::Sync {
             slot.io.plan_sync();
-            self.engine.sync(token(number, SYNC_PIECE));
+            self.path.sync(token(head, SYNC_PIECE));
             return;
         }
         let (buffers, mem) = (&slot.buffers, &self.mem);
         let (segments, guest) = (&self.scratch.segments, &mut self.scratch.guest);
         match slot.io.plan(kind == IoKind::Write, segments, guest, |at, len| zero(buffers, mem, at, len)) {
-            Ok(0) => self.io_over(number),
-            Ok(pieces) => (0..pieces).for_each(|piece| self.submit(number, piece)),
+            Ok(0) => self.io_over(head),
+            Ok(pieces) => (0..pieces).for_each(|piece| self.submit(head, piece)),
             Err(_) => {
                 log::error!("queue {}: the store's segments do not match {:?}", self.queue, slot.request);
                 let ticket = slot.in_io.take();
@@ -327,39 +304,28 @@ impl<S: Storage> Requests<S> {
         }
     }
 
-    fn submit(&mut self, number: u16, piece: usize) {
-        let Some(slot) = self.slots.get(number) else { return };
-        let Some((offset, buffers, direct)) = slot.io.piece(piece) else { return };
-        let (fd, direct) = self.device.files.choose(offset, buffers, direct);
-        let transfer = Transfer {
-            // A request has fewer than 2^28 bytes, and so pieces.
-            token: token(number, piece as u32),
-            write: slot.io.is_write(),
-            fd,
-            direct,
-            offset,
-            len: buffers.iter().map(|buffer| buffer.iov_len as u64).sum(),
-            buffers: buffers.as_ptr(),
-            count: buffers.len(),
-        };
-        // SAFETY: the iovecs belong to the slot's DataIo, which is changed only by `completed` for this piece, and
+    fn submit(&mut self, head: u16, piece: usize) {
+        let Some(slot) = self.slots.get(head) else { return };
+        // A request has fewer than 2^28 bytes, and so pieces.
+        let Some(transfer) = slot.io.transfer(piece, token(head, piece as u32)) else { return };
+        // SAFETY: the iovecs belong to the slot's pieces, which are changed only by `completed` for this piece, and
         // recycled only after all pieces are over. The memory they name is mapped by `self.mem`, which is replaced
-        // only while no slot is in use, and dropped after the engine.
-        unsafe { self.engine.transfer(transfer) };
+        // only while no slot is in use, and dropped after the path.
+        unsafe { self.path.submit(transfer) };
     }
 
-    /// Takes a completion of the engine.
+    /// Takes a completion of the data path.
     fn io_completed(&mut self, token: u64, result: i32) {
-        let (number, piece) = ((token >> 32) as u16, token as u32);
-        let Some(slot) = self.slots.get(number) else { return };
+        let (head, piece) = ((token >> 32) as u16, token as u32);
+        let Some(slot) = self.slots.get(head) else { return };
         if piece == SYNC_PIECE {
             slot.io.synced(result);
         } else {
-            match slot.io.completed(piece as usize, result, self.device.files.has_direct()) {
-                Progress::Again => return self.submit(number, piece as usize),
+            match slot.io.completed(piece as usize, result) {
+                Progress::Again => return self.submit(head, piece as usize),
                 Progress::PastEnd { at, len } => {
                     zero(&slot.buffers, &self.mem, at, len);
-                    return self.io_over(number);
+                    return self.io_over(head);
                 }
                 Progress::Over => {}
             }
@@ -369,28 +335,28 @@ impl<S: Storage> Requests<S> {
             let error = error_of(result);
             log::error!("queue {}: the image file failed: {error} ({:?})", self.queue, slot.request);
         }
-        self.io_over(number);
+        self.io_over(head);
     }
 
     /// Tells the store, when nothing of a request is outstanding any more.
-    fn io_over(&mut self, number: u16) {
-        let Some(slot) = self.slots.get(number).filter(|slot| slot.io.is_done()) else { return };
+    fn io_over(&mut self, head: u16) {
+        let Some(slot) = self.slots.get(head).filter(|slot| slot.io.is_done()) else { return };
         let (ticket, result) = (slot.in_io.take(), slot.io.result());
         self.give_result(ticket, result);
     }
 
     fn give_result(&mut self, ticket: Option<Ticket>, result: IoResult) {
         if let Some(ticket) = ticket {
-            self.device.store.io_done(ticket, result, &mut self.batch);
+            self.device.disk.io_done(ticket, result, &mut self.batch);
         }
     }
 
     /// Has the store commit what was done in this round, and does what follows. True when more is left to be done, so
     /// that one request does not keep the others of its queue waiting.
-    pub(super) fn settle(&mut self) -> bool {
+    pub fn settle(&mut self) -> bool {
         for _ in 0..FOLLOWED {
-            self.device.store.commit(&mut self.batch);
-            if self.batch.events.is_empty() && !self.start_flush() {
+            self.device.disk.commit(&mut self.batch);
+            if self.batch.events.is_empty() && !self.start_sync() {
                 return false;
             }
             let mut events = std::mem::take(&mut self.scratch.events);
@@ -415,43 +381,43 @@ impl<S: Storage> Requests<S> {
         }
     }
 
-    fn retry(&mut self, number: u16) {
-        let Some(slot) = self.slots.get(number) else { return };
+    fn retry(&mut self, head: u16) {
+        let Some(slot) = self.slots.get(head) else { return };
         let Some(ticket) = slot.parked.take() else {
-            log::error!("queue {}: the store retries slot {number}, which is not parked", self.queue);
+            log::error!("queue {}: the store retries request {head}, which is not parked", self.queue);
             return;
         };
         let direction = slot.request.as_ref().and_then(direction_of);
         if let Some(direction) = direction
-            && self.resolve(number, direction).is_err()
+            && self.resolve(head, direction).is_err()
         {
             // Cannot be: it was resolved in the same memory before the request was parked.
             return self.give_result(Some(ticket), IoResult::Failed { good: Bytes(0) });
         }
-        let step = self.device.store.resume(ticket, &mut self.scratch.segments, &mut self.batch);
-        self.take_step(number, step);
+        let step = self.device.disk.resume(ticket, &mut self.scratch.segments, &mut self.batch);
+        self.take_step(head, step);
     }
 
-    /// Takes the outcome of a request, or of the worker's own flush.
-    fn finished(&mut self, number: u16, outcome: Outcome) {
-        if number == FLUSH_SLOT {
-            return self.flush_over(outcome);
-        }
-        let Some(slot) = self.slots.get(number) else { return };
+    /// Takes the outcome of a request, or of the sync that it has had done.
+    fn finished(&mut self, head: u16, outcome: Outcome) {
+        let Some(slot) = self.slots.get(head) else { return };
         if slot.in_io.is_some() {
             // The kernel may still be using the slot, whatever the store says.
-            log::error!("queue {}: the store finishes slot {number}, whose I/O is not over", self.queue);
+            log::error!("queue {}: the store finishes request {head}, whose I/O is not over", self.queue);
             return;
+        }
+        if self.flushes.is_led_by(head) {
+            return self.sync_over(outcome);
         }
         // A parked request may be finished without a retry.
         slot.parked = None;
         let Some(request) = slot.request else {
-            log::error!("queue {}: the store finishes slot {number}, which is free", self.queue);
+            log::error!("queue {}: the store finishes request {head}, which is not in flight", self.queue);
             return;
         };
         let reply = match outcome {
             Ok(reply) => reply,
-            Err(refusal) => return self.refuse(number, refusal.into()),
+            Err(refusal) => return self.refuse(head, refusal.into()),
         };
         let mut written = 1;
         if let Reply::Appended(sector) = reply {
@@ -462,16 +428,16 @@ impl<S: Storage> Requests<S> {
             written += len.0;
         }
         if changes(&request) && self.device.write_through() {
-            self.flushes.waiting.push(answer(number, Status::Ok, written));
+            self.flushes.wait(Answer::new(head, Status::Ok, written));
         } else {
-            self.answer_now(number, Status::Ok, written);
+            self.answer_now(head, Status::Ok, written);
         }
     }
 
-    fn refuse(&mut self, slot: u16, error: RequestError) {
-        let request = self.slots.get(slot).and_then(|slot| slot.request);
+    fn refuse(&mut self, head: u16, error: RequestError) {
+        let request = self.slots.get(head).and_then(|slot| slot.request);
         let refused = self.device.look_into(self.queue, request, error);
-        if let Some(slot) = self.slots.get(slot) {
+        if let Some(slot) = self.slots.get(head) {
             slot.seen.position = refused.expected();
             let zone = refused.zone.as_ref().map(|now| (now.info.state, now.info.write_pointer.to_sector()));
             slot.seen.refused = Some((refused.rule(), zone));
@@ -480,64 +446,48 @@ impl<S: Storage> Requests<S> {
         if log::log_enabled!(level) && self.device.lines.of_queue(self.queue).allow() {
             log::log!(level, "queue {}: {refused}", self.queue);
         }
-        self.answer_now(slot, error.status(), 1);
+        self.answer_now(head, error.status(), 1);
     }
 
-    fn answer_now(&mut self, slot: u16, status: Status, written: u64) {
-        self.answers.push(answer(slot, status, written));
+    fn answer_now(&mut self, head: u16, status: Status, written: u64) {
+        self.answers.push(Answer::new(head, status, written));
     }
 
-    /// Begins a flush for the answers that wait for one. False when none does, or one is running.
-    fn start_flush(&mut self) -> bool {
-        if self.flushes.running || self.flushes.waiting.is_empty() {
-            return false;
-        }
-        self.flushes.running = true;
-        std::mem::swap(&mut self.flushes.waiting, &mut self.flushes.covered);
-        let tag = Tag { queue: self.queue, slot: FLUSH_SLOT };
-        let step = self.device.store.begin(tag, Op::Flush, &mut self.scratch.segments, &mut self.batch);
-        self.take_step(FLUSH_SLOT, step);
+    /// Begins a sync for the answers that wait for one. False when none does, or one is under way.
+    fn start_sync(&mut self) -> bool {
+        let Some(head) = self.flushes.begin() else { return false };
+        let tag = Tag { queue: self.queue, slot: head };
+        let step = self.device.disk.begin(tag, Op::Flush, &mut self.scratch.segments, &mut self.batch);
+        self.take_step(head, step);
         true
     }
 
-    fn flush_over(&mut self, outcome: Outcome) {
-        self.flushes.running = false;
-        for mut answer in self.flushes.covered.drain(..) {
-            if let Err(refusal) = outcome {
-                let refusal: Refusal = refusal;
-                answer.status = RequestError::from(refusal).status();
-                answer.written = 1;
-            }
-            self.answers.push(answer);
-        }
+    fn sync_over(&mut self, outcome: Outcome) {
+        let status = outcome.map_or_else(|refusal| RequestError::from(refusal).status(), |_| Status::Ok);
+        self.flushes.end(status, &mut self.answers);
     }
 
     /// Gives all answered chains back: `push` takes the head of each and how much was written into the chain.
-    pub(super) fn give_back(&mut self, mut push: impl FnMut(u16, u32)) {
+    pub fn give_back(&mut self, mut push: impl FnMut(u16, u32)) {
         let mut answers = std::mem::take(&mut self.answers);
         if !answers.is_empty() {
             let slots = &self.slots;
             let answered = answers.iter().filter_map(|answer| {
-                let slot = slots.look(answer.slot)?;
+                let slot = slots.look(answer.head)?;
                 Some(Answered { request: slot.request, status: answer.status, seen: slot.seen })
             });
-            let geometry = self.device.store.geometry();
-            self.device.watch.note_answers(geometry, self.queue, answered, &mut self.scratch.records);
+            let geometry = self.device.disk.geometry();
+            self.device.counts.note_answers(geometry, self.queue, answered, &mut self.scratch.records);
         }
-        for Answer { slot: number, status, written } in answers.drain(..) {
-            let Some(slot) = self.slots.get(number) else { continue };
+        for Answer { head, status, written } in answers.drain(..) {
+            let Some(slot) = self.slots.get(head) else { continue };
             let written = if slot.buffers.put_status(&self.mem, status) { written } else { 0 };
-            let Some(head) = head_of(number) else { continue };
             push(head, written);
-            self.slots.give_back(number);
+            self.slots.give_back(head);
         }
         self.answers = answers;
-        self.device.watch.in_flight_are(self.queue, self.slots.in_use());
+        self.device.counts.in_flight_are(self.queue, self.slots.in_use());
     }
-}
-
-fn answer(slot: u16, status: Status, written: u64) -> Answer {
-    Answer { slot, status, written: u32::try_from(written).unwrap_or(u32::MAX) }
 }
 
 /// Which way the data of a request goes that the worker carries.

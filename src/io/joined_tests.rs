@@ -11,7 +11,16 @@ fn buffers(first: usize, count: usize) -> Vec<libc::iovec> {
 
 fn transfer(token: u64, offset: u64, buffers: &[libc::iovec]) -> Transfer {
     let len = buffers.len() as u64 * BLOCK;
-    Transfer { token, write: true, fd: 3, direct: true, offset, len, buffers: buffers.as_ptr(), count: buffers.len() }
+    Transfer {
+        token,
+        write: true,
+        buffered: false,
+        beside: false,
+        offset,
+        len,
+        buffers: buffers.as_ptr(),
+        count: buffers.len(),
+    }
 }
 
 fn close(merger: &mut Merger) -> Option<Transfer> {
@@ -57,8 +66,7 @@ fn only_what_goes_on_from_the_last_is_joined() {
         ("the same again", Transfer { offset: 8 * BLOCK, ..next }),
         ("what comes before it", Transfer { offset: 6 * BLOCK, ..next }),
         ("the other direction", Transfer { write: false, ..next }),
-        ("another file", Transfer { fd: 4, ..next }),
-        ("through the page cache", Transfer { direct: false, ..next }),
+        ("through the page cache", Transfer { buffered: true, ..next }),
         ("a large one", Transfer { len: LARGE, ..next }),
         ("more buffers than a call takes", Transfer { count: MAX_BUFFERS, ..next }),
     ];
@@ -114,7 +122,7 @@ fn all_buffers_are_joined_in_order_and_each_member_has_its_own_completion() {
         assert!(add(&mut merger, transfer(token, offset * BLOCK, buffers)));
     }
     let joined = close(&mut merger).unwrap();
-    assert_eq!((joined.write, joined.fd, joined.direct, joined.offset, joined.len), (true, 3, true, 0, 6 * BLOCK));
+    assert_eq!((joined.write, joined.buffered, joined.offset, joined.len), (true, false, 0, 6 * BLOCK));
     // SAFETY: the run is under way, and owns its buffers.
     let seen = unsafe { std::slice::from_raw_parts(joined.buffers, joined.count) };
     assert_eq!(seen.iter().map(|buffer| buffer.iov_base as usize >> 12).collect::<Vec<_>>(), [1, 2, 9, 5, 6, 7]);

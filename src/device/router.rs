@@ -4,15 +4,19 @@
 //! worker and wake it. A mailbox lives as long as the daemon. It is empty whenever its queue does not run, since a
 //! worker stops only after its last request had its outcome.
 
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::wake::Waker;
 use crate::store::Event;
+
+/// Wakes whoever runs a queue.
+pub trait Bell: Send + Sync {
+    /// Wakes it, or has it look before it next sleeps. Called with locks held: quick.
+    fn ring(&self);
+}
 
 struct Mailbox {
     events: Mutex<Vec<Event>>,
-    waker: Arc<Waker>,
+    bell: Arc<dyn Bell>,
 }
 
 impl Mailbox {
@@ -23,23 +27,19 @@ impl Mailbox {
 }
 
 /// One mailbox a queue.
-pub(super) struct Router {
+pub struct Router {
     mailboxes: Vec<Mailbox>,
 }
 
 impl Router {
-    pub(super) fn new(queues: u16) -> io::Result<Self> {
-        let mailbox = |_| Ok(Mailbox { events: Mutex::new(Vec::new()), waker: Arc::new(Waker::new()?) });
-        Ok(Self { mailboxes: (0..queues).map(mailbox).collect::<io::Result<_>>()? })
-    }
-
-    /// What wakes the worker of `queue`.
-    pub(super) fn waker(&self, queue: u16) -> Option<&Arc<Waker>> {
-        self.mailboxes.get(usize::from(queue)).map(|mailbox| &mailbox.waker)
+    /// Mailboxes with these bells.
+    pub fn new(bells: Vec<Arc<dyn Bell>>) -> Self {
+        let mailbox = |bell| Mailbox { events: Mutex::new(Vec::new()), bell };
+        Self { mailboxes: bells.into_iter().map(mailbox).collect() }
     }
 
     /// Delivers events to their workers.
-    pub(super) fn deliver(&self, events: impl Iterator<Item = Event>) {
+    pub fn deliver(&self, events: impl Iterator<Item = Event>) {
         for event in events {
             let queue = queue_of(&event);
             let Some(mailbox) = self.mailboxes.get(usize::from(queue)) else {
@@ -51,13 +51,13 @@ impl Router {
             let first = waiting.len() == 1;
             drop(waiting);
             if first {
-                mailbox.waker.ring();
+                mailbox.bell.ring();
             }
         }
     }
 
     /// Appends what has come for `queue`.
-    pub(super) fn collect(&self, queue: u16, into: &mut Vec<Event>) {
+    pub fn collect(&self, queue: u16, into: &mut Vec<Event>) {
         if let Some(mailbox) = self.mailboxes.get(usize::from(queue)) {
             into.append(&mut mailbox.events());
         }
@@ -65,26 +65,37 @@ impl Router {
 }
 
 /// The queue whose request an event is about.
-pub(super) fn queue_of(event: &Event) -> u16 {
+pub fn queue_of(event: &Event) -> u16 {
     match event {
         Event::Finished { tag, .. } | Event::Retry { tag } => tag.queue,
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::store::Tag;
 
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl Bell for Counting {
+        fn ring(&self) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     #[test]
-    fn an_event_reaches_the_mailbox_of_its_queue_and_wakes_it() {
-        let router = Router::new(3).unwrap();
+    fn an_event_reaches_the_mailbox_of_its_queue_and_wakes_it_once() {
+        let bells = [(); 3].map(|()| Arc::new(Counting::default()));
+        let router = Router::new(bells.iter().map(|bell| Arc::clone(bell) as Arc<dyn Bell>).collect());
         let event = |queue, slot| Event::Retry { tag: Tag { queue, slot } };
         router.deliver([event(2, 7), event(1, 1), event(2, 8), event(9, 0)].into_iter());
         let mut events = Vec::new();
         router.collect(2, &mut events);
         assert_eq!(events, [event(2, 7), event(2, 8)]);
-        assert!(router.waker(2).unwrap().take() && !router.waker(0).unwrap().take());
+        assert_eq!(bells.map(|bell| bell.0.load(Ordering::Relaxed)), [0, 1, 1]);
     }
 }

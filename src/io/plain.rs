@@ -1,24 +1,28 @@
-//! The engine for where io_uring is not allowed: preadv, pwritev and fdatasync on the worker's own thread.
+//! The bottom of a data path where io_uring is not allowed: preadv, pwritev and fdatasync on the calling thread.
 
+use std::io;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 
-use super::{Completion, Files, Transfer, result_of};
+use super::{Completion, DataPath, Files, Transfer, result_of};
 
-pub(in crate::vhost) struct SyncEngine {
+/// Does each transfer and sync when it is taken.
+pub(super) struct Plain {
     files: Arc<Files>,
     done: Vec<Completion>,
 }
 
-impl SyncEngine {
+impl Plain {
     pub(super) fn new(files: Arc<Files>) -> Self {
         Self { files, done: Vec::new() }
     }
+}
 
-    /// # Safety
-    ///
-    /// The iovecs and the memory they name are valid.
-    pub(super) unsafe fn transfer(&mut self, transfer: Transfer) {
-        let Transfer { token, write, fd, direct: _, offset, buffers, count, len: _ } = transfer;
+impl DataPath for Plain {
+    unsafe fn submit(&mut self, transfer: Transfer) {
+        let Transfer { token, write, offset, buffers, count, .. } = transfer;
+        // SAFETY: the caller promises that the buffers are valid.
+        let (fd, _) = unsafe { self.files.choose(&transfer) };
         let count = libc::c_int::try_from(count).unwrap_or(libc::c_int::MAX);
         let result = match libc::off_t::try_from(offset) {
             Err(_) => -libc::EFBIG,
@@ -30,13 +34,18 @@ impl SyncEngine {
         self.done.push(Completion { token, result });
     }
 
-    pub(super) fn sync(&mut self, token: u64) {
+    fn sync(&mut self, token: u64) {
         // SAFETY: takes no memory; the descriptor is open as long as `files`.
         let result = result_of(unsafe { libc::fdatasync(self.files.buffered()) } as isize);
         self.done.push(Completion { token, result });
     }
 
-    pub(super) fn poll(&mut self, done: &mut Vec<Completion>) {
+    fn poll(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
         done.append(&mut self.done);
+        Ok(())
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        None
     }
 }

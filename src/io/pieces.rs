@@ -1,9 +1,10 @@
 //! The data of one request as file operations: cut at the segments of the file, followed until every byte is
 //! transferred or an error has shown how far it got.
 //!
-//! A piece owns its part of the iovecs until the engine has handed back its completion. Short transfers go on where
+//! A piece owns its part of the iovecs until the data path has handed back its completion. Short transfers go on where
 //! they stopped; a read that meets the end of the file is finished with zeros.
 
+use super::Transfer;
 use crate::store::{IoResult, Segment};
 use crate::units::Bytes;
 
@@ -13,7 +14,7 @@ const MAX_BUFFERS: usize = 1024;
 /// How often an interrupted piece is started again without having got any further.
 const MAX_RETRIES: u8 = 16;
 
-/// Entries kept allocated in a recycled [`DataIo`].
+/// Entries kept allocated in a recycled [`Pieces`].
 const KEPT: usize = 64;
 
 /// One file operation of a request.
@@ -24,7 +25,7 @@ struct Piece {
     /// Where it begins in the file, now.
     offset: u64,
     left: u64,
-    /// Its buffers, in `DataIo::buffers`.
+    /// Its buffers, in `Pieces::buffers`.
     first: usize,
     end: usize,
     retries: u8,
@@ -34,7 +35,7 @@ struct Piece {
 
 /// What a completion leaves to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Progress {
+pub enum Progress {
     /// The piece is to be submitted again.
     Again,
     /// The piece is finished, well or badly.
@@ -50,11 +51,11 @@ pub(super) enum Progress {
 
 /// The segments of a request do not add up to its data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mismatch;
+pub struct Mismatch;
 
 /// The file operations of one request.
 #[derive(Debug, Default)]
-pub(super) struct DataIo {
+pub struct Pieces {
     pieces: Vec<Piece>,
     buffers: Vec<libc::iovec>,
     outstanding: usize,
@@ -63,9 +64,9 @@ pub(super) struct DataIo {
     write: bool,
 }
 
-impl DataIo {
+impl Pieces {
     /// Forgets the last request, and the memory of an unusually long one.
-    pub(super) fn recycle(&mut self) {
+    pub fn recycle(&mut self) {
         self.pieces.clear();
         self.pieces.shrink_to(KEPT);
         self.buffers.clear();
@@ -76,7 +77,7 @@ impl DataIo {
 
     /// Lays `segments` over the `guest` buffers. `zero` is told of each run of zeros in the request's data. Returns
     /// how many pieces there are to submit.
-    pub(super) fn plan(
+    pub fn plan(
         &mut self,
         write: bool,
         segments: &[Segment],
@@ -141,37 +142,35 @@ impl DataIo {
     }
 
     /// Marks the only operation of a request without data: a sync.
-    pub(super) fn plan_sync(&mut self) {
+    pub fn plan_sync(&mut self) {
         self.recycle();
         self.outstanding = 1;
     }
 
     /// Whether pieces are outstanding.
-    pub(super) fn is_done(&self) -> bool {
+    pub fn is_done(&self) -> bool {
         self.outstanding == 0
     }
 
-    /// The file offset and buffers of a piece, and whether it may go past the page cache.
-    pub(super) fn piece(&self, index: usize) -> Option<(u64, &[libc::iovec], bool)> {
-        let piece = self.pieces.get(index)?;
-        Some((piece.offset, self.buffers.get(piece.first..piece.end)?, !piece.buffered))
-    }
-
-    pub(super) fn is_write(&self) -> bool {
-        self.write
+    /// What is left of a piece, as a transfer with this token. Its iovecs stay where they are until
+    /// [`completed`](Self::completed) was called for the piece, or [`recycle`](Self::recycle).
+    pub fn transfer(&self, index: usize, token: u64) -> Option<Transfer> {
+        let Piece { offset, left: len, first, end, buffered, .. } = *self.pieces.get(index)?;
+        let buffers = self.buffers.get(first..end)?;
+        let (buffers, count) = (buffers.as_ptr(), buffers.len());
+        Some(Transfer { token, write: self.write, buffered, beside: false, offset, len, buffers, count })
     }
 
     /// Takes the result of a sync.
-    pub(super) fn synced(&mut self, result: i32) {
+    pub fn synced(&mut self, result: i32) {
         self.outstanding = 0;
         if result < 0 {
             self.fail(0);
         }
     }
 
-    /// Takes the result of a piece: bytes, or a negated error number. `direct` says that it may have failed for its
-    /// alignment alone.
-    pub(super) fn completed(&mut self, index: usize, result: i32, direct: bool) -> Progress {
+    /// Takes the result of a piece: bytes, or a negated error number.
+    pub fn completed(&mut self, index: usize, result: i32) -> Progress {
         let write = self.write;
         let Some(piece) = self.pieces.get_mut(index) else {
             return Progress::Over;
@@ -190,7 +189,7 @@ impl DataIo {
                 piece.left -= bytes;
                 piece.retries = 0;
                 // What is left after a short transfer may not be aligned any more.
-                piece.buffered |= direct;
+                piece.buffered = true;
                 if piece.left != 0 {
                     let piece = *piece;
                     self.consume(index, piece, bytes);
@@ -202,7 +201,8 @@ impl DataIo {
             Err(_) => {
                 let again = match -result {
                     libc::EINTR | libc::EAGAIN => true,
-                    libc::EINVAL => direct && !std::mem::replace(&mut piece.buffered, true),
+                    // It may have been for the alignment alone.
+                    libc::EINVAL => !std::mem::replace(&mut piece.buffered, true),
                     _ => false,
                 };
                 piece.retries += 1;
@@ -217,7 +217,7 @@ impl DataIo {
     }
 
     /// The result for the store, once nothing is outstanding.
-    pub(super) fn result(&self) -> IoResult {
+    pub fn result(&self) -> IoResult {
         match self.failed_at {
             None => IoResult::Complete,
             // Every piece before the lowest failure is complete, so there is no gap.
@@ -289,5 +289,5 @@ impl Cursor<'_> {
 }
 
 #[cfg(test)]
-#[path = "transfer_tests.rs"]
+#[path = "pieces_tests.rs"]
 mod tests;

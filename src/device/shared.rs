@@ -1,0 +1,103 @@
+//! What the queues of a device share.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use virtio_bindings::bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
+
+use super::counts::Counts;
+use super::limiter::Lines;
+use super::router::{Bell, Router};
+use crate::observe::stats::Stats;
+use crate::observe::{Refused, Subject};
+use crate::store::ZonedDevice;
+use crate::units::Bytes;
+use crate::virtio::features::Features;
+use crate::virtio::request::Request;
+use crate::virtio::status::RequestError;
+
+/// What a device is beside its disk.
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// What GET_ID answers.
+    pub serial: [u8; VIRTIO_BLK_ID_BYTES as usize],
+    /// The longest append.
+    pub max_append: Bytes,
+    /// The unit of writes.
+    pub block: Bytes,
+    /// Whether a change is durable before it is answered, whatever the driver says.
+    pub write_through: bool,
+}
+
+/// What the queues of a device, its transport and its housekeeper share.
+pub struct Device {
+    /// The zones and their image.
+    pub disk: Arc<dyn ZonedDevice>,
+    /// What it is beside that.
+    pub identity: Identity,
+    /// The queues' mailboxes.
+    pub router: Router,
+    /// What was seen of its requests.
+    pub counts: Counts,
+    /// How much may be logged because of guests and frontends.
+    pub lines: Lines,
+    write_through: AtomicBool,
+    zoned: AtomicBool,
+}
+
+impl Device {
+    /// A device whose queues are woken by these bells, one a queue. Each request is noted in `trace`, whose header is
+    /// written.
+    pub fn new(disk: Arc<dyn ZonedDevice>, identity: Identity, bells: Vec<Arc<dyn Bell>>, trace: Option<File>) -> Self {
+        let queues = bells.len();
+        Self {
+            disk,
+            identity,
+            router: Router::new(bells),
+            counts: Counts::new(queues, trace),
+            lines: Lines::new(queues),
+            write_through: AtomicBool::new(identity.write_through),
+            zoned: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes over what follows from the negotiated features and the cache mode of the configuration space.
+    pub fn set_mode(&self, accepted: Features, writeback: bool) {
+        self.zoned.store(accepted.zoned(), Ordering::Relaxed);
+        // A driver that never flushes has to find its writes durable (virtio 1.3, 5.2.6.2, case 1 and 2).
+        let write_through = self.identity.write_through || !accepted.flush() || !writeback;
+        self.write_through.store(write_through, Ordering::Relaxed);
+    }
+
+    /// Whether the driver knows that the disk is zoned; otherwise no request may succeed.
+    pub fn zoned(&self) -> bool {
+        self.zoned.load(Ordering::Relaxed)
+    }
+
+    /// Whether a change has to be durable before it is acknowledged.
+    pub fn write_through(&self) -> bool {
+        self.write_through.load(Ordering::Relaxed)
+    }
+
+    /// Looks into a refused request and remembers it.
+    pub(super) fn look_into(&self, queue: u16, request: Option<Request>, error: RequestError) -> Refused {
+        let at = Subject::from(request).sector;
+        let refused = Refused {
+            request,
+            error,
+            zone: at.and_then(|at| self.disk.zone_now(at)),
+            usage: self.disk.usage(),
+            block: self.identity.block,
+            max_append: self.identity.max_append,
+            disk: self.disk.geometry().size(),
+        };
+        self.counts.remember(queue, refused.clone());
+        refused
+    }
+
+    /// What was seen so far.
+    pub fn stats(&self) -> Stats {
+        self.counts.stats(&self.disk.usage())
+    }
+}

@@ -1,0 +1,67 @@
+//! A device with what it takes to serve it here: its file, its notes for a successor, what wakes its queues.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::ServeError;
+use super::journal::Journals;
+use super::options::{CacheMode, MAX_QUEUES, ServeOptions};
+use super::wake::Waker;
+use crate::device::router::Bell;
+use crate::device::{Device, Identity};
+use crate::io::{AioMode, DataFiles, Files};
+use crate::sandbox::Sandbox;
+use crate::store::ZonedDevice;
+use crate::units::Bytes;
+
+/// What the queues' threads, the connection and the housekeeper share.
+pub(super) struct Host {
+    pub(super) device: Arc<Device>,
+    pub(super) files: Arc<Files>,
+    pub(super) journals: Arc<Journals>,
+    pub(super) aio: AioMode,
+    pub(super) poll: Duration,
+    pub(super) sandbox: Sandbox,
+    wakers: Vec<Arc<Waker>>,
+}
+
+impl Host {
+    pub(super) fn new(
+        disk: Arc<dyn ZonedDevice>,
+        files: DataFiles,
+        options: &ServeOptions,
+        max_append: Bytes,
+        trace: Option<File>,
+        sandbox: Sandbox,
+    ) -> Result<Self, ServeError> {
+        let mut identity = Identity {
+            serial: Default::default(),
+            max_append,
+            block: Bytes(options.block_size.into()),
+            write_through: options.cache == CacheMode::Writethrough,
+        };
+        let serial = options.serial.as_bytes();
+        let room = identity.serial.get_mut(..serial.len()).ok_or(ServeError::Serial(serial.len()))?;
+        room.copy_from_slice(serial);
+        let wakers = (0..MAX_QUEUES).map(|_| Waker::new().map(Arc::new)).collect::<Result<Vec<_>, _>>();
+        let wakers = wakers.map_err(ServeError::system("create event descriptors"))?;
+        let bells = wakers.iter().map(|waker| Arc::clone(waker) as Arc<dyn Bell>).collect();
+        let journals = Arc::new(Journals::new());
+        disk.set_journal(Box::new(Arc::clone(&journals)));
+        Ok(Self {
+            device: Arc::new(Device::new(disk, identity, bells, trace)),
+            files: Arc::new(Files::new(files)),
+            journals,
+            aio: options.aio,
+            poll: options.poll,
+            sandbox,
+            wakers,
+        })
+    }
+
+    /// What wakes the worker of `queue`.
+    pub(super) fn waker(&self, queue: u16) -> Option<&Arc<Waker>> {
+        self.wakers.get(usize::from(queue))
+    }
+}
