@@ -1,5 +1,5 @@
 //! What waits for the housekeeper waits alone: the whole of the serving over a file whose slow operations last until
-//! the test lets them end. Who waits for whom inside one queue is tested beside its worker (src/vhost/worker_tests.rs).
+//! the test lets them end. Who waits for whom inside one queue is tested in src/vhost/queue_tests.rs.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests fail by panicking")]
 

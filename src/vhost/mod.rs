@@ -19,6 +19,7 @@
 //! | `message` | the bytes of a message understood |
 //! | `handler` | the vhost-user protocol: features, memory, rings started and stopped |
 //! | `memory` | the frontend's memory table |
+//! | `queue` | one queue without its thread: a ring and its requests, a round at a time |
 //! | `worker` | one queue's thread: its loop and its commands |
 //! | `wake` | how a queue's thread sleeps and is woken |
 //! | `idle` | how long a queue's thread looks for work before it sleeps |
@@ -48,6 +49,7 @@ mod memory;
 mod message;
 mod notify;
 mod options;
+mod queue;
 mod reception;
 mod ring;
 pub mod socket;

@@ -1,17 +1,8 @@
 //! One queue's thread.
 //!
-//! A worker owns its ring, the guest memory, its data path and its requests from the moment it is started until it has
-//! stopped; the handler only sends it commands. Its round:
-//!
-//! 1. take completions to the store, then mail and commands, then chains from the ring (a bounded number), each to
-//!    the store; hand all new I/O to the kernel at once and take what is done already, without waiting;
-//! 2. have the store commit the whole batch, and pass on its events;
-//! 3. give back the answered chains, with one interrupt for all of them;
-//! 4. when there was nothing to do: look again for a bounded time ([`Idle`]), then ask the driver for kicks and wait
-//!    for one, for a completion, or for a wake-up by another thread.
-//!
-//! Kicks are asked for only before waiting. What the guest does wrong stops at most this queue. The guest memory is
-//! replaced only while no request is in flight.
+//! A worker owns its [`Queue`] from the moment it is started until it has stopped; the handler only sends it commands. It goes
+//! round as long as there is something to do. Then it looks again for a bounded time ([`Idle`]), asks the driver for kicks,
+//! and waits for one, for a completion, or for a wake-up by another thread.
 
 use std::io;
 use std::sync::Arc;
@@ -23,19 +14,14 @@ use super::host::Host;
 use super::idle::{Awaited, Idle};
 use super::inflight::Inflight;
 use super::notify::Notifier;
+use super::queue::Queue;
 use super::ring::{Ring, RingError, RingSetup};
 use super::wake::{Sleeper, Waker};
-use crate::device::Device;
 use crate::device::memory::Memory;
 use crate::device::recovery::LeftBehind;
-use crate::device::requests::Requests;
 use crate::device::router::Bell;
 use crate::io::{self as data, DataPath};
 use crate::sandbox::Role;
-
-/// Most chains taken from the ring before what is done is given back: the driver then fills the ring again while the
-/// worker goes on.
-const CHAINS_PER_ROUND: usize = 16;
 
 /// After how long it is looked whether a worker is held up by an eventfd of the frontend.
 const HELD_UP: Duration = Duration::from_millis(20);
@@ -118,7 +104,9 @@ impl WorkerHandle {
                     let Ok(left) = begins.recv() else { return next };
                     // Here, as no other thread can be helped where this holds it up.
                     ring.set_call(its_call);
-                    Worker::new(path, &host, queue, mem, ring, inbox, sleeper).run(left)
+                    let idle = Idle::new(host.poll);
+                    let (number, queue) = (queue, Queue::new(path, &host.device, queue, mem, ring));
+                    Worker { queue, number, inbox, sleeper, idle, stopping: None, new_memory: None }.run(left)
                 }
             }
         };
@@ -168,13 +156,8 @@ impl WorkerHandle {
 
 /// The state of a queue's thread.
 pub(super) struct Worker<I: ?Sized = dyn DataPath> {
-    /// The first field: it is dropped first, and with it the kernel is done with the memory.
-    requests: Requests<I>,
-    /// That of the requests, for the ring.
-    mem: Arc<Memory>,
-    device: Arc<Device>,
-    queue: u16,
-    ring: Ring,
+    queue: Queue<I>,
+    number: u16,
     inbox: mpsc::Receiver<(Command, Promise)>,
     sleeper: Sleeper,
     idle: Idle,
@@ -183,37 +166,13 @@ pub(super) struct Worker<I: ?Sized = dyn DataPath> {
 }
 
 impl<I: DataPath + ?Sized> Worker<I> {
-    fn new(
-        path: Box<I>,
-        host: &Host,
-        queue: u16,
-        mem: Arc<Memory>,
-        ring: Ring,
-        inbox: mpsc::Receiver<(Command, Promise)>,
-        sleeper: Sleeper,
-    ) -> Self {
-        let device = &host.device;
-        Self {
-            requests: Requests::new(path, Arc::clone(device), queue, Arc::clone(&mem), ring.size()),
-            mem,
-            device: Arc::clone(device),
-            queue,
-            ring,
-            inbox,
-            sleeper,
-            idle: Idle::new(host.poll),
-            stopping: None,
-            new_memory: None,
-        }
-    }
-
     fn run(mut self, left: LeftBehind) -> u16 {
-        self.take_left_behind(left);
+        self.queue.take_left_behind(left);
         if let Err(error) = self.rounds() {
-            log::error!("queue {} is lost: waiting for I/O failed: {error}", self.queue);
-            self.ring.break_off();
+            log::error!("queue {} is lost: waiting for I/O failed: {error}", self.number);
+            self.queue.break_off();
         }
-        self.ring.next_available()
+        self.queue.next_available()
     }
 
     fn rounds(&mut self) -> io::Result<()> {
@@ -222,9 +181,12 @@ impl<I: DataPath + ?Sized> Worker<I> {
                 self.idle.worked();
                 continue;
             }
-            if self.requests.is_quiet() {
+            if self.queue.is_quiet() {
                 if let Some((mem, ring, _kept)) = self.new_memory.take() {
-                    self.move_to(mem, &ring);
+                    self.queue.move_to(mem, &ring);
+                    if self.stopping.is_none() {
+                        self.queue.release();
+                    }
                     continue;
                 }
                 if self.stopping.is_some() {
@@ -233,130 +195,47 @@ impl<I: DataPath + ?Sized> Worker<I> {
             }
             if self.idle.may_poll(self.awaited()) {
                 std::hint::spin_loop();
-            } else if !self.listen() && !self.requests.collect()? {
+            } else if !self.queue.listen() && !self.queue.collect()? {
                 let awaited = self.awaited();
-                self.sleeper.sleep(self.requests.descriptor())?;
+                self.sleeper.sleep(self.queue.descriptor())?;
                 self.idle.slept(awaited);
-                let silenced = self.ring.silence(&self.mem);
-                self.note_ring(silenced);
+                self.queue.silence();
             }
         }
     }
 
     fn awaited(&self) -> Awaited {
-        if self.requests.descriptor().is_some() { Awaited::Completions } else { Awaited::Requests }
+        if self.queue.descriptor().is_some() { Awaited::Completions } else { Awaited::Requests }
     }
 
     /// Does what there is to do, without waiting; false when there was nothing.
     fn round(&mut self) -> io::Result<bool> {
-        let mut worked = self.requests.collect()?;
-        if self.sleeper.is_woken() {
-            worked = true;
-            self.read_mail();
+        let woken = self.sleeper.is_woken();
+        if woken {
+            self.read_commands();
         }
-        // Requests that waited go before those that come now.
-        self.requests.settle();
-        if self.accepting() {
-            let taken = self.take_chains();
-            if !matches!(taken, Ok(0)) {
-                worked = true;
-                self.sleeper.found_work();
-            }
-            self.note_ring(taken.map(|_| ()));
+        let round = self.queue.round(woken)?;
+        if round.took {
+            self.sleeper.found_work();
         }
-        worked |= self.requests.collect()?;
-        worked |= self.requests.settle();
-        self.publish();
-        Ok(worked)
+        Ok(round.worked)
     }
 
-    /// Asks the driver to kick when it has filled its ring. True when it has done so meanwhile.
-    fn listen(&mut self) -> bool {
-        if !self.accepting() {
-            return false;
-        }
-        let come = self.ring.listen(&self.mem);
-        let more = !matches!(come, Ok(false));
-        self.note_ring(come.map(|_| ()));
-        more
-    }
-
-    /// Whether chains may be taken from the ring.
-    fn accepting(&self) -> bool {
-        self.stopping.is_none() && self.new_memory.is_none() && !self.ring.is_broken()
-    }
-
-    fn read_mail(&mut self) {
-        self.requests.read_mail();
+    fn read_commands(&mut self) {
         while let Ok((command, promise)) = self.inbox.try_recv() {
             match command {
-                Command::Stop => self.stopping = Some(promise),
-                Command::SetMemory(mem, ring) => self.new_memory = Some((mem, ring, promise)),
+                Command::Stop => {
+                    self.queue.hold();
+                    self.stopping = Some(promise);
+                }
+                Command::SetMemory(mem, ring) => {
+                    self.queue.hold();
+                    self.new_memory = Some((mem, ring, promise));
+                }
                 Command::SetKick(kick) => self.sleeper.set_kick(kick),
-                Command::SetCall(call) => self.ring.set_call(call),
-                Command::SetError(error) => self.ring.error = error,
+                Command::SetCall(call) => self.queue.set_call(call),
+                Command::SetError(error) => self.queue.set_error(error),
             }
         }
-    }
-
-    /// Takes chains from the ring until it is empty or the round is over; returns how many.
-    fn take_chains(&mut self) -> Result<usize, RingError> {
-        let mut now = None;
-        for taken in 0..CHAINS_PER_ROUND {
-            let Some(chain) = self.ring.pop(&self.mem)? else {
-                return Ok(taken);
-            };
-            let head = chain.head_index();
-            if !self.requests.take(chain, &mut now, |head| self.ring.mark(head)) {
-                return Err(RingError::Head(head));
-            }
-        }
-        Ok(CHAINS_PER_ROUND)
-    }
-
-    /// Stops taking chains from a ring that breaks the rules.
-    fn note_ring(&mut self, result: Result<(), RingError>) {
-        if let Err(error) = result
-            && self.ring.break_off()
-            && self.device.lines.of_queue(self.queue).allow()
-        {
-            log::error!("queue {} is stopped, its ring is broken: {error}", self.queue);
-        }
-    }
-
-    /// Goes on with what the last process left behind.
-    fn take_left_behind(&mut self, left: LeftBehind) {
-        let (requests, mut parsed) = (&mut self.requests, Vec::new());
-        let walked = self.ring.for_left_behind(&self.mem, |chain| requests.take_left_behind(chain, &mut parsed));
-        self.note_ring(walked);
-        if !parsed.is_empty() && self.device.lines.of_queue(self.queue).allow() {
-            log::info!("queue {}: goes on with {} requests that were in flight", self.queue, parsed.len());
-        }
-        self.requests.resume(parsed, left);
-    }
-
-    /// Gives all answered chains back to the driver.
-    fn publish(&mut self) {
-        let (ring, mem, mut pushed) = (&mut self.ring, &self.mem, Ok(()));
-        self.requests.give_back(|head, written| {
-            let this = ring.push(mem, head, written);
-            if pushed.is_ok() {
-                pushed = this;
-            }
-        });
-        self.note_ring(pushed);
-        let announced = self.ring.announce(&self.mem);
-        self.note_ring(announced);
-    }
-
-    fn move_to(&mut self, mem: Arc<Memory>, ring: &RingSetup) {
-        let moved = self.ring.relocate(ring, &mem);
-        self.requests.set_memory(Arc::clone(&mem));
-        self.mem = mem;
-        self.note_ring(moved);
     }
 }
-
-#[cfg(test)]
-#[path = "worker_tests.rs"]
-mod tests;

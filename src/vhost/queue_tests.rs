@@ -1,29 +1,24 @@
-//! Who waits for whom. The rounds of the workers, the turns of the housekeeper and the end of a sync come when the test
+//! Who waits for whom. The rounds of the queues, the turns of the housekeeper and the end of a sync come when the test
 //! says, so that what is answered without them has not waited for them.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::fs::File;
-use std::os::fd::{FromRawFd, IntoRawFd};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use vhost::vhost_user::message::VhostUserMemoryRegion;
 use virtio_bindings::bindings::virtio_blk as wire;
 use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes as _, GuestAddress};
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
 use super::*;
-use crate::io::{AioMode, Completion, DataFiles, Transfer};
+use crate::device::Identity;
+use crate::device::router::Bell;
+use crate::io::{self as data, AioMode, Completion, DataFiles, Files, Transfer};
 use crate::qcow2::{self, Access, ByteOrder, CreateOptions, Image};
-use crate::sandbox::{self, Sandbox};
 use crate::storage::memory::MemoryMedium;
-use crate::store::Batch;
-use crate::store::{OpenOptions, ZonedStore};
+use crate::store::{Batch, OpenOptions, ZonedStore};
 use crate::units::{Bytes, ZoneIndex};
-use crate::vhost::memory::MemoryTable;
-use crate::vhost::options::{CacheMode, ServeOptions};
 use crate::virtio::features::Features;
 use crate::zone::GeometryRequest;
 
@@ -74,9 +69,20 @@ impl DataPath for HeldSyncs {
     }
 }
 
+/// Somebody has rung.
+#[derive(Default)]
+struct Rung(AtomicBool);
+
+impl Bell for Rung {
+    fn ring(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// A queue with its driver. Requests are known by their number, from 0.
-struct Queue {
-    worker: Worker<HeldSyncs>,
+struct Driven {
+    queue: Queue<HeldSyncs>,
+    rung: Arc<Rung>,
     base: u64,
     asked: usize,
     seen: u16,
@@ -86,8 +92,8 @@ struct Queue {
 
 /// A device with two queues. The first zone is conventional.
 struct Rig {
-    host: Host,
-    queues: [Queue; 2],
+    device: Arc<Device>,
+    queues: [Driven; 2],
     batch: Batch,
 }
 
@@ -114,31 +120,9 @@ fn image(first: u32) -> Arc<MemoryMedium> {
     image
 }
 
-fn host(image: Arc<MemoryMedium>) -> Host {
-    let store = ZonedStore::open(image, OpenOptions { read_only: false, write_granularity: Bytes(512) }).unwrap();
-    let file = File::from(memfd_create("worker-test", MFdFlags::MFD_CLOEXEC).unwrap());
-    let options = ServeOptions {
-        block_size: 512,
-        num_queues: 2,
-        queue_size: RING,
-        cache: CacheMode::Writeback,
-        read_only: false,
-        serial: "worker".into(),
-        aio: AioMode::Sync,
-        poll: Duration::ZERO,
-        sandbox: sandbox::Mode::Off,
-    };
-    let max_append = options.config_space(store.geometry()).unwrap().max_append();
-    let files = DataFiles { data: file.try_clone().unwrap(), buffered: file };
-    let sandbox = Sandbox::enter(options.sandbox, &[]).unwrap();
-    let host = Host::new(Arc::new(store), files, &options, max_append, None, sandbox).unwrap();
-    host.device.set_mode(Features::offered(false), true);
-    host
-}
-
-impl Queue {
-    fn new(host: &Host, mem: &Arc<Memory>, queue: u16) -> Self {
-        let base = u64::from(queue) * MEMORY;
+impl Driven {
+    fn new(device: &Arc<Device>, files: &Arc<Files>, mem: &Arc<Memory>, number: u16, rung: &Arc<Rung>) -> Self {
+        let base = u64::from(number) * MEMORY;
         let setup = RingSetup {
             size: RING,
             descriptors: GuestAddress(base),
@@ -147,22 +131,22 @@ impl Queue {
             next_available: 0,
             event_idx: false,
         };
-        // SAFETY: the descriptor is new and nobody else's.
-        let kick = unsafe { File::from_raw_fd(EventFd::new(EFD_NONBLOCK).unwrap().into_raw_fd()) };
-        let sleeper =
-            Sleeper::new(Arc::new(Notifier::to_listen(kick).unwrap()), Arc::clone(host.waker(queue).unwrap()));
         let ring = Ring::new(&setup, mem, None).unwrap();
-        let below = data::open(AioMode::Sync, Arc::clone(&host.files), RING).unwrap();
+        let below = data::open(AioMode::Sync, Arc::clone(files), RING).unwrap();
         let path = Box::new(HeldSyncs { below, syncs: Vec::new() });
-        let (_, inbox) = mpsc::channel();
-        let worker = Worker::new(path, host, queue, Arc::clone(mem), ring, inbox, sleeper);
-        Self { worker, base, asked: 0, seen: 0, places: [0; PLACES] }
+        let queue = Queue::new(path, device, number, Arc::clone(mem), ring);
+        Self { queue, rung: Arc::clone(rung), base, asked: 0, seen: 0, places: [0; PLACES] }
+    }
+
+    /// Goes round once; false when there was nothing to do.
+    fn round(&mut self) -> bool {
+        self.queue.round(self.rung.0.swap(false, Ordering::Relaxed)).unwrap().worked
     }
 
     /// Makes a request available; returns its number.
     fn ask(&mut self, kind: u32, sector: u64) -> usize {
         let (number, place) = (self.asked, self.asked % PLACES);
-        let mem = Arc::clone(&self.worker.mem);
+        let mem = Arc::clone(self.queue.parts().1);
         let header = self.base + HEADERS + 32 * place as u64;
         mem.write_obj([u64::from(kind), sector], GuestAddress(header)).unwrap();
         mem.write_obj(0xee_u8, GuestAddress(header + 16)).unwrap();
@@ -191,7 +175,7 @@ impl Queue {
 
     /// The requests answered since the last time, in order. All must have succeeded.
     fn answered(&mut self) -> Vec<usize> {
-        let (mem, used) = (&self.worker.mem, self.base + USED);
+        let (mem, used) = (Arc::clone(self.queue.parts().1), self.base + USED);
         let end: u16 = mem.read_obj(GuestAddress(used + 2)).unwrap();
         let mut answered = Vec::new();
         while self.seen != end {
@@ -211,7 +195,7 @@ impl Queue {
 
     /// Goes round until there is nothing to do but wait; returns what was answered, by its number.
     fn go_on(&mut self) -> Vec<usize> {
-        while self.worker.round().unwrap() {}
+        while self.round() {}
         let mut answered = self.answered();
         answered.sort_unstable();
         answered
@@ -219,20 +203,30 @@ impl Queue {
 
     /// Lets its syncs end.
     fn release(&mut self) {
-        let path = self.worker.requests.path();
+        let path = self.queue.parts().0;
         path.syncs.drain(..).for_each(|token| path.below.sync(token));
     }
 }
 
 impl Rig {
     fn new(image: Arc<MemoryMedium>) -> Self {
-        let host = host(image);
-        let memory = File::from(memfd_create("memory", MFdFlags::MFD_CLOEXEC).unwrap());
-        memory.set_len(2 * MEMORY).unwrap();
-        let region = VhostUserMemoryRegion::new(0, 2 * MEMORY, 0, 0);
-        let mem = Arc::clone(MemoryTable::new(vec![(region, memory)]).unwrap().memory());
-        let queues = [0, 1].map(|queue| Queue::new(&host, &mem, queue));
-        Self { host, queues, batch: Batch::default() }
+        let store = ZonedStore::open(image, OpenOptions { read_only: false, write_granularity: Bytes(512) }).unwrap();
+        let identity = Identity {
+            serial: *b"twenty bytes of name",
+            max_append: Bytes(BLOCK),
+            block: Bytes(512),
+            write_through: false,
+        };
+        let rung = [(); 2].map(|()| Arc::new(Rung::default()));
+        let bells = rung.iter().map(|rung| Arc::clone(rung) as Arc<dyn Bell>).collect();
+        let device = Arc::new(Device::new(Arc::new(store), identity, bells, None));
+        device.set_mode(Features::offered(false), true);
+        let file = File::from(memfd_create("queue-test", MFdFlags::MFD_CLOEXEC).unwrap());
+        let files = Arc::new(Files::new(DataFiles { data: file.try_clone().unwrap(), buffered: file }));
+        let guest = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 2 * MEMORY as usize)]).unwrap();
+        let mem = Arc::new(Memory::new(guest, Vec::new()));
+        let queues = [0, 1].map(|queue| Driven::new(&device, &files, &mem, queue, &rung[usize::from(queue)]));
+        Self { device, queues, batch: Batch::default() }
     }
 
     /// A disk without a written zone but those given, which have a block each and are mapped.
@@ -247,7 +241,7 @@ impl Rig {
 
     /// Lets the housekeeper take one turn; false when it had nothing to do.
     fn housekeep(&mut self) -> bool {
-        let device = &self.host.device;
+        let device = &self.device;
         let busy = device.disk.housekeep(&mut self.batch);
         device.disk.commit(&mut self.batch);
         device.router.deliver(self.batch.events.drain(..));
@@ -294,7 +288,7 @@ fn a_reset_of_all_zones_lets_the_requests_behind_it_pass() {
     (1..PLACES).for_each(|_| {
         first.ask(GET_ID, 0);
     });
-    while first.worker.round().unwrap() {}
+    while first.round() {}
     let answered = first.answered();
     assert_eq!((answered.len(), answered.last()), (PLACES, Some(&reset)));
 }
@@ -312,9 +306,9 @@ fn a_write_that_waits_for_its_space_holds_up_no_other_zone() {
     first.release();
     answered.extend(first.go_on());
     assert_eq!(answered, others);
-    assert_eq!(rig.host.device.stats().in_flight, waits.len() as u64);
+    assert_eq!(rig.device.stats().in_flight, waits.len() as u64);
     assert_eq!(rig.finish(0), waits);
-    assert_eq!(rig.host.device.stats().in_flight, 0);
+    assert_eq!(rig.device.stats().in_flight, 0);
 }
 
 #[test]
@@ -370,7 +364,7 @@ fn a_full_ring_is_taken_and_answered_in_parts() {
         first.ask(READ, block(1, 0));
     });
     for part in 0..PLACES / CHAINS_PER_ROUND {
-        assert!(first.worker.round().unwrap());
+        assert!(first.round());
         assert_eq!(first.answered().len(), CHAINS_PER_ROUND, "part {part}");
     }
 }
