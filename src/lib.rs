@@ -23,6 +23,10 @@
 // These two panic where their stream cannot be written: `cli::output` and `logging` do not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+// Files that integration tests share name this crate as they do.
+#[cfg(test)]
+extern crate self as vhost_user_zbd;
+
 pub mod cli;
 pub mod control;
 pub mod device;

@@ -1,7 +1,8 @@
 //! The imports of the tree, held to the layers that ARCHITECTURE.md lists.
 //!
 //! A file's imports are its `use` declarations and the paths in it that begin with `crate`, `super` or `self`, up to its
-//! first `#[cfg(test)]`. Files of tests are left out, and `fuzzing`, which is compiled for tests and fuzzers only.
+//! first `#[cfg(test)]`. Files of tests are left out, and `fuzzing` and
+//! `simulation`, which are compiled for tests and fuzzers only.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +32,7 @@ fn gather(folder: &Path, module: &str, files: &mut BTreeMap<String, String>) {
     for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
         let stem = entry.file_stem().unwrap().to_str().unwrap();
         let inside = if module.is_empty() { stem.to_owned() } else { format!("{module}::{stem}") };
-        if stem.ends_with("tests") || stem == "fuzzing" {
+        if stem.ends_with("tests") || ["fuzzing", "simulation"].contains(&stem) {
             continue;
         }
         if entry.is_dir() {

@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 
 copy=$PWD/target/mutations
 export CARGO_TARGET_DIR=$copy/target
+simulations=(--lib --test store --test recover --test crash)
 found=0
 missed=0
 wanted=" $* "
@@ -29,8 +30,8 @@ plant() {
         die "expected one place to change, found $count\n" if $count != 1;
         s/\Q$ENV{OLD}\E/$ENV{NEW}/;
     ' "$copy/$file"
-    (cd "$copy" && cargo build --quiet --locked --tests 2>"$copy/build.log") || { cat "$copy/build.log"; exit 1; }
-    if (cd "$copy" && timeout 600 cargo test --quiet --locked --lib --test store --test recover --test crash >"$copy/$name.log" 2>&1); then
+    (cd "$copy" && cargo test --quiet --locked --no-run "${simulations[@]}" 2>"$copy/build.log") || { cat "$copy/build.log"; exit 1; }
+    if (cd "$copy" && timeout 600 cargo test --quiet --locked "${simulations[@]}" >"$copy/$name.log" 2>&1); then
         missed=$((missed + 1))
         echo "MISSED $name"
     else

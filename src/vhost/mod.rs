@@ -52,6 +52,8 @@ mod options;
 mod queue;
 mod reception;
 mod ring;
+#[cfg(test)]
+mod simulation;
 pub mod socket;
 mod taken;
 mod told;

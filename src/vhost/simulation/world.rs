@@ -1,0 +1,795 @@
+//! A device, its guest and what happens to them.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fs::File;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use vhost::vhost_user::message::VhostUserInflight;
+use virtio_bindings::bindings::virtio_blk as wire;
+use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
+
+use super::disk::SimDisk;
+use super::driver::{Answer, Chain, Driver, MEMORY, MOST, PLACES, RING};
+use super::oracle::{BLOCK, Conventional, Life, Mark, Zone, fill, numbers};
+use super::path::{SimPath, Weather};
+use super::rng::Rng;
+use crate::device::memory::Memory;
+use crate::device::recovery::LeftBehind;
+use crate::device::router::Bell;
+use crate::device::{Device, Identity};
+use crate::qcow2::{self, Access, ByteOrder, CreateOptions, Image};
+use crate::store::{Batch, OpenOptions, ZoneInfo, ZonedDevice, ZonedStore};
+use crate::units::{Bytes, FileOffset, Sector};
+use crate::vhost::inflight::{self, Inflight};
+use crate::vhost::journal::{self, Journals};
+use crate::vhost::queue::Queue;
+use crate::vhost::ring::Ring;
+use crate::virtio::features::Features;
+use crate::virtio::status::Status;
+use crate::zone::GeometryRequest;
+
+const ZONE: u64 = 64 << 10;
+const CAPACITY: u64 = 48 << 10;
+/// The first is conventional.
+const ZONES: u64 = 7;
+const ZONE_BLOCKS: usize = (ZONE / BLOCK) as usize;
+const MAX_APPEND: u64 = 16 << 10;
+
+/// What a world has seen.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) requests: usize,
+    pub(super) failures: usize,
+    pub(super) deaths: usize,
+    pub(super) resumed: usize,
+    pub(super) power_losses: usize,
+    pub(super) data_lost: usize,
+    pub(super) stops: usize,
+    pub(super) moves: usize,
+    pub(super) resets: usize,
+    pub(super) full: usize,
+    pub(super) slept: usize,
+}
+
+impl Seen {
+    fn all(&mut self) -> [&mut usize; 11] {
+        let Self { requests, failures, deaths, resumed, power_losses, data_lost, stops, moves, resets, full, slept } =
+            self;
+        [requests, failures, deaths, resumed, power_losses, data_lost, stops, moves, resets, full, slept]
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        let mut other = Self { ..*other };
+        self.all().into_iter().zip(other.all()).for_each(|(all, more)| *all += *more);
+    }
+
+    /// Whether everything was seen at least once.
+    pub(super) fn is_all(&mut self) -> bool {
+        self.all().into_iter().all(|count| *count != 0)
+    }
+}
+
+/// What a request is about, as the guest remembers.
+#[derive(Clone, Debug)]
+enum Asked {
+    Write {
+        zone: usize,
+        first: usize,
+        blocks: usize,
+        append: bool,
+    },
+    WriteOff {
+        zone: usize,
+    },
+    WriteConventional {
+        first: usize,
+        blocks: usize,
+    },
+    Read {
+        zone: usize,
+        first: usize,
+        answered: usize,
+    },
+    ReadConventional {
+        first: usize,
+        from: Vec<usize>,
+    },
+    Flush {
+        marks: Vec<Mark>,
+        versions: Vec<usize>,
+    },
+    Reset {
+        zone: usize,
+    },
+    Finish {
+        zone: usize,
+    },
+    /// Opens or closes.
+    Touch {
+        zone: usize,
+    },
+    Report {
+        low: Vec<(usize, Mark)>,
+    },
+    GetId,
+}
+
+/// Somebody has rung.
+#[derive(Default)]
+struct Rung(AtomicBool);
+
+impl Bell for Rung {
+    fn ring(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Rung {
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
+/// A queue with its driver.
+struct Lane {
+    queue: Option<Queue<SimPath>>,
+    driver: Driver,
+    rung: Arc<Rung>,
+    kicked: bool,
+    asleep: bool,
+    asked: [Option<Asked>; PLACES],
+}
+
+/// The process: it can die.
+struct Process {
+    device: Arc<Device>,
+    store: Arc<ZonedStore<SimDisk>>,
+    work: Arc<Rung>,
+}
+
+/// A device, its guest, and a generator for what happens.
+pub(super) struct World {
+    rng: Rng,
+    weather: Rc<RefCell<Weather>>,
+    disk: Arc<SimDisk>,
+    process: Process,
+    lanes: Vec<Lane>,
+    mem: Arc<Memory>,
+    region: (VhostUserInflight, File),
+    zones: Vec<Zone>,
+    conventional: Conventional,
+    batch: Batch,
+    /// Requests may fail by the disk's fault.
+    faulty: bool,
+    limited: bool,
+    write_through: bool,
+    /// The last number of a block.
+    last: u64,
+    seen: Seen,
+}
+
+fn open(disk: &Arc<SimDisk>, write_through: bool, lanes: usize) -> (Process, Vec<Arc<Rung>>, Arc<Journals>) {
+    let options = OpenOptions { read_only: false, write_granularity: Bytes(BLOCK) };
+    let store = Arc::new(ZonedStore::open(Arc::clone(disk), options).unwrap());
+    let journals = Arc::new(Journals::new());
+    store.set_journal(Box::new(Arc::clone(&journals)));
+    store.set_allocator(Box::new(|_| {}));
+    let work = Arc::new(Rung::default());
+    let ring = Arc::clone(&work);
+    store.set_doorbell(Box::new(move || ring.ring()));
+    let rung: Vec<Arc<Rung>> = (0..lanes).map(|_| Arc::default()).collect();
+    let bells = rung.iter().map(|rung| Arc::clone(rung) as Arc<dyn Bell>).collect();
+    let identity = Identity {
+        serial: *b"twenty bytes of name",
+        max_append: Bytes(MAX_APPEND),
+        block: Bytes(BLOCK),
+        write_through,
+    };
+    let device = Arc::new(Device::new(Arc::clone(&store) as Arc<dyn ZonedDevice>, identity, bells, None));
+    device.set_mode(Features::offered(false), true);
+    (Process { device, store, work }, rung, journals)
+}
+
+fn memory(lanes: usize) -> Arc<Memory> {
+    let guest = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY as usize * lanes)]).unwrap();
+    Arc::new(Memory::new(guest, Vec::new()))
+}
+
+fn new_region(store: &ZonedStore<SimDisk>, lanes: usize) -> (VhostUserInflight, File) {
+    let disk = inflight::disk(store.geometry(), 512);
+    Inflight::create(&VhostUserInflight::new(0, 0, lanes as u16, RING), &disk, ZONES as u32).unwrap()
+}
+
+impl World {
+    pub(super) fn new(seed: u64) -> Self {
+        let mut rng = Rng::new(seed);
+        let limited = rng.below(3) == 0;
+        let geometry = GeometryRequest {
+            size: Bytes(ZONES * ZONE),
+            zone_size: Bytes(ZONE),
+            zone_capacity: Bytes(CAPACITY),
+            conventional_zones: 1,
+            max_open_zones: if limited { 2 } else { 0 },
+            max_active_zones: if limited { 4 } else { 0 },
+            max_append_bytes: Bytes(MAX_APPEND),
+        };
+        let disk = Arc::new(SimDisk::default());
+        let cluster_size = Bytes(*rng.pick(&[512, 4096, 65536]));
+        qcow2::create(&*disk, &CreateOptions { geometry, cluster_size, table_order: ByteOrder::Big }).unwrap();
+        disk.settle();
+        let lanes = 1 + rng.below(3) as usize;
+        let (faulty, write_through) = (rng.below(4) == 0, rng.below(4) == 0);
+        let weather = Weather {
+            rng: Rng::new(seed ^ 0x5eed),
+            failures: if faulty { 40 } else { 0 },
+            failed_syncs: if faulty && rng.below(3) == 0 { 60 } else { 0 },
+        };
+        let (process, rung, _) = open(&disk, write_through, lanes);
+        let mem = memory(lanes);
+        let event_idx = rng.below(2) == 0;
+        let lane = |(number, rung): (usize, Arc<Rung>)| Lane {
+            queue: None,
+            driver: Driver::new(number as u16, event_idx, 65_500, &mem),
+            rung,
+            kicked: false,
+            asleep: false,
+            asked: [const { None }; PLACES],
+        };
+        let blocks = (CAPACITY / BLOCK) as usize;
+        let region = new_region(&process.store, lanes);
+        let mut world = Self {
+            rng,
+            weather: Rc::new(RefCell::new(weather)),
+            lanes: rung.into_iter().enumerate().map(lane).collect(),
+            mem,
+            region,
+            zones: (1..ZONES).map(|zone| Zone::new(zone * ZONE, blocks, ZONE_BLOCKS)).collect(),
+            conventional: Conventional::new(&[0; ZONE_BLOCKS]),
+            disk,
+            process,
+            batch: Batch::default(),
+            faulty,
+            limited,
+            write_through,
+            last: 0,
+            seen: Seen::default(),
+        };
+        world.start_process();
+        world
+    }
+
+    /// Issues so many requests and lets happen what happens; then all has to come to its end.
+    pub(super) fn run(mut self, requests: usize) -> Seen {
+        while self.seen.requests < requests {
+            self.step();
+        }
+        self.drain();
+        self.read_all();
+        self.close();
+        self.seen
+    }
+
+    fn step(&mut self) {
+        let lane = self.rng.below(self.lanes.len() as u64) as usize;
+        match self.rng.below(1000) {
+            0..400 => self.issue(lane),
+            400..880 => self.go_on(lane),
+            880..985 => self.housekeep(),
+            985..990 => self.stop_and_start(lane),
+            990..994 => self.move_memory(),
+            994..998 => self.die(),
+            _ => self.lose_power(),
+        }
+    }
+
+    // The process.
+
+    /// Takes the region over and starts all queues, after the process was started.
+    fn start_process(&mut self) {
+        let lanes = self.lanes.len();
+        let (process, rung, journals) = open(&self.disk, self.write_through, lanes);
+        let disk: Arc<dyn ZonedDevice> = Arc::clone(&process.store) as _;
+        let about = inflight::disk(process.store.geometry(), 512);
+        let region = Inflight::open(&self.region.0, &self.region.1, &about, ZONES as u32).unwrap();
+        journals.attach(Some(&region));
+        let left = journal::recover(&disk, &region, &journals);
+        self.process = process;
+        let mut order: Vec<usize> = (0..lanes).collect();
+        if self.rng.below(2) == 0 {
+            order.reverse();
+        }
+        let mut left: Vec<Option<LeftBehind>> = left.into_iter().map(Some).collect();
+        for (number, rung) in rung.into_iter().enumerate() {
+            self.lanes[number].rung = rung;
+        }
+        for number in order {
+            let left = left[number].take().unwrap();
+            self.start_queue(number, 0, left);
+        }
+    }
+
+    fn start_queue(&mut self, number: usize, next_available: u16, left: LeftBehind) {
+        let about = inflight::disk(self.process.store.geometry(), 512);
+        let region = Inflight::open(&self.region.0, &self.region.1, &about, ZONES as u32).unwrap();
+        let lane = &mut self.lanes[number];
+        let setup = lane.driver.setup(next_available);
+        let mut ring = Ring::new(&setup, &self.mem, Some((region, number as u16))).unwrap();
+        ring.set_call(Some(lane.driver.call()));
+        let path = Box::new(SimPath::new(&self.disk, &self.weather));
+        let mut queue = Queue::new(path, &self.process.device, number as u16, Arc::clone(&self.mem), ring);
+        queue.take_left_behind(left);
+        (lane.queue, lane.asleep) = (Some(queue), false);
+    }
+
+    /// A queue goes round, if something wakes it.
+    fn go_on(&mut self, number: usize) {
+        let over = self.rng.below(4) == 0;
+        let lane = &mut self.lanes[number];
+        let Some(queue) = &mut lane.queue else { return };
+        if lane.asleep {
+            let completion = queue.descriptor().is_some() && over;
+            if !lane.kicked && !lane.rung.0.load(Ordering::Relaxed) && !completion {
+                return;
+            }
+            lane.asleep = false;
+            lane.kicked = false;
+            queue.silence();
+        }
+        let woken = lane.rung.take();
+        if !queue.round(woken).unwrap().worked && !queue.listen() && !queue.collect().unwrap() {
+            lane.asleep = true;
+            self.seen.slept += 1;
+        }
+        self.take_answers(number);
+    }
+
+    fn housekeep(&mut self) {
+        self.process.work.take();
+        let Process { device, store, .. } = &self.process;
+        if store.housekeep(&mut self.batch) {
+            self.process.work.ring();
+        }
+        store.commit(&mut self.batch);
+        device.router.deliver(self.batch.events.drain(..));
+    }
+
+    /// Lets all queues get quiet without taking anything more.
+    fn quieten(&mut self, only: Option<usize>) {
+        let chosen = |number: usize| only.is_none_or(|only| only == number);
+        for (_, lane) in self.lanes.iter_mut().enumerate().filter(|(number, _)| chosen(*number)) {
+            lane.queue.as_mut().unwrap().hold();
+        }
+        for turn in 0.. {
+            let busy = |lane: &Lane| !lane.queue.as_ref().unwrap().is_quiet();
+            if !self.lanes.iter().enumerate().any(|(number, lane)| chosen(number) && busy(lane)) {
+                return;
+            }
+            assert!(turn < 100_000, "a queue that takes nothing does not get quiet");
+            let number = self.rng.below(self.lanes.len() as u64) as usize;
+            self.go_on(number);
+            self.housekeep();
+        }
+    }
+
+    /// GET_VRING_BASE, and a kick descriptor again.
+    fn stop_and_start(&mut self, number: usize) {
+        self.quieten(Some(number));
+        let queue = self.lanes[number].queue.take().unwrap();
+        let next = queue.next_available();
+        drop(queue);
+        let disk = Arc::clone(&self.process.device.disk);
+        self.start_queue(number, next, LeftBehind::none(&disk));
+        self.seen.stops += 1;
+    }
+
+    /// SET_MEM_TABLE: what was memory before is nobody's, and says so to whoever reads it.
+    fn move_memory(&mut self) {
+        self.quieten(None);
+        let (old, new) = (Arc::clone(&self.mem), memory(self.lanes.len()));
+        let mut bytes = vec![0; MEMORY as usize * self.lanes.len()];
+        old.read_slice(&mut bytes, GuestAddress(0)).unwrap();
+        new.write_slice(&bytes, GuestAddress(0)).unwrap();
+        old.write_slice(&vec![0xcc; bytes.len()], GuestAddress(0)).unwrap();
+        for lane in &mut self.lanes {
+            let queue = lane.queue.as_mut().unwrap();
+            queue.move_to(Arc::clone(&new), &lane.driver.setup(0));
+            queue.release();
+            lane.asleep = false;
+        }
+        self.mem = new;
+        self.seen.moves += 1;
+    }
+
+    /// SIGKILL, and the next process.
+    fn die(&mut self) {
+        for lane in &mut self.lanes {
+            let mut queue = lane.queue.take().unwrap();
+            queue.parts().0.die();
+            (lane.asleep, lane.kicked) = (false, false);
+            self.seen.resumed += lane.asked.iter().flatten().count();
+        }
+        self.start_process();
+        self.seen.deaths += 1;
+    }
+
+    /// The power goes, of the host and so of the guest, which looks at its disk anew.
+    fn lose_power(&mut self) {
+        for lane in &mut self.lanes {
+            lane.queue.take().unwrap().parts().0.die();
+            lane.asked = [const { None }; PLACES];
+        }
+        let keep = self.rng.below(5);
+        let rng = &mut self.rng;
+        let disk = self.disk.crash_before(u64::MAX).keeping(|_, _| rng.below(4) < keep);
+        self.disk = Arc::new(disk);
+        self.disk.settle();
+        let lanes = self.lanes.len();
+        let event_idx = self.rng.below(2) == 0;
+        for (number, lane) in self.lanes.iter_mut().enumerate() {
+            lane.driver = Driver::new(number as u16, event_idx, 3, &self.mem);
+            (lane.asleep, lane.kicked) = (false, false);
+        }
+        self.region = new_region(&self.process.store, lanes);
+        self.start_process();
+        self.check_after_power_loss();
+        self.seen.power_losses += 1;
+    }
+
+    fn check_after_power_loss(&mut self) {
+        let mut image = Image::open(Arc::clone(&self.disk), Access::ReadOnly).unwrap();
+        assert_eq!(image.check().unwrap().errors, 0, "the image is not sound");
+        let infos = self.infos();
+        for (info, zone) in infos.iter().skip(1).zip(&mut self.zones) {
+            let seen = blocks_in_file(&self.disk, &mut image, info);
+            let before = zone.answered;
+            zone.after_power_loss(info.state, info.write_pointer, &seen);
+            let lost = zone.answered.blocks < before.blocks;
+            self.seen.data_lost += usize::from(lost);
+        }
+        let seen = blocks_in_file(&self.disk, &mut image, &infos[0]);
+        let from: Vec<usize> = self.conventional.blocks.iter().map(|block| block.stable).collect();
+        self.conventional.check(0, &from, &seen);
+        self.conventional = Conventional::new(&seen);
+    }
+
+    fn infos(&self) -> Vec<ZoneInfo> {
+        let mut infos = Vec::new();
+        self.process.store.report(Sector(0), usize::MAX, &mut infos).unwrap();
+        infos
+    }
+
+    // The guest.
+
+    fn issue(&mut self, number: usize) {
+        let Some(place) = self.lanes[number].driver.free_place() else { return };
+        let chosen = match self.rng.below(100) {
+            0..50 => self.choose_write(number),
+            50..68 => self.choose_read(),
+            68..74 => self.choose_conventional(number),
+            74..84 => Some((self.flush(), wire::VIRTIO_BLK_T_FLUSH, 0, Vec::new(), 0)),
+            84..96 => self.choose_management(number),
+            96..98 => Some((self.report(), wire::VIRTIO_BLK_T_ZONE_REPORT, 0, Vec::new(), 64 + 64 * ZONES as usize)),
+            _ => Some((Asked::GetId, wire::VIRTIO_BLK_T_GET_ID, 0, Vec::new(), 20)),
+        };
+        let Some((asked, kind, byte, out, room)) = chosen else { return };
+        let chain = Chain { kind, sector: byte / 512, out: &out, room };
+        let lane = &mut self.lanes[number];
+        lane.kicked |= lane.driver.ask(&self.mem, place, &chain, &mut self.rng);
+        lane.asked[place] = Some(asked);
+        self.seen.requests += 1;
+    }
+
+    /// Data of new blocks.
+    fn new_blocks(&mut self, count: usize) -> (Vec<u64>, Vec<u8>) {
+        let (mut all, mut bytes) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            self.last += 1;
+            all.push(self.last);
+            fill(self.last, &mut bytes);
+        }
+        (all, bytes)
+    }
+
+    fn choose_write(&mut self, number: usize) -> Option<(Asked, u32, u64, Vec<u8>, usize)> {
+        let index = self.rng.below(self.zones.len() as u64) as usize;
+        let zone = &self.zones[index];
+        if index % self.lanes.len() != number || zone.alone || zone.doubtful {
+            return None;
+        }
+        let (start, first, left) = (zone.start, zone.lives.last().unwrap().blocks.len(), zone.left());
+        if self.rng.below(20) == 0 && left > 4 {
+            let (_, bytes) = self.new_blocks(1);
+            self.zones[index].in_flight += 1;
+            let at = start + (first as u64 + 2) * BLOCK;
+            return Some((Asked::WriteOff { zone: index }, wire::VIRTIO_BLK_T_OUT, at, bytes, 0));
+        }
+        let most = left.min(MOST / BLOCK as usize) as u64;
+        let blocks = (1 + self.rng.below(most.max(1))).min(most) as usize;
+        if blocks == 0 {
+            return None;
+        }
+        let (all, bytes) = self.new_blocks(blocks);
+        let append = self.rng.below(2) == 0;
+        let zone = &mut self.zones[index];
+        zone.life().blocks.extend(all);
+        zone.in_flight += 1;
+        let asked = Asked::Write { zone: index, first, blocks, append };
+        Some(match append {
+            true => (asked, wire::VIRTIO_BLK_T_ZONE_APPEND, start, bytes, 8),
+            false => (asked, wire::VIRTIO_BLK_T_OUT, start + first as u64 * BLOCK, bytes, 0),
+        })
+    }
+
+    fn choose_read(&mut self) -> Option<(Asked, u32, u64, Vec<u8>, usize)> {
+        let index = self.rng.below(ZONES) as usize;
+        let first = self.rng.below(ZONE_BLOCKS as u64) as usize;
+        let most = (ZONE_BLOCKS - first).min(MOST / BLOCK as usize);
+        let blocks = 1 + self.rng.below(most as u64) as usize;
+        let at = index as u64 * ZONE + first as u64 * BLOCK;
+        let room = blocks * BLOCK as usize;
+        if index == 0 {
+            let from = self.conventional.blocks[first..first + blocks].iter().map(|block| block.answered).collect();
+            return Some((Asked::ReadConventional { first, from }, wire::VIRTIO_BLK_T_IN, at, Vec::new(), room));
+        }
+        let zone = &mut self.zones[index - 1];
+        if zone.alone {
+            return None;
+        }
+        zone.in_flight += 1;
+        let answered = if zone.answered.life + 1 == zone.lives.len() { zone.answered.blocks } else { 0 };
+        Some((Asked::Read { zone: index - 1, first, answered }, wire::VIRTIO_BLK_T_IN, at, Vec::new(), room))
+    }
+
+    fn choose_conventional(&mut self, number: usize) -> Option<(Asked, u32, u64, Vec<u8>, usize)> {
+        let first = self.rng.below(ZONE_BLOCKS as u64 - 8) as usize;
+        let blocks = 1 + self.rng.below(8) as usize;
+        let free = self.conventional.blocks[first..first + blocks].iter().all(|block| !block.writing);
+        if number != 0 || !free {
+            return None;
+        }
+        let (all, bytes) = self.new_blocks(blocks);
+        for (block, version) in self.conventional.blocks[first..].iter_mut().zip(all) {
+            block.numbers.push(version);
+            block.writing = true;
+        }
+        let asked = Asked::WriteConventional { first, blocks };
+        Some((asked, wire::VIRTIO_BLK_T_OUT, first as u64 * BLOCK, bytes, 0))
+    }
+
+    fn choose_management(&mut self, number: usize) -> Option<(Asked, u32, u64, Vec<u8>, usize)> {
+        let index = self.rng.below(self.zones.len() as u64) as usize;
+        let zone = &mut self.zones[index];
+        if index % self.lanes.len() != number || zone.alone || zone.doubtful || zone.in_flight != 0 {
+            return None;
+        }
+        (zone.alone, zone.in_flight) = (true, 1);
+        let start = zone.start;
+        let finished = zone.lives.last().unwrap().finished || zone.left() == 0;
+        let (asked, kind) = match self.rng.below(10) {
+            0..5 => {
+                zone.lives.push(Life::default());
+                (Asked::Reset { zone: index }, wire::VIRTIO_BLK_T_ZONE_RESET)
+            }
+            5..7 => {
+                zone.life().finished |= !finished;
+                (Asked::Finish { zone: index }, wire::VIRTIO_BLK_T_ZONE_FINISH)
+            }
+            7 => (Asked::Touch { zone: index }, wire::VIRTIO_BLK_T_ZONE_CLOSE),
+            _ => (Asked::Touch { zone: index }, wire::VIRTIO_BLK_T_ZONE_OPEN),
+        };
+        Some((asked, kind, start, Vec::new(), 0))
+    }
+
+    fn flush(&self) -> Asked {
+        Asked::Flush {
+            marks: self.zones.iter().map(|zone| zone.answered).collect(),
+            versions: self.conventional.blocks.iter().map(|block| block.answered).collect(),
+        }
+    }
+
+    fn report(&self) -> Asked {
+        Asked::Report { low: self.zones.iter().map(|zone| (zone.lives.len(), zone.answered)).collect() }
+    }
+
+    fn take_answers(&mut self, number: usize) {
+        let answers: VecDeque<Answer> = self.lanes[number].driver.answers(&self.mem).into();
+        for answer in answers {
+            let asked = self.lanes[number].asked[answer.place].take().unwrap();
+            let status = Status::from_byte(answer.status).unwrap_or_else(|| panic!("{asked:?} has no status"));
+            self.take_answer(&asked, status, &answer.data);
+        }
+    }
+
+    /// A request that did not succeed was allowed to fail like that. Its zone is to be looked at anew.
+    fn take_failure(&mut self, asked: &Asked, status: Status, zone: Option<usize>) {
+        let doubtful = zone.is_some_and(|zone| self.zones[zone].doubtful);
+        let allowed = match status {
+            Status::Ok | Status::Unsupported => false,
+            Status::IoErr => self.faulty,
+            Status::ZoneOpenResource | Status::ZoneActiveResource => self.limited && zone.is_some(),
+            Status::ZoneUnalignedWrite => doubtful,
+            Status::ZoneInvalidCommand => doubtful || matches!(asked, Asked::Touch { .. }),
+        };
+        assert!(allowed, "{asked:?} has ended with {}", status.name());
+        self.seen.failures += 1;
+        if let Some(zone) = zone
+            && !matches!(asked, Asked::Read { .. })
+        {
+            self.zones[zone].doubtful = true;
+        }
+    }
+
+    fn take_answer(&mut self, asked: &Asked, status: Status, data: &[u8]) {
+        let ok = status == Status::Ok;
+        let zone = match *asked {
+            Asked::Write { zone, .. }
+            | Asked::WriteOff { zone }
+            | Asked::Read { zone, .. }
+            | Asked::Reset { zone }
+            | Asked::Finish { zone }
+            | Asked::Touch { zone } => Some(zone),
+            _ => None,
+        };
+        match asked {
+            Asked::WriteOff { zone } if status == Status::ZoneUnalignedWrite => {
+                // As it has to be.
+                let _ = zone;
+            }
+            Asked::WriteOff { .. } if ok => panic!("a write off the pointer has succeeded"),
+            Asked::WriteConventional { first, blocks } => {
+                let versions = &mut self.conventional.blocks[*first..first + blocks];
+                versions.iter_mut().for_each(|block| block.writing = false);
+                match ok {
+                    true => versions.iter_mut().for_each(|block| {
+                        block.answered = block.numbers.len() - 1;
+                        block.stable = if self.write_through { block.answered } else { block.stable };
+                    }),
+                    false => self.take_failure(asked, status, None),
+                }
+            }
+            _ if !ok => self.take_failure(asked, status, zone),
+            Asked::Write { zone, first, blocks, append } => {
+                if *append {
+                    let sector = u64::from_le_bytes(data[..8].try_into().unwrap());
+                    let at = self.zones[*zone].start / 512 + *first as u64;
+                    assert_eq!(sector, at, "the place of {asked:?}");
+                }
+                self.zones[*zone].written(first + blocks);
+            }
+            Asked::Read { zone, first, answered, .. } => {
+                self.zones[*zone].check_read(*first, *answered, &numbers(data));
+            }
+            Asked::ReadConventional { first, from } => self.conventional.check(*first, from, &numbers(data)),
+            Asked::Flush { marks, versions } => {
+                for (zone, mark) in self.zones.iter_mut().zip(marks) {
+                    zone.stable = zone.stable.max(*mark);
+                }
+                for (block, version) in self.conventional.blocks.iter_mut().zip(versions) {
+                    block.stable = block.stable.max(*version);
+                }
+            }
+            Asked::Reset { zone } => {
+                let zone = &mut self.zones[*zone];
+                zone.answered = Mark { life: zone.lives.len() - 1, ..Mark::default() };
+                self.seen.resets += 1;
+            }
+            Asked::Finish { zone } => {
+                let zone = &mut self.zones[*zone];
+                zone.answered.finished = zone.lives.last().unwrap().finished;
+                self.seen.full += 1;
+            }
+            Asked::Report { low } => self.check_report(low, data),
+            Asked::GetId => assert_eq!(data, b"twenty bytes of name"),
+            Asked::Touch { .. } | Asked::WriteOff { .. } => {}
+        }
+        if let Some(index) = zone {
+            self.end_of(index);
+        }
+    }
+
+    /// A request of a zone is over.
+    fn end_of(&mut self, index: usize) {
+        let zone = &mut self.zones[index];
+        zone.in_flight -= 1;
+        if self.write_through {
+            zone.stable = zone.stable.max(zone.answered);
+        }
+        if zone.in_flight != 0 {
+            return;
+        }
+        zone.alone = false;
+        if zone.doubtful {
+            let info = self.infos()[index + 1];
+            self.zones[index].look_anew(info.state, info.write_pointer);
+        }
+    }
+
+    fn check_report(&self, low: &[(usize, Mark)], data: &[u8]) {
+        let word = |at: usize| u64::from_le_bytes(data[at..at + 8].try_into().unwrap());
+        assert_eq!(word(0), ZONES);
+        for (index, (zone, (lives, mark))) in self.zones.iter().zip(low).enumerate() {
+            let pointer = word(64 + 64 * (index + 1) + 16) * 512;
+            let blocks = (pointer - zone.start) / BLOCK;
+            let quiet = *lives == zone.lives.len() && mark.life + 1 == *lives && !zone.alone && !zone.doubtful;
+            let least = if quiet { mark.blocks as u64 } else { 0 };
+            assert!((least..=zone.capacity as u64).contains(&blocks), "zone {index} is reported at block {blocks}");
+        }
+    }
+
+    // The end.
+
+    /// Has all answered. Nothing but what wakes a queue goes on with it.
+    fn drain(&mut self) {
+        let mut still = 0;
+        while self.lanes.iter().any(|lane| lane.asked.iter().any(Option::is_some)) {
+            for number in 0..self.lanes.len() {
+                self.go_on(number);
+            }
+            if self.process.work.0.load(Ordering::Relaxed) {
+                self.housekeep();
+            }
+            still += 1;
+            let stuck: Vec<_> = self.lanes.iter().flat_map(|lane| lane.asked.iter().flatten()).collect();
+            assert!(still < 20_000, "nothing goes on with {stuck:?}");
+        }
+    }
+
+    /// Reads all zones through the rings.
+    fn read_all(&mut self) {
+        for index in 0..self.zones.len() {
+            for first in (0..ZONE_BLOCKS).step_by(MOST / BLOCK as usize) {
+                let zone = &mut self.zones[index];
+                zone.in_flight += 1;
+                let answered = if zone.answered.life + 1 == zone.lives.len() { zone.answered.blocks } else { 0 };
+                let asked = Asked::Read { zone: index, first, answered };
+                let sector = zone.start / 512 + first as u64;
+                let chain = Chain { kind: wire::VIRTIO_BLK_T_IN, sector, out: &[], room: MOST };
+                let lane = &mut self.lanes[0];
+                let place = lane.driver.free_place().unwrap();
+                lane.kicked |= lane.driver.ask(&self.mem, place, &chain, &mut self.rng);
+                lane.asked[place] = Some(asked);
+                self.drain();
+            }
+        }
+    }
+
+    /// An orderly end leaves a sound image with all that was answered.
+    fn close(&mut self) {
+        self.quieten(None);
+        self.lanes.iter_mut().for_each(|lane| drop(lane.queue.take()));
+        let closed = self.process.store.close();
+        assert!(closed.is_ok() || self.faulty, "{closed:?}");
+        let mut image = Image::open(Arc::clone(&self.disk), Access::ReadOnly).unwrap();
+        assert_eq!(image.check().unwrap().errors, 0, "the image is not sound");
+        let infos = self.infos();
+        for (zone, info) in self.zones.iter().zip(infos.iter().skip(1)) {
+            let seen = blocks_in_file(&self.disk, &mut image, info);
+            let answered = if zone.answered.life + 1 == zone.lives.len() { zone.answered.blocks } else { 0 };
+            zone.check_read(0, answered, &seen);
+        }
+    }
+}
+
+/// The blocks of a zone as a reader of the image finds them.
+fn blocks_in_file(disk: &SimDisk, image: &mut Image<SimDisk>, info: &ZoneInfo) -> Vec<u64> {
+    use crate::storage::Medium;
+    let end = match info.state {
+        crate::zone::State::NotWp => info.end(),
+        crate::zone::State::Full => Bytes(info.start.0 + info.capacity.0),
+        _ => info.write_pointer,
+    };
+    let mut bytes = vec![0; info.len.0 as usize];
+    let mut extents = Vec::new();
+    image.extents(info.start, info.len, &mut extents, usize::MAX).unwrap();
+    for extent in extents {
+        let from = (extent.guest.0 - info.start.0) as usize;
+        let to = (from + extent.len.0 as usize).min((end.0 - info.start.0) as usize);
+        if from < to {
+            disk.read_at(FileOffset(extent.file.0), &mut bytes[from..to]).unwrap();
+        }
+    }
+    numbers(&bytes)
+}
