@@ -124,5 +124,37 @@ plant lost-place-in-zone src/store/journal.rs \
     '_ if start == next => {' \
     '_ if start == next && start == pointer => {'
 
+# Between the ring and the store.
+plant a-lost-wake-up src/device/router.rs \
+    'let first = waiting.len() == 1;' \
+    'let first = waiting.len() == 3;'
+plant an-answer-twice src/device/requests.rs \
+    'push(head, written);' \
+    'push(head, written); if written == 21 { push(head, written); }'
+plant a-completion-dropped src/device/requests.rs \
+    'in completions.drain(..) {' \
+    'in completions.drain(..).filter(|done| done.token != 5 << 32) {'
+plant a-flush-that-covers-too-much src/device/flushes.rs \
+    'self.waiting.push(answer);' \
+    'if self.covered.is_empty() { self.waiting.push(answer) } else { self.covered.push(answer) }'
+plant memory-used-after-a-change src/device/requests.rs \
+    'self.mem = mem;' \
+    'drop(mem);'
+plant a-slot-used-twice src/device/requests.rs \
+    'u64::from(head) << 32' \
+    'u64::from(head % 48) << 32'
+plant a-kick-missed src/vhost/queue.rs \
+    'let more = !matches!(come, Ok(false));' \
+    'let more = come.is_err();'
+plant a-stale-ring-index src/vhost/ring.rs \
+    'wrapping_add(behind.len() as u16)' \
+    'wrapping_add((behind.len() / 2) as u16)'
+plant a-parked-request-forgotten src/device/requests.rs \
+    'Event::Retry { tag } => self.retry(tag.slot),' \
+    'Event::Retry { tag } => (tag.slot != 12).then(|| self.retry(tag.slot)).unwrap_or(()),'
+plant an-error-answered-ok src/device/flushes.rs \
+    'failed => Answer::new(answer.head, failed, 1),' \
+    '_ => answer,'
+
 echo "$found found, $missed missed"
 [[ $missed -eq 0 ]]

@@ -3,7 +3,8 @@
 //! Every block of 512 bytes that is written has a number of its own, so that each block that is read tells where it comes
 //! from. Rules of the guest: a zone's writes and appends come from one queue, in order; whatever else changes it is asked for
 //! only while nothing of the zone is in flight. So the outcome of each request is known before its answer, but for failures,
-//! after which a zone is *doubtful* until nothing of it is in flight, and is looked at anew.
+//! after which a zone is *doubtful* until nothing of it is in flight, and is looked at anew: an append behind a write that
+//! has failed lands where that should have, and may fail in part itself.
 
 use crate::units::Bytes;
 use crate::zone::State;
@@ -33,13 +34,34 @@ pub(super) fn numbers(bytes: &[u8]) -> Vec<u64> {
         .collect()
 }
 
+/// In the place of a block's number: one of those issued in the zone's life.
+const ANY: u64 = u64::MAX;
+
 /// A zone from one reset to the next.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Life {
-    /// The blocks that were issued.
+    /// The blocks that were issued, where each has to be.
     pub(super) blocks: Vec<u64>,
+    /// All that were issued, wherever they are.
+    pub(super) issued: Vec<u64>,
     /// A finish was issued.
     pub(super) finished: bool,
+}
+
+impl Life {
+    /// Takes blocks in behind those that were issued.
+    pub(super) fn issue(&mut self, blocks: &[u64]) {
+        self.blocks.extend(blocks);
+        self.issued.extend(blocks);
+    }
+
+    /// Whether a block may have this number; where `unsure`, one that was issued anywhere in the zone.
+    fn may_hold(&self, at: usize, number: u64, unsure: bool) -> bool {
+        match self.blocks.get(at).copied().unwrap_or(0) {
+            issued if issued == number => true,
+            issued => (issued == ANY || unsure) && self.issued.contains(&number),
+        }
+    }
 }
 
 /// How far a zone has come.
@@ -95,10 +117,13 @@ impl Zone {
         if life.finished { 0 } else { self.capacity - life.blocks.len() }
     }
 
-    /// A write or append was answered with OK whose end is there.
-    pub(super) fn written(&mut self, end: usize) {
+    /// A write or append of these blocks was answered with OK, and begins at `first`.
+    pub(super) fn written(&mut self, first: usize, blocks: &[u64]) {
         let life = self.lives.len() - 1;
         assert_eq!(self.answered.life, life, "a write before its reset was answered");
+        let (known, end) = (&mut self.life().blocks, first + blocks.len());
+        known.resize(known.len().max(end), 0);
+        known[first..end].copy_from_slice(blocks);
         self.answered.blocks = self.answered.blocks.max(end);
     }
 
@@ -106,13 +131,9 @@ impl Zone {
     pub(super) fn check_read(&self, first: usize, answered: usize, seen: &[u64]) {
         let life = self.lives.last().unwrap();
         for (at, number) in (first..).zip(seen) {
-            let issued = life.blocks.get(at).copied().unwrap_or(0);
-            let right = *number == issued || (*number == 0 && at >= answered);
-            assert!(
-                right,
-                "block {at} of the zone at {:#x} is {number}, and {issued} was written: {self:?}",
-                self.start
-            );
+            let unsure = self.doubtful && at >= answered;
+            let right = life.may_hold(at, *number, unsure) || (*number == 0 && at >= answered);
+            assert!(right, "block {at} of the zone at {:#x} is {number}: {self:?}", self.start);
         }
     }
 
@@ -135,7 +156,9 @@ impl Zone {
         // What a finish has left unwritten is not said, so that all that was issued may be there.
         let kept = if finished { issued.blocks.len() } else { blocks };
         let present = self.life();
-        present.blocks.truncate(kept);
+        present.blocks.resize(kept, 0);
+        // Of a write that has failed a part may be there.
+        present.blocks.iter_mut().skip(low).for_each(|block| *block = ANY);
         present.finished = finished;
         let low = if finished { low } else { kept };
         self.answered = Mark { life, blocks: low, finished };
@@ -143,7 +166,7 @@ impl Zone {
     }
 
     /// Checks a zone after a loss of power, and goes on from there. `seen` are all its blocks.
-    pub(super) fn after_power_loss(&mut self, state: State, pointer: Bytes, seen: &[u64]) {
+    pub(super) fn after_power_loss(&mut self, state: State, pointer: Bytes, seen: &[u64], unsure: bool) {
         let full = state == State::Full;
         let blocks = ((pointer.0 - self.start) / BLOCK) as usize;
         let fits = |number: usize, life: &Life| {
@@ -155,8 +178,7 @@ impl Zone {
             let reached =
                 if full { life.finished || life.blocks.len() == self.capacity } else { blocks <= life.blocks.len() };
             let contents = seen.iter().enumerate().all(|(at, number)| {
-                let issued = life.blocks.get(at).copied().unwrap_or(0);
-                *number == 0 && at >= low || at < up_to && *number == issued
+                *number == 0 && at >= low || at < up_to && life.may_hold(at, *number, unsure && at >= low)
             });
             reached && blocks >= low && (full || !stable) && contents
         };
@@ -166,7 +188,8 @@ impl Zone {
             "the zone at {:#x} is {state:?} with {blocks} blocks {seen:?} after a loss of power: {self:?}",
             self.start
         );
-        let mut life = Life { blocks: seen[..blocks.min(self.capacity)].to_vec(), finished: full };
+        let blocks = seen[..blocks.min(self.capacity)].to_vec();
+        let mut life = Life { issued: blocks.clone(), blocks, finished: full };
         if full {
             life.blocks.truncate(seen.iter().rposition(|number| *number != 0).map_or(0, |last| last + 1));
         }
