@@ -93,6 +93,25 @@ pub trait DataPath {
     fn descriptor(&self) -> Option<RawFd>;
 }
 
+impl<P: DataPath + ?Sized> DataPath for Box<P> {
+    unsafe fn submit(&mut self, transfer: Transfer) {
+        // SAFETY: the caller promises the same.
+        unsafe { (**self).submit(transfer) };
+    }
+
+    fn sync(&mut self, token: u64) {
+        (**self).sync(token);
+    }
+
+    fn poll(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
+        (**self).poll(done)
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        (**self).descriptor()
+    }
+}
+
 /// How the data's I/O is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AioMode {
