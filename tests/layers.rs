@@ -16,15 +16,13 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The layers from the top down, as the first block of ARCHITECTURE.md has them.
+/// The layers from the top down, as ARCHITECTURE.md lists them.
 fn layers() -> Vec<String> {
     let page = fs::read_to_string(root().join("ARCHITECTURE.md")).unwrap();
-    let lines = page.lines().skip_while(|line| *line != "## Layers").filter(|line| line.starts_with("    "));
-    lines
-        .take_while(|line| !line.contains("["))
-        .map_while(|line| line.split_whitespace().next())
-        .map(str::to_owned)
-        .collect()
+    let section =
+        page.lines().skip_while(|line| *line != "## Layers").skip(1).take_while(|line| !line.starts_with("## "));
+    let listed = section.filter(|line| line.starts_with("    "));
+    listed.map_while(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
 /// All files below a folder, by their modules.

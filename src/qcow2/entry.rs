@@ -1,5 +1,5 @@
 //! One entry of the write-pointer table: eight bytes, the absolute guest offset of the zone's write pointer, with a flag
-//! for a conventional zone (the format document, section "Write-pointer table").
+//! for a conventional zone (the series that adds zones to qcow2, "Write-pointer table").
 //!
 //! What an entry must be follows from the geometry, the layout and the byte order together: [`Entries`]. An entry that
 //! breaks a rule is told by which, and by what it was meant to be where it says that: [`WrongEntry`].

@@ -1,6 +1,6 @@
 //! Header extensions: the walk over them, the feature name table and the zoned extension.
 //!
-//! The zoned extension is read in each [`ZonedLayout`] (docs: the format document, sections "Header" and "Other
+//! The zoned extension is read in each [`ZonedLayout`] (the series that adds zones to qcow2, sections "Header" and "Other
 //! layouts"). All revisions of the QEMU series use the same magic with other fields; they are told apart by which
 //! fields make sense together, never by the length alone, and those that are not read are refused by name.
 
@@ -55,7 +55,7 @@ struct RawB {
     max_open_zones: U32,
 }
 
-/// The zoned extension, its fields by their names in the format document and with the values stored.
+/// The zoned extension, its fields by their names in that series and with the values stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ZonedExtension {
     /// The layout it is stored in.

@@ -7,7 +7,7 @@ use super::order::ByteOrder;
 use crate::units::{Bytes, ZoneIndex};
 use crate::zone::Geometry;
 
-/// A layout of the zoned extension and its write-pointer table (the format document, sections "Header", "Other
+/// A layout of the zoned extension and its write-pointer table (the series that adds zones to qcow2, sections "Header", "Other
 /// layouts" and "Layout B in practice").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ZonedLayout {
