@@ -53,8 +53,8 @@ plant write-before-hole-is-durable src/store/clear.rs \
     'let durable = self.storage.sync_ranges(&holes).is_ok();' \
     'let durable = true;'
 plant reset-zone-not-cleared src/store/manage.rs \
-    'self.slots.inner(zone).clearing = Clearing::Asked;' \
-    'self.slots.inner(zone).clearing = Clearing::Clean;'
+    'self.zones.inner(zone).clearing = Clearing::Asked;' \
+    'self.zones.inner(zone).clearing = Clearing::Clean;'
 plant empty-zone-trusted-at-open src/store/mod.rs \
     'State::Empty => Clearing::AtOpen,' \
     'State::Empty => Clearing::Clean,'
@@ -71,8 +71,8 @@ plant tail-of-failure-trusted src/store/write.rs \
     'inner.clearing = Clearing::InDoubt;' \
     ''
 plant reset-amid-a-clearing src/store/manage.rs \
-    '!waits && inner.lane()' \
-    'inner.lane()'
+    '!waits && inner.traffic()' \
+    'inner.traffic()'
 plant unmapped-zone-trusted-after-reset src/store/clear.rs \
     'if reset {' \
     'if false {'
@@ -85,7 +85,7 @@ plant failed-flush-forgotten src/store/fuse.rs \
 plant failure-not-rolled-back src/store/write.rs \
     'inner.zone.roll_back();' \
     ''
-plant failed-write-acknowledged src/store/slot.rs \
+plant failed-write-acknowledged src/store/zones.rs \
     '(Flight::Failed, Some(failed)) => return Some(failed),' \
     '(Flight::Failed, Some(_)) => end = Some(write.end),'
 plant mapping-before-refcount src/qcow2/alloc.rs \

@@ -25,7 +25,7 @@ use crate::storage::file::FileMedium;
 use crate::storage::lock::{self, Purpose};
 use crate::store::{self, ZonedDevice, ZonedStore};
 use crate::units::Bytes;
-use crate::vhost::{self, AioMode, CacheMode, DataFiles, ListenOn, Onlookers, ServeOptions, SocketAccess, Supervised};
+use crate::vhost::{self, AioMode, CacheMode, DataFiles, ListenOn, Observers, ServeOptions, SocketAccess, Supervised};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Cache {
@@ -151,7 +151,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     for clamp in store.clamps() {
         log::warn!("{}: {} {} cannot be reached: {} is in force", name(), clamp.field, clamp.from, clamp.to);
     }
-    let onlookers = Onlookers {
+    let observers = Observers {
         // From other folders and beside other daemons a relative name says nothing.
         image: std::path::absolute(path)?.display().to_string(),
         trace: args.trace.as_ref().map(|path| trace::open(path, store.geometry())).transpose()?,
@@ -159,7 +159,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     };
     let by = Supervised { stop: &stop, manager: &manager };
     let served =
-        vhost::serve(Arc::clone(&store) as Arc<dyn ZonedDevice>, files, listen_on(args), options, onlookers, by);
+        vhost::serve(Arc::clone(&store) as Arc<dyn ZonedDevice>, files, listen_on(args), options, observers, by);
     let closed = store.close().with_context(|| format!("{}: the image could not be closed well", name()));
     served?;
     closed?;

@@ -25,7 +25,7 @@ const SILENCE: Duration = Duration::from_secs(2);
 const MAX_LINE: usize = 4096;
 
 /// Who knows the answers.
-pub trait Subject: Send + Sync {
+pub trait Responder: Send + Sync {
     /// Does what is asked. `Err` is one line of what is wrong.
     fn answer(&self, command: Command) -> Result<serde_json::Value, String>;
 
@@ -43,15 +43,15 @@ impl Server {
     /// Starts the thread, which calls `confine` first. The listener is made non-blocking.
     pub fn start(
         listener: UnixListener,
-        subject: Arc<dyn Subject>,
+        responder: Arc<dyn Responder>,
         confine: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
-        Self::start_with(listener, subject, confine, SILENCE)
+        Self::start_with(listener, responder, confine, SILENCE)
     }
 
     fn start_with(
         listener: UnixListener,
-        subject: Arc<dyn Subject>,
+        responder: Arc<dyn Responder>,
         confine: impl FnOnce() + Send + 'static,
         silence: Duration,
     ) -> io::Result<Self> {
@@ -60,7 +60,7 @@ impl Server {
         let stopped = Arc::clone(&stop);
         let run = move || {
             confine();
-            if let Err(error) = serve(&listener, subject.as_ref(), &stopped, silence) {
+            if let Err(error) = serve(&listener, responder.as_ref(), &stopped, silence) {
                 log::error!("the control socket is lost: {error}");
             }
         };
@@ -78,7 +78,7 @@ impl Server {
     }
 }
 
-fn serve(listener: &UnixListener, subject: &dyn Subject, stop: &EventFd, silence: Duration) -> io::Result<()> {
+fn serve(listener: &UnixListener, responder: &dyn Responder, stop: &EventFd, silence: Duration) -> io::Result<()> {
     let mut clients: Vec<Client> = Vec::new();
     loop {
         // Somebody new is looked for where a place is free, or is one that may be given away.
@@ -96,7 +96,7 @@ fn serve(listener: &UnixListener, subject: &dyn Subject, stop: &EventFd, silence
         let mut at = 1;
         clients.retain_mut(|client| {
             at += 1;
-            !ready(at) || client.go_on(subject)
+            !ready(at) || client.go_on(responder)
         });
         if ready(1) {
             give_place(&mut clients, silence);
@@ -166,12 +166,12 @@ impl Client {
     }
 
     /// Reads, answers and writes as far as it goes without waiting; false when the connection is over.
-    fn go_on(&mut self, subject: &dyn Subject) -> bool {
+    fn go_on(&mut self, responder: &dyn Responder) -> bool {
         loop {
             let moved = match self.output.is_empty() {
                 false => self.write(),
                 true if self.last => return false,
-                true if self.answer(subject) => Ok(true),
+                true if self.answer(responder) => Ok(true),
                 true => self.read(),
             };
             match moved {
@@ -204,9 +204,9 @@ impl Client {
     }
 
     /// Answers the first whole question of the input, if there is one.
-    fn answer(&mut self, subject: &dyn Subject) -> bool {
+    fn answer(&mut self, responder: &dyn Responder) -> bool {
         if self.input.starts_with(b"GET ") {
-            return self.answer_scraper(subject);
+            return self.answer_scraper(responder);
         }
         if is_vhost_user(&self.input) {
             let expected = "a vhost-user frontend at the control socket: expected it at the socket of --socket-path";
@@ -225,7 +225,7 @@ impl Client {
         };
         let line: Vec<u8> = self.input.drain(..=end).collect();
         if !line.trim_ascii().is_empty() {
-            self.put(&respond(&line, subject));
+            self.put(&respond(&line, responder));
         }
         true
     }
@@ -235,14 +235,14 @@ impl Client {
         self.output.push(b'\n');
     }
 
-    fn answer_scraper(&mut self, subject: &dyn Subject) -> bool {
+    fn answer_scraper(&mut self, responder: &dyn Responder) -> bool {
         let whole = self.input.windows(4).any(|bytes| bytes == b"\r\n\r\n");
         if !whole && self.input.len() < MAX_LINE {
             return false;
         }
         let path = self.input.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
         let (status, text) = match path {
-            b"/metrics" if whole => ("200 OK", subject.metrics()),
+            b"/metrics" if whole => ("200 OK", responder.metrics()),
             _ if whole => ("404 Not Found", "expected /metrics\n".to_owned()),
             _ => ("431 Request Header Fields Too Large", String::new()),
         };
@@ -262,9 +262,9 @@ fn is_vhost_user(input: &[u8]) -> bool {
     matches!(input, [1..=u8::MAX, 0, 0, 0, ..])
 }
 
-fn respond(line: &[u8], subject: &dyn Subject) -> Answer {
+fn respond(line: &[u8], responder: &dyn Responder) -> Answer {
     match serde_json::from_slice(line) {
-        Ok(command) => subject.answer(command).map_or_else(Answer::Error, Answer::Result),
+        Ok(command) => responder.answer(command).map_or_else(Answer::Error, Answer::Result),
         Err(error) => Answer::Error(format!("not a command: {error}")),
     }
 }

@@ -8,7 +8,7 @@ use crate::control::Command;
 /// Answers with what was asked.
 struct Echo;
 
-impl Subject for Echo {
+impl Responder for Echo {
     fn answer(&self, command: Command) -> Result<Value, String> {
         match command {
             Command::Flush {} => Err("the disk is gone".to_owned()),

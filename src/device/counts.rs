@@ -28,7 +28,7 @@ const REMEMBERED: usize = 16;
 
 /// What is known of a request beside what the driver is told.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Seen {
+pub struct Observed {
     /// When it was taken from the ring.
     pub began: Option<Instant>,
     /// Of an append: where its data is. Of a refused request: where it should have begun.
@@ -44,7 +44,7 @@ pub struct Answered {
     /// How it ended.
     pub status: Status,
     /// What is known of it beside that.
-    pub seen: Seen,
+    pub observed: Observed,
 }
 
 struct Remembered {
@@ -141,10 +141,10 @@ impl Counts {
         let Some(stats) = self.queues.get(usize::from(queue)) else { return };
         let now = Instant::now();
         let mut stats = lock(stats);
-        for Answered { request, status, seen } in answers {
+        for Answered { request, status, observed } in answers {
             let subject = Subject::from(request);
             let zone = subject.sector.and_then(Sector::to_bytes).and_then(|at| geometry.zone_at(at));
-            let began = seen.began.unwrap_or(now);
+            let began = observed.began.unwrap_or(now);
             let duration = now.saturating_duration_since(began);
             stats.answered(&subject, zone, status, duration);
             if self.trace.is_some() {
@@ -157,8 +157,8 @@ impl Counts {
                     len: subject.len,
                     zone,
                     status,
-                    position: seen.position,
-                    refused: seen.refused,
+                    position: observed.position,
+                    refused: observed.refused,
                 }));
             }
         }

@@ -122,7 +122,7 @@ impl<I: DataPath + ?Sized> Requests<I> {
     ) -> bool {
         let head = chain.head_index();
         let Some(slot) = self.slots.take(head) else { return false };
-        slot.seen.began = Some(*now.get_or_insert_with(Instant::now));
+        slot.observed.began = Some(*now.get_or_insert_with(Instant::now));
         let parsed = slot.buffers.parse(&self.mem, chain);
         mark(head);
         self.execute(head, parsed);
@@ -163,7 +163,7 @@ impl<I: DataPath + ?Sized> Requests<I> {
     pub fn take_left_behind(&mut self, chain: DescriptorChain<&GuestMemoryMmap>, parsed: &mut Vec<Resumed>) {
         let head = chain.head_index();
         if let Some(slot) = self.slots.take(head) {
-            slot.seen.began = Some(Instant::now());
+            slot.observed.began = Some(Instant::now());
             parsed.push((head, slot.buffers.parse(&self.mem, chain)));
         }
     }
@@ -421,7 +421,7 @@ impl<I: DataPath + ?Sized> Requests<I> {
         };
         let mut written = 1;
         if let Reply::Appended(sector) = reply {
-            slot.seen.position = Some(sector);
+            slot.observed.position = Some(sector);
             written += slot.buffers.write(&self.mem, Bytes(0), &sector.0.to_le_bytes()).unwrap_or(0) as u64;
         }
         if let Request::In { len, .. } = request {
@@ -438,9 +438,9 @@ impl<I: DataPath + ?Sized> Requests<I> {
         let request = self.slots.get(head).and_then(|slot| slot.request);
         let refused = self.device.look_into(self.queue, request, error);
         if let Some(slot) = self.slots.get(head) {
-            slot.seen.position = refused.expected();
+            slot.observed.position = refused.expected();
             let zone = refused.zone.as_ref().map(|now| (now.info.state, now.info.write_pointer.to_sector()));
-            slot.seen.refused = Some((refused.rule(), zone));
+            slot.observed.refused = Some((refused.rule(), zone));
         }
         let level = error.log_level();
         if log::log_enabled!(level) && self.device.lines.of_queue(self.queue).allow() {
@@ -474,7 +474,7 @@ impl<I: DataPath + ?Sized> Requests<I> {
             let slots = &self.slots;
             let answered = answers.iter().filter_map(|answer| {
                 let slot = slots.look(answer.head)?;
-                Some(Answered { request: slot.request, status: answer.status, seen: slot.seen })
+                Some(Answered { request: slot.request, status: answer.status, observed: slot.observed })
             });
             let geometry = self.device.disk.geometry();
             self.device.counts.note_answers(geometry, self.queue, answered, &mut self.scratch.records);

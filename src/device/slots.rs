@@ -5,7 +5,7 @@
 //! descriptor that a chain begins with, which a driver uses for one request at a time. Slots are made as they are
 //! needed and kept, so that a request allocates nothing in the long run.
 
-use super::counts::Seen;
+use super::counts::Observed;
 use crate::io::pieces::Pieces;
 use crate::store::Ticket;
 use crate::virtio::request::{Buffers, Request};
@@ -21,7 +21,7 @@ pub(super) struct Slot {
     /// Present while the request's I/O runs.
     pub(super) in_io: Option<Ticket>,
     pub(super) io: Pieces,
-    pub(super) seen: Seen,
+    pub(super) observed: Observed,
 }
 
 /// The slots of a queue: one for each descriptor that can begin a chain, by whose number it is known.
@@ -58,7 +58,7 @@ impl Slots {
             slot.request = None;
             slot.parked = None;
             slot.in_io = None;
-            slot.seen = Seen::default();
+            slot.observed = Observed::default();
             if std::mem::take(&mut slot.taken) {
                 self.in_use -= 1;
             }

@@ -8,7 +8,7 @@ use std::io;
 
 use super::clearing::{Clearing, NextStep, push_hole};
 use super::keeper::{Job, Keeper, WINDOW_CLUSTERS};
-use super::slot::{Inner, lock};
+use super::zones::{Inner, lock};
 use super::{Batch, Event, Refusal, Tag, ZonedStore};
 use crate::qcow2::MapError;
 use crate::storage::{FileRange, Medium};
@@ -31,7 +31,7 @@ impl<S: Medium> ZonedStore<S> {
         }
         self.ask_for_clearing(inner, zone);
         self.ask(Job::Hurry { zone });
-        inner.lane().wait(tag);
+        inner.traffic().wait(tag);
         true
     }
 
@@ -85,7 +85,7 @@ impl<S: Medium> ZonedStore<S> {
 
     /// A zone has come as far as this.
     fn stands(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, at: Clearing) {
-        self.slots.inner(zone).clearing = at;
+        self.zones.inner(zone).clearing = at;
         keeper.rounds.enter(zone, at);
     }
 
@@ -131,7 +131,7 @@ impl<S: Medium> ZonedStore<S> {
     /// The blocks of a punched zone are gone: has its next writes ask for them again, a run at a time.
     fn forget(&self, keeper: &mut Keeper<S>, zone: ZoneIndex) {
         if self.allocator.get().is_some()
-            && let Some(map) = self.slots.inner(zone).map.take()
+            && let Some(map) = self.zones.inner(zone).map.take()
         {
             keeper.maps = keeper.maps.saturating_sub(map.weight());
         }
@@ -155,13 +155,13 @@ impl<S: Medium> ZonedStore<S> {
     }
 
     fn pointer(&self, zone: ZoneIndex) -> Bytes {
-        self.slots.inner(zone).zone.write_pointer()
+        self.zones.inner(zone).zone.write_pointer()
     }
 
     /// Zones that hold data and may hold bytes beyond their pointers.
     pub(super) fn tails_in_doubt(&self) -> impl Iterator<Item = ZoneIndex> {
         (self.geometry.conventional_zones()..self.geometry.nr_zones()).map(ZoneIndex).filter(|zone| {
-            let inner = self.slots.inner(*zone);
+            let inner = self.zones.inner(*zone);
             inner.clearing != Clearing::Clean && inner.zone.write_pointer() > self.geometry.start(*zone)
         })
     }
@@ -172,7 +172,7 @@ impl<S: Medium> ZonedStore<S> {
     pub(super) fn wind_down(&self, batch: &mut Batch) {
         let in_doubt: Vec<ZoneIndex> = self.tails_in_doubt().take(STEPS_AT_CLOSE * PUNCH_ROUND).collect();
         for zone in in_doubt {
-            self.ask_for_clearing(&mut self.slots.inner(zone), zone);
+            self.ask_for_clearing(&mut self.zones.inner(zone), zone);
         }
         for _ in 0..STEPS_AT_CLOSE {
             if !self.housekeep(batch) {
@@ -187,17 +187,17 @@ impl<S: Medium> ZonedStore<S> {
 
     /// The clearing of a zone is over: those that wait for it go on, or fail.
     fn cleared(&self, zone: ZoneIndex, well: bool, batch: &mut Batch) {
-        let mut inner = self.slots.inner(zone);
+        let mut inner = self.zones.inner(zone);
         inner.clearing = if well { Clearing::Clean } else { Clearing::InDoubt };
         if inner.is_quiet() {
             return;
         }
         if well {
-            inner.lane().wake(&mut batch.events);
-        } else if inner.lane().fail_waiters(&mut batch.events) {
+            inner.traffic().wake(&mut batch.events);
+        } else if inner.traffic().fail_waiters(&mut batch.events) {
             batch.mark_dirty(zone);
         }
-        inner.drop_idle_lane();
+        inner.drop_idle_traffic();
     }
 
     /// Gives back the space that a finish leaves unwritten. Whatever was there before is cleared already.

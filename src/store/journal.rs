@@ -17,8 +17,8 @@
 
 use std::cmp::Ordering;
 
-use super::slot::lock;
-use super::write::Bid;
+use super::write::Candidate;
+use super::zones::lock;
 use super::{Batch, IoResult, Outcome, Refusal, Reply, Tag, Ticket, Work, ZonedStore, sequential};
 use crate::storage::Medium;
 use crate::units::{Bytes, ZoneIndex};
@@ -107,7 +107,7 @@ impl<S: Medium> ZonedStore<S> {
 
     /// Whether this is a sequential zone whose pointer stands there.
     fn stands_at(&self, zone: ZoneIndex, place: impl FnOnce(&Geometry) -> Bytes) -> bool {
-        self.is_sequential(zone) && self.slots.inner(zone).zone.write_pointer() == place(&self.geometry)
+        self.is_sequential(zone) && self.zones.inner(zone).zone.write_pointer() == place(&self.geometry)
     }
 
     /// Whether a zone that is named from outside is there and sequential.
@@ -125,7 +125,7 @@ impl<S: Medium> ZonedStore<S> {
             return Recovered::Anew;
         }
         let (pointer, next) = {
-            let inner = self.slots.inner(zone);
+            let inner = self.zones.inner(zone);
             (inner.zone.write_pointer(), inner.zone.reserved())
         };
         if end <= pointer {
@@ -135,11 +135,12 @@ impl<S: Medium> ZonedStore<S> {
             // Its first part has landed and the rest was lost with the process.
             Ordering::Less => Recovered::Settled(Err(Refusal::Io)),
             _ if start == next => {
-                let bid = Bid { tag, zone, at: (!append).then_some(start), len: Bytes(end.0 - start.0) };
-                match self.admit_again(bid) {
-                    true => {
-                        Recovered::Resumes(Ticket { tag, work: Work::Reserved { zone, start, len: bid.len, append } })
-                    }
+                let candidate = Candidate { tag, zone, at: (!append).then_some(start), len: Bytes(end.0 - start.0) };
+                match self.admit_again(candidate) {
+                    true => Recovered::Resumes(Ticket {
+                        tag,
+                        work: Work::Reserved { zone, start, len: candidate.len, append },
+                    }),
                     false => Recovered::Anew,
                 }
             }
@@ -159,7 +160,7 @@ impl<S: Medium> ZonedStore<S> {
     /// Opens a zone that was explicitly open before this process was started. The limits hold as ever.
     pub fn reopen(&self, zone: ZoneIndex) {
         if self.is_sequential(zone)
-            && let Err(refusal) = lock(&self.resources).open_explicitly(&self.slots, &self.geometry, zone)
+            && let Err(refusal) = lock(&self.resources).open_explicitly(&self.zones, &self.geometry, zone)
         {
             log::warn!("zone {zone} was explicitly open and cannot be opened again: {refusal}");
         }
@@ -168,13 +169,13 @@ impl<S: Medium> ZonedStore<S> {
     /// The explicitly open zones.
     pub fn explicitly_open_zones(&self) -> Vec<ZoneIndex> {
         let zones = (self.geometry.conventional_zones()..self.geometry.nr_zones()).map(ZoneIndex);
-        zones.filter(|zone| self.slots.inner(*zone).zone.state() == State::ExplicitOpen).collect()
+        zones.filter(|zone| self.zones.inner(*zone).zone.state() == State::ExplicitOpen).collect()
     }
 
     /// Notes whether a zone whose state has changed is explicitly open now.
     pub(super) fn note_open(&self, zone: ZoneIndex) {
         self.journal(|journal| {
-            journal.explicitly_open(zone, self.slots.inner(zone).zone.state() == State::ExplicitOpen);
+            journal.explicitly_open(zone, self.zones.inner(zone).zone.state() == State::ExplicitOpen);
         });
     }
 

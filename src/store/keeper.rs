@@ -12,7 +12,7 @@ use std::io;
 use super::clearing::{Clearing, Rounds};
 use super::fuse::Fused;
 use super::map::{MAX_EXTENTS, ZoneMap};
-use super::slot::lock;
+use super::zones::lock;
 use super::{Batch, Event, Refusal, Tag, ZonedStore, sequential};
 use crate::qcow2::{Extent, Image, MapError};
 use crate::storage::Medium;
@@ -202,13 +202,13 @@ impl<S: Medium> ZonedStore<S> {
 
     /// Whether a zone's writes still lead to `from`, and have not been reset since.
     fn is_written_up_to(&self, zone: ZoneIndex, from: Bytes) -> bool {
-        let inner = self.slots.inner(zone);
+        let inner = self.zones.inner(zone);
         let next = inner.zone.reserved();
         inner.zone.state().is_open() && inner.clearing == Clearing::Clean && next <= from && from.0 - next.0 < MAX_RUN
     }
 
     fn install(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, newer: ZoneMap) {
-        let mut inner = self.slots.inner(zone);
+        let mut inner = self.zones.inner(zone);
         let map = match inner.map.take() {
             None => Box::new(newer),
             Some(mut map) => {
@@ -227,7 +227,7 @@ impl<S: Medium> ZonedStore<S> {
             }
             keeper.hand = (keeper.hand + 1) % self.geometry.nr_zones();
             if keeper.hand != zone.0
-                && let Some(map) = self.slots.inner(ZoneIndex(keeper.hand)).map.take()
+                && let Some(map) = self.zones.inner(ZoneIndex(keeper.hand)).map.take()
             {
                 keeper.maps = keeper.maps.saturating_sub(map.weight());
             }

@@ -5,7 +5,7 @@
 
 use super::clearing::Clearing;
 use super::keeper::Job;
-use super::slot::lock;
+use super::zones::lock;
 use super::{Action, Batch, Event, Note, Op, Refusal, Reply, Step, Tag, Ticket, Work, ZonedStore, sequential};
 use crate::storage::Medium;
 use crate::units::{Bytes, Sector, ZoneIndex};
@@ -28,15 +28,15 @@ impl<S: Medium> ZonedStore<S> {
         let parked = Ok(Step::Parked(Ticket { tag, work: Work::Fresh(op) }));
         match action {
             Action::Open => {
-                lock(&self.resources).open_explicitly(&self.slots, &self.geometry, zone)?;
+                lock(&self.resources).open_explicitly(&self.zones, &self.geometry, zone)?;
                 self.note_open(zone);
                 self.note_done(tag);
             }
             Action::Close => {
-                lock(&self.resources).close(&self.slots, &self.geometry, zone)?;
+                lock(&self.resources).close(&self.zones, &self.geometry, zone)?;
                 self.note_open(zone);
                 self.note_done(tag);
-                self.slots.inner(zone).drop_idle_lane();
+                self.zones.inner(zone).drop_idle_traffic();
             }
             Action::Reset => {
                 if !self.reset(tag, zone, false, &mut batch.events)? {
@@ -51,10 +51,10 @@ impl<S: Medium> ZonedStore<S> {
     /// Resets one zone, for its own sake or as one of all; false where the request waits to have it alone.
     fn reset(&self, tag: Tag, zone: ZoneIndex, of_all: bool, events: &mut Vec<Event>) -> Result<bool, Refusal> {
         let alone = {
-            let mut inner = self.slots.inner(zone);
+            let mut inner = self.zones.inner(zone);
             // The housekeeper's steps are those of one clearing; that of the reset comes behind them.
             let waits = inner.is_clearing_tail(&self.geometry, zone) && self.wait_for_clearing(&mut inner, zone, tag);
-            Resources::check_reset(&inner.zone).map(|()| !waits && inner.lane().take_exclusive(tag))
+            Resources::check_reset(&inner.zone).map(|()| !waits && inner.traffic().take_exclusive(tag))
         };
         let done = match alone {
             Ok(false) => return Ok(false),
@@ -75,14 +75,14 @@ impl<S: Medium> ZonedStore<S> {
 
     fn reset_alone(&self, zone: ZoneIndex) -> Result<(), Refusal> {
         let start = self.geometry.start(zone);
-        let commit = self.slots.commit(zone);
-        let written = self.slots.inner(zone).zone.write_pointer() > start;
+        let commit = self.zones.commit(zone);
+        let written = self.zones.inner(zone).zone.write_pointer() > start;
         if written {
             self.store_pointer(zone, start)?;
-            self.slots.inner(zone).clearing = Clearing::Asked;
+            self.zones.inner(zone).clearing = Clearing::Asked;
         }
         drop(commit);
-        lock(&self.resources).reset(&self.slots, &self.geometry, zone)?;
+        lock(&self.resources).reset(&self.zones, &self.geometry, zone)?;
         self.note_open(zone);
         if written {
             self.ask(Job::Clear { zone, reset: true });
@@ -95,7 +95,7 @@ impl<S: Medium> ZonedStore<S> {
         let mut round = RESET_ALL_ROUND;
         for zone in (next.0..self.geometry.nr_zones()).map(ZoneIndex) {
             let parked = Ok(Step::Parked(Ticket { tag, work: Work::ResetAll { next: zone } }));
-            let state = self.slots.inner(zone).zone.state();
+            let state = self.zones.inner(zone).zone.state();
             match state {
                 State::NotWp | State::Empty | State::ReadOnly | State::Offline => {
                     // The zone this waited for may be empty by now: its writes have failed.
@@ -121,12 +121,12 @@ impl<S: Medium> ZonedStore<S> {
 
     fn finish(&self, tag: Tag, op: Op, zone: ZoneIndex, events: &mut Vec<Event>) -> Result<Step, Refusal> {
         let parked = Ok(Step::Parked(Ticket { tag, work: Work::Fresh(op) }));
-        let mut inner = self.slots.inner(zone);
+        let mut inner = self.zones.inner(zone);
         let outcome = match inner.zone.state() {
             State::Full => Ok(Reply::Done),
             State::NotWp | State::ReadOnly | State::Offline => Err(ZoneRefusal::InvalidCommand),
             State::Empty | State::ImplicitOpen | State::ExplicitOpen | State::Closed => {
-                if self.wait_for_clearing(&mut inner, zone, tag) || !inner.lane().take_exclusive(tag) {
+                if self.wait_for_clearing(&mut inner, zone, tag) || !inner.traffic().take_exclusive(tag) {
                     return parked;
                 }
                 drop(inner);
@@ -153,14 +153,14 @@ impl<S: Medium> ZonedStore<S> {
     fn finish_alone(&self, zone: ZoneIndex) -> Result<(), Refusal> {
         // The limits are checked, and what they allow is taken, before the pointer is stored: afterwards it is full
         // whatever happens.
-        lock(&self.resources).open_for_write(&self.slots, &self.geometry, zone)?;
-        let commit = self.slots.commit(zone);
+        lock(&self.resources).open_for_write(&self.zones, &self.geometry, zone)?;
+        let commit = self.zones.commit(zone);
         let stored = self.store_pointer(zone, self.table.full_pointer(zone));
         drop(commit);
         let mut resources = lock(&self.resources);
         match stored {
-            Ok(()) => resources.fill(&self.slots, &self.geometry, zone),
-            Err(_) => resources.settle(&self.slots, &self.geometry, zone),
+            Ok(()) => resources.fill(&self.zones, &self.geometry, zone),
+            Err(_) => resources.settle(&self.zones, &self.geometry, zone),
         }
         drop(resources);
         self.note_open(zone);
@@ -176,8 +176,8 @@ impl<S: Medium> ZonedStore<S> {
 
     /// Ends the time a request has a zone alone, where it had it.
     pub(super) fn give_up(&self, tag: Tag, zone: ZoneIndex, events: &mut Vec<Event>) {
-        let mut inner = self.slots.inner(zone);
-        inner.lane().release_exclusive(tag, events);
-        inner.drop_idle_lane();
+        let mut inner = self.zones.inner(zone);
+        inner.traffic().release_exclusive(tag, events);
+        inner.drop_idle_traffic();
     }
 }

@@ -10,7 +10,7 @@
 //! | `clearing` | where a zone stands on its way to hold nothing beyond its pointer |
 //! | `clear` | the steps of that |
 //! | `set` | the zones that wait for a step of their clearing |
-//! | `slot` | one zone: model, writes in flight, waiters |
+//! | `zones` | one zone: model, writes in flight, waiters |
 //! | `map` | where a zone lies in the file |
 //! | `fuse` | a failed flush stays failed |
 //! | [`device`] | the device as a trait, and layers over it |
@@ -52,8 +52,8 @@ mod map;
 mod read;
 pub mod request;
 mod set;
-mod slot;
 mod write;
+mod zones;
 
 use std::io;
 use std::ops::ControlFlow;
@@ -71,14 +71,14 @@ use crate::zone::{Clamp, Geometry, Resources, State, Zone, ZoneKind};
 use clearing::Clearing;
 use fuse::{Fuse, Fused};
 use keeper::{Job, Keeper};
-use slot::{Slots, lock};
+use zones::{Zones, lock};
 
 /// Most zones that are served: each takes memory from the beginning, used or not ([`zone_memory`]).
 pub const MAX_ZONES: u32 = 1 << 24;
 
 /// What a zone takes of memory, in bytes, as long as nothing is done to it.
 pub fn zone_memory() -> Bytes {
-    Bytes(Slots::WEIGHT)
+    Bytes(Zones::WEIGHT)
 }
 
 /// How an image is opened.
@@ -154,7 +154,7 @@ pub struct ZonedStore<S> {
     clamps: Vec<Clamp>,
     granularity: Bytes,
     read_only: bool,
-    slots: Slots,
+    zones: Zones,
     resources: Mutex<Resources>,
     table: PointerTable<Fused<S>>,
     keeper: Mutex<Keeper<S>>,
@@ -174,7 +174,7 @@ impl<S: Medium> ZonedStore<S> {
         let image = Image::open(Arc::clone(&storage), access)?;
         let geometry = *image.geometry();
         check_granularity(&geometry, options.write_granularity)?;
-        let (slots, resources) = read_zones(&image, options.write_granularity)?;
+        let (zones, resources) = read_zones(&image, options.write_granularity)?;
         let table = image.pointer_table();
         Ok(Self {
             storage,
@@ -182,7 +182,7 @@ impl<S: Medium> ZonedStore<S> {
             clamps: image.clamps().to_vec(),
             granularity: options.write_granularity,
             read_only: options.read_only,
-            slots,
+            zones,
             resources: Mutex::new(resources),
             table,
             keeper: Mutex::new(Keeper::new(image)),
@@ -294,7 +294,7 @@ impl<S: Medium> ZonedStore<S> {
         let ok = result == IoResult::Complete;
         match ticket.work {
             Work::Reserved { zone, start, .. } => {
-                self.slots.inner(zone).lane().landed(start, result, self.granularity);
+                self.zones.inner(zone).traffic().landed(start, result, self.granularity);
                 batch.mark_dirty(zone);
             }
             Work::Flush if !ok => {
@@ -387,14 +387,14 @@ fn sequential(geometry: &Geometry, zone: ZoneIndex) -> bool {
 }
 
 /// All zones, as the image has them.
-fn read_zones<S: Medium>(image: &Image<S>, granularity: Bytes) -> Result<(Slots, Resources), OpenError> {
+fn read_zones<S: Medium>(image: &Image<S>, granularity: Bytes) -> Result<(Zones, Resources), OpenError> {
     let geometry = image.geometry();
     let zones = geometry.nr_zones();
-    let bytes = Bytes(u64::from(zones) * Slots::WEIGHT);
+    let bytes = Bytes(u64::from(zones) * Zones::WEIGHT);
     if zones > MAX_ZONES {
         return Err(OpenError::TooManyZones { zones, bytes });
     }
-    let mut slots = Slots::with_room(zones).ok_or(OpenError::NoMemory { zones, bytes })?;
+    let mut all = Zones::with_room(zones).ok_or(OpenError::NoMemory { zones, bytes })?;
     let mut resources = Resources::new(geometry);
     let mut wrong = Ok(());
     image.each_write_pointer(0..zones, |index, pointer| {
@@ -409,10 +409,10 @@ fn read_zones<S: Medium>(image: &Image<S>, granularity: Bytes) -> Result<(Slots,
             State::Closed if !image.ended_orderly() => Clearing::AtOpen,
             _ => Clearing::Clean,
         };
-        slots.push(zone, clearing);
+        all.push(zone, clearing);
         ControlFlow::Continue(())
     })?;
-    wrong.map(|()| (slots, resources))
+    wrong.map(|()| (all, resources))
 }
 
 fn check_granularity(geometry: &Geometry, granularity: Bytes) -> Result<(), OpenError> {

@@ -2,7 +2,7 @@
 
 use super::keeper::Job;
 use super::map::push_zeros;
-use super::slot::lock;
+use super::zones::lock;
 use super::{Refusal, Segment, Step, Tag, Ticket, Usage, Work, ZoneInfo, ZoneNow, ZonedStore, sequential};
 use crate::storage::Medium;
 use crate::units::{Bytes, Sector, ZoneIndex};
@@ -38,7 +38,7 @@ impl<S: Medium> ZonedStore<S> {
         let end = start.0 + len.0;
         let mut at = start.0;
         while let Some(zone) = self.geometry.zone_at(Bytes(at)).filter(|_| at < end) {
-            let inner = self.slots.inner(zone);
+            let inner = self.zones.inner(zone);
             if inner.zone.state() == State::Offline {
                 return Err(ZoneRefusal::InvalidCommand.into());
             }
@@ -69,14 +69,14 @@ impl<S: Medium> ZonedStore<S> {
         let first = start.to_bytes().and_then(|start| self.geometry.zone_at(start));
         let first = first.ok_or(ZoneRefusal::InvalidCommand)?;
         let left = (first.0..self.geometry.nr_zones()).map(ZoneIndex);
-        out.extend(left.take(max).map(|index| ZoneInfo::of(&self.geometry, index, &self.slots.inner(index).zone)));
+        out.extend(left.take(max).map(|index| ZoneInfo::of(&self.geometry, index, &self.zones.inner(index).zone)));
         Ok(())
     }
 
     /// The zone that holds a sector, if one does.
     pub fn zone_now(&self, at: Sector) -> Option<ZoneNow> {
         let index = self.geometry.zone_at(at.to_bytes()?)?;
-        let zone = self.slots.inner(index).zone;
+        let zone = self.zones.inner(index).zone;
         Some(ZoneNow { info: ZoneInfo::of(&self.geometry, index, &zone), next_write: zone.reserved() })
     }
 

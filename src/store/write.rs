@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 
 use super::clearing::Clearing;
 use super::keeper::{Job, run_at};
-use super::slot::{Inner, lock};
+use super::zones::{Inner, lock};
 use super::{
     Batch, Event, Note, Op, Refusal, Reply, Reserved, Segment, Step, Tag, Ticket, Work, ZonedStore, sequential,
 };
@@ -20,7 +20,7 @@ use crate::zone::{Refusal as ZoneRefusal, State};
 
 /// A write that asks its zone for admission.
 #[derive(Clone, Copy)]
-pub(super) struct Bid {
+pub(super) struct Candidate {
     pub(super) tag: Tag,
     pub(super) zone: ZoneIndex,
     /// Where the guest wants it; `None` for an append.
@@ -53,7 +53,7 @@ impl<S: Medium> ZonedStore<S> {
             return Ok(Step::Done(Ok(Reply::Done)));
         };
         if sequential(&self.geometry, zone) {
-            return self.write_sequential(Bid { tag, zone, at: Some(start), len }, op, segments);
+            return self.write_sequential(Candidate { tag, zone, at: Some(start), len }, op, segments);
         }
         match self.zones_of(start, len) {
             None => Ok(Step::Done(Ok(Reply::Done))),
@@ -72,34 +72,36 @@ impl<S: Medium> ZonedStore<S> {
     ) -> Result<Step, Refusal> {
         let zone = zone.to_bytes().and_then(|start| self.geometry.zone_starting_at(start));
         let zone = zone.ok_or(ZoneRefusal::InvalidCommand)?;
-        self.write_sequential(Bid { tag, zone, at: None, len }, op, segments)
+        self.write_sequential(Candidate { tag, zone, at: None, len }, op, segments)
     }
 
-    fn write_sequential(&self, bid: Bid, op: Op, segments: &mut Vec<Segment>) -> Result<Step, Refusal> {
-        let append = bid.at.is_none();
-        match self.admit(bid)? {
-            Admitted::At(start) => self.place(bid.tag, bid.zone, start, bid.len, append, segments),
+    fn write_sequential(&self, candidate: Candidate, op: Op, segments: &mut Vec<Segment>) -> Result<Step, Refusal> {
+        let append = candidate.at.is_none();
+        match self.admit(candidate)? {
+            Admitted::At(start) => self.place(candidate.tag, candidate.zone, start, candidate.len, append, segments),
             Admitted::Empty(start) if append => Ok(Step::Done(Ok(Reply::Appended(start.to_sector())))),
             Admitted::Empty(_) => Ok(Step::Done(Ok(Reply::Done))),
-            Admitted::Waits | Admitted::NeedsOpen => Ok(Step::Parked(Ticket { tag: bid.tag, work: Work::Fresh(op) })),
+            Admitted::Waits | Admitted::NeedsOpen => {
+                Ok(Step::Parked(Ticket { tag: candidate.tag, work: Work::Fresh(op) }))
+            }
         }
     }
 
     /// Checks a write against its zone and reserves its range, opening the zone where needed. The fast path takes
     /// the zone's own lock only.
-    fn admit(&self, bid: Bid) -> Result<Admitted, ZoneRefusal> {
-        let admitted = self.try_admit(&mut self.slots.inner(bid.zone), bid)?;
+    fn admit(&self, candidate: Candidate) -> Result<Admitted, ZoneRefusal> {
+        let admitted = self.try_admit(&mut self.zones.inner(candidate.zone), candidate)?;
         if !matches!(admitted, Admitted::NeedsOpen) {
             return Ok(admitted);
         }
         // The state cannot change between the opening and the reservation while `resources` is held.
         let mut resources = lock(&self.resources);
-        resources.open_for_write(&self.slots, &self.geometry, bid.zone)?;
-        self.try_admit(&mut self.slots.inner(bid.zone), bid)
+        resources.open_for_write(&self.zones, &self.geometry, candidate.zone)?;
+        self.try_admit(&mut self.zones.inner(candidate.zone), candidate)
     }
 
-    fn try_admit(&self, inner: &mut Inner, bid: Bid) -> Result<Admitted, ZoneRefusal> {
-        let Bid { tag, zone: index, at, len } = bid;
+    fn try_admit(&self, inner: &mut Inner, candidate: Candidate) -> Result<Admitted, ZoneRefusal> {
+        let Candidate { tag, zone: index, at, len } = candidate;
         let admission = match at {
             Some(start) => inner.zone.check_write(&self.geometry, index, start, len, self.granularity)?,
             None => inner.zone.check_append(&self.geometry, index, len, self.granularity)?,
@@ -108,7 +110,7 @@ impl<S: Medium> ZonedStore<S> {
             return Ok(Admitted::Empty(admission.start));
         }
         if inner.gated() {
-            inner.lane().wait(tag);
+            inner.traffic().wait(tag);
             return Ok(Admitted::Waits);
         }
         if admission.needs_open {
@@ -120,14 +122,14 @@ impl<S: Medium> ZonedStore<S> {
         };
         let (start, end, append) = (admission.start, Bytes(admission.start.0 + len.0), at.is_none());
         inner.zone.reserve(len, stamp);
-        inner.lane().admit(tag, start, end, append);
+        inner.traffic().admit(tag, start, end, append);
         self.note(tag, Note::Reserved(Reserved { zone: index, start, end, append }));
         Ok(Admitted::At(start))
     }
 
     /// Gives a write the range that it had in the last process. False where it cannot have it.
-    pub(super) fn admit_again(&self, bid: Bid) -> bool {
-        matches!(self.admit(bid), Ok(Admitted::At(_)))
+    pub(super) fn admit_again(&self, candidate: Candidate) -> bool {
+        matches!(self.admit(candidate), Ok(Admitted::At(_)))
     }
 
     /// Finds where a reserved write goes in the file, or asks for the space.
@@ -142,7 +144,7 @@ impl<S: Medium> ZonedStore<S> {
     ) -> Result<Step, Refusal> {
         let ticket = Ticket { tag, work: Work::Reserved { zone, start, len, append } };
         let end = Bytes(start.0 + len.0);
-        if self.wait_for_clearing(&mut self.slots.inner(zone), zone, tag) {
+        if self.wait_for_clearing(&mut self.zones.inner(zone), zone, tag) {
             return Ok(Step::Parked(ticket));
         }
         if self.mapped(zone, start, end, segments) {
@@ -157,7 +159,7 @@ impl<S: Medium> ZonedStore<S> {
     /// its length.
     fn map_ahead(&self, zone: ZoneIndex, end: Bytes, write: Bytes) {
         let want = Bytes(end.0 + run_at(&self.geometry, zone, end) / 2).min(self.geometry.writable_end(zone));
-        let short = self.slots.inner(zone).map.as_mut().and_then(|map| map.short_of(end, want));
+        let short = self.zones.inner(zone).map.as_mut().and_then(|map| map.short_of(end, want));
         if let Some(from) = short {
             self.ask(Job::Ahead { zone, from, write });
         }
@@ -187,7 +189,7 @@ impl<S: Medium> ZonedStore<S> {
 
     /// Appends the file's pieces of a range of one zone; false where some of it is not mapped or not known.
     fn mapped(&self, zone: ZoneIndex, start: Bytes, end: Bytes, segments: &mut Vec<Segment>) -> bool {
-        let inner = self.slots.inner(zone);
+        let inner = self.zones.inner(zone);
         match inner.map.as_ref().filter(|map| map.covers(start, end)) {
             Some(map) => !map.segments(start, end, segments),
             None => false,
@@ -196,44 +198,44 @@ impl<S: Medium> ZonedStore<S> {
 
     /// Stores the pointer of a zone as far as its writes have landed and answers them.
     pub(super) fn commit_zone(&self, index: ZoneIndex, events: &mut Vec<Event>) {
-        let commit = self.slots.commit(index);
-        let landed = self.slots.inner(index).lane().landed_end();
+        let commit = self.zones.commit(index);
+        let landed = self.zones.inner(index).traffic().landed_end();
         let stored = landed.map(|end| self.table.store(index, end));
-        let mut inner = self.slots.inner(index);
+        let mut inner = self.zones.inner(index);
         match (landed, stored) {
             (Some(end), Some(Ok(()))) => inner.zone.commit(end),
             (_, Some(Err(error))) => {
                 log::error!("the write pointer of zone {index} could not be stored: {error}");
                 let pointer = inner.zone.write_pointer();
-                inner.lane().fail_from(pointer);
+                inner.traffic().fail_from(pointer);
             }
             _ => {}
         }
         let pointer = inner.zone.write_pointer();
         let before = events.len();
-        let drained = inner.lane().settle(pointer, events);
+        let drained = inner.traffic().settle(pointer, events);
         for event in events.iter().skip(before) {
             if let Event::Finished { tag, outcome } = event {
                 self.journal(|journal| journal.settled(*tag, outcome));
             }
         }
-        let rolled_back = drained && inner.lane().take_failure();
+        let rolled_back = drained && inner.traffic().take_failure();
         if rolled_back {
             inner.zone.roll_back();
             // What landed behind the failure stands beyond the pointer now.
             inner.clearing = Clearing::InDoubt;
         }
         if drained {
-            inner.lane().drained(events);
+            inner.traffic().drained(events);
         }
         let full = pointer == self.geometry.writable_end(index) && inner.zone.state() != State::Full;
-        inner.drop_idle_lane();
+        inner.drop_idle_traffic();
         drop(inner);
         if full {
-            lock(&self.resources).fill(&self.slots, &self.geometry, index);
+            lock(&self.resources).fill(&self.zones, &self.geometry, index);
             self.note_open(index);
         } else if rolled_back {
-            lock(&self.resources).settle(&self.slots, &self.geometry, index);
+            lock(&self.resources).settle(&self.zones, &self.geometry, index);
         }
         drop(commit);
     }
@@ -241,7 +243,7 @@ impl<S: Medium> ZonedStore<S> {
     /// A write that was admitted cannot be placed: fails it and what is behind it.
     pub(super) fn fail_reserved(&self, zone: ZoneIndex, start: Bytes, batch: &mut Batch) {
         let failed = super::IoResult::Failed { good: Bytes(0) };
-        self.slots.inner(zone).lane().landed(start, failed, self.granularity);
+        self.zones.inner(zone).traffic().landed(start, failed, self.granularity);
         batch.mark_dirty(zone);
     }
 }

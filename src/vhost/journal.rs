@@ -26,38 +26,38 @@ const APPENDED: u64 = 7;
 
 /// The record of one request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Record {
-    Noted(Note),
+enum Noted {
+    UnderWay(Note),
     Settled { status: Status, appended: Option<Sector> },
 }
 
-impl Record {
+impl Noted {
     fn what(&self) -> u64 {
         match self {
-            Record::Noted(Note::Reserved(Reserved { zone, append, .. })) => {
+            Noted::UnderWay(Note::Reserved(Reserved { zone, append, .. })) => {
                 (if *append { APPEND } else { WRITE }) | u64::from(zone.0) << 32
             }
-            Record::Noted(Note::Resets(zone)) => RESETS | u64::from(zone.0) << 32,
-            Record::Noted(Note::Finishes(zone)) => FINISHES | u64::from(zone.0) << 32,
-            Record::Noted(Note::ResetUpTo(next)) => RESET_UP_TO | u64::from(next.0) << 32,
-            Record::Settled { status, appended: None } => SETTLED | (*status as u64) << 8,
-            Record::Settled { status, appended: Some(_) } => APPENDED | (*status as u64) << 8,
+            Noted::UnderWay(Note::Resets(zone)) => RESETS | u64::from(zone.0) << 32,
+            Noted::UnderWay(Note::Finishes(zone)) => FINISHES | u64::from(zone.0) << 32,
+            Noted::UnderWay(Note::ResetUpTo(next)) => RESET_UP_TO | u64::from(next.0) << 32,
+            Noted::Settled { status, appended: None } => SETTLED | (*status as u64) << 8,
+            Noted::Settled { status, appended: Some(_) } => APPENDED | (*status as u64) << 8,
         }
     }
 
     fn store(&self, region: &Inflight, at: usize) {
         const { assert!(RECORD >= 24) }
         match self {
-            Record::Noted(Note::Reserved(Reserved { start, end, .. })) => {
+            Noted::UnderWay(Note::Reserved(Reserved { start, end, .. })) => {
                 region.store(at + 8, start.0);
                 region.store(at + 16, end.0);
             }
             // Where the append was given its range: no other value than there is.
-            Record::Settled { appended: Some(sector), .. } => {
+            Noted::Settled { appended: Some(sector), .. } => {
                 region.store(at + 8, sector.to_bytes().map_or(0, |at| at.0))
             }
-            Record::Settled { appended: None, .. }
-            | Record::Noted(Note::Resets(_) | Note::Finishes(_) | Note::ResetUpTo(_)) => {}
+            Noted::Settled { appended: None, .. }
+            | Noted::UnderWay(Note::Resets(_) | Note::Finishes(_) | Note::ResetUpTo(_)) => {}
         }
         region.store(at, self.what());
     }
@@ -69,26 +69,26 @@ impl Record {
         let zone = ZoneIndex((what >> 32) as u32);
         let status = Status::from_byte((what >> 8) as u8);
         match what & 0xff {
-            WRITE => Some(Record::Noted(Note::Reserved(Reserved { zone, start, end, append: false }))),
-            APPEND => Some(Record::Noted(Note::Reserved(Reserved { zone, start, end, append: true }))),
-            RESETS => Some(Record::Noted(Note::Resets(zone))),
-            FINISHES => Some(Record::Noted(Note::Finishes(zone))),
-            RESET_UP_TO => Some(Record::Noted(Note::ResetUpTo(zone))),
-            SETTLED => Some(Record::Settled { status: status?, appended: None }),
-            APPENDED => Some(Record::Settled { status: status?, appended: Some(start.to_sector()) }),
+            WRITE => Some(Noted::UnderWay(Note::Reserved(Reserved { zone, start, end, append: false }))),
+            APPEND => Some(Noted::UnderWay(Note::Reserved(Reserved { zone, start, end, append: true }))),
+            RESETS => Some(Noted::UnderWay(Note::Resets(zone))),
+            FINISHES => Some(Noted::UnderWay(Note::Finishes(zone))),
+            RESET_UP_TO => Some(Noted::UnderWay(Note::ResetUpTo(zone))),
+            SETTLED => Some(Noted::Settled { status: status?, appended: None }),
+            APPENDED => Some(Noted::Settled { status: status?, appended: Some(start.to_sector()) }),
             _ => None,
         }
     }
 }
 
-impl From<&Outcome> for Record {
+impl From<&Outcome> for Noted {
     fn from(outcome: &Outcome) -> Self {
         let (status, appended) = match outcome {
             Ok(Reply::Done) => (Status::Ok, None),
             Ok(Reply::Appended(sector)) => (Status::Ok, Some(*sector)),
             Err(refusal) => (RequestError::from(*refusal).status(), None),
         };
-        Record::Settled { status, appended }
+        Noted::Settled { status, appended }
     }
 }
 
@@ -116,7 +116,7 @@ impl Journals {
         *lock(&self.zones) = region.cloned();
     }
 
-    fn record(&self, tag: Tag, record: &Record) {
+    fn record(&self, tag: Tag, record: &Noted) {
         let Some(queue) = self.queues.get(usize::from(tag.queue)) else { return };
         let region = lock(queue);
         if let Some(region) = region.as_ref()
@@ -129,11 +129,11 @@ impl Journals {
 
 impl Journal for Arc<Journals> {
     fn note(&self, tag: Tag, note: Note) {
-        self.record(tag, &Record::Noted(note));
+        self.record(tag, &Noted::UnderWay(note));
     }
 
     fn settled(&self, tag: Tag, outcome: &Outcome) {
-        self.record(tag, &Record::from(outcome));
+        self.record(tag, &Noted::from(outcome));
     }
 
     fn explicitly_open(&self, zone: ZoneIndex, open: bool) {
@@ -156,24 +156,24 @@ pub(super) fn recover(disk: &Arc<dyn ZonedDevice>, region: &Inflight, journals: 
     let mut records = records(region);
     // Of one zone the lowest range first.
     records.sort_by_key(|(_, _, record)| match record {
-        Record::Noted(Note::Reserved(reserved)) => reserved.start,
+        Noted::UnderWay(Note::Reserved(reserved)) => reserved.start,
         _ => Bytes(0),
     });
     for (queue, head, record) in records {
         let recovery = match record {
-            Record::Settled { status, appended } => Recovery::Settled { status, appended },
-            Record::Noted(note) => {
+            Noted::Settled { status, appended } => Recovery::Settled { status, appended },
+            Noted::UnderWay(note) => {
                 let tag = Tag { queue, slot: head };
                 match disk.recover(tag, note) {
                     Recovered::Anew => continue,
                     Recovered::Resumes(ticket) => Recovery::Resumes(ticket),
                     Recovered::Settled(outcome) => {
-                        let record = Record::from(&outcome);
+                        let record = Noted::from(&outcome);
                         // Before anything is begun by which the zone would tell another story.
                         journals.record(tag, &record);
                         match record {
-                            Record::Settled { status, appended } => Recovery::Settled { status, appended },
-                            Record::Noted(_) => continue,
+                            Noted::Settled { status, appended } => Recovery::Settled { status, appended },
+                            Noted::UnderWay(_) => continue,
                         }
                     }
                 }
@@ -187,11 +187,11 @@ pub(super) fn recover(disk: &Arc<dyn ZonedDevice>, region: &Inflight, journals: 
 }
 
 /// The records of all requests that are marked as taken.
-fn records(region: &Inflight) -> Vec<(u16, u16, Record)> {
+fn records(region: &Inflight) -> Vec<(u16, u16, Noted)> {
     let mut found = Vec::new();
     for queue in 0..region.queues() {
         for head in (0..region.entries()).filter(|head| region.is_taken(queue, *head)) {
-            let record = region.record(queue, head).and_then(|at| Record::load(region, at));
+            let record = region.record(queue, head).and_then(|at| Noted::load(region, at));
             found.extend(record.map(|record| (queue, head, record)));
         }
     }

@@ -28,7 +28,7 @@
 //! | `inflight` | the memory that says which requests were in flight when a process died |
 //! | `journal` | what the store notes there about them, and what the next process makes of it |
 //! | `taken` | what is said when shared memory is taken away |
-//! | `told` | what clients of the control socket are told of a device |
+//! | `responder` | what clients of the control socket are told of a device |
 //! | `housekeeper` | the store's thread for blocking work |
 //! | `options`, `host` | what a device is served with, and what its threads share |
 //!
@@ -51,12 +51,12 @@ mod notify;
 mod options;
 mod queue;
 mod reception;
+mod responder;
 mod ring;
 #[cfg(test)]
 mod simulation;
 pub mod socket;
 mod taken;
-mod told;
 mod wake;
 mod wire;
 mod worker;
@@ -123,7 +123,7 @@ pub struct Supervised<'a> {
 
 /// Who may look on while a disk is served.
 #[derive(Debug, Default)]
-pub struct Onlookers {
+pub struct Observers {
     /// What the image is called.
     pub image: String,
     /// Where each request is noted; begins with its header, and is written at its end.
@@ -139,14 +139,14 @@ pub fn serve(
     files: DataFiles,
     listen: ListenOn,
     options: ServeOptions,
-    onlookers: Onlookers,
+    observers: Observers,
     by: Supervised<'_>,
 ) -> Result<(), ServeError> {
     let config = options.config_space(disk.geometry())?;
     let listening = socket::Listening::open(listen)?;
     // Made by nobody but its owner, and for nobody else.
     let access = SocketAccess { mode: 0o600, group: None };
-    let Onlookers { image, trace, control_path } = onlookers;
+    let Observers { image, trace, control_path } = observers;
     let control = control_path.map(|path| socket::Listening::open(ListenOn::Path { path, access })).transpose()?;
     let folders: Vec<_> =
         std::iter::once(&listening).chain(&control).filter_map(socket::Listening::own_folder).collect();
@@ -155,8 +155,8 @@ pub fn serve(
     let host = Arc::new(host::Host::new(disk, files, &options, config.max_append(), trace, sandbox)?);
     let housekeeper = housekeeper::Housekeeper::start(Arc::clone(&host))?;
     log::info!("serving on {listening}");
-    let told = || told::Told::new(Arc::clone(&host.device), by.stop, image, &options);
-    let control = control.as_ref().map(|listening| answer_clients(listening, told(), sandbox)).transpose()?;
+    let make = || responder::DeviceResponder::new(Arc::clone(&host.device), by.stop, image, &options);
+    let control = control.as_ref().map(|listening| answer_clients(listening, make(), sandbox)).transpose()?;
     by.manager.ready(&connection::waiting(&listening));
     let result = connection::accept_loop(&listening, &host, &config, &options, by);
     by.manager.stopping(CLOSING);
@@ -170,12 +170,12 @@ pub fn serve(
 /// Starts the thread of the control socket.
 fn answer_clients(
     listening: &socket::Listening,
-    told: io::Result<told::Told>,
+    responder: io::Result<responder::DeviceResponder>,
     sandbox: Sandbox,
 ) -> Result<Server, ServeError> {
     let start = || {
         let listener = listening.listener().ok_or(io::ErrorKind::InvalidInput)?.try_clone()?;
-        Server::start(listener, Arc::new(told?), move || {
+        Server::start(listener, Arc::new(responder?), move || {
             if let Err(error) = sandbox.confine(Role::Control) {
                 log::warn!("the thread of the control socket may do all that the process may: {error}");
             }

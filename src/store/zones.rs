@@ -1,4 +1,4 @@
-//! One zone as the store keeps it: the model, the writes in flight, who waits, and where it lies in the file.
+//! The zones as the store keeps them, of each the model, the writes in flight, who waits, and where it lies in the file.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -16,10 +16,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// All zones of a device.
-pub(super) struct Slots(Vec<Slot>);
+pub(super) struct Zones(Vec<Entry>);
 
 /// One zone with its two locks.
-struct Slot {
+struct Entry {
     /// Held while the zone's pointer is written to the table, so that an older value never follows a newer one.
     /// Only threads that have to wait for that pointer anyway meet here.
     commit: Mutex<()>,
@@ -31,12 +31,12 @@ pub(super) struct Inner {
     pub(super) zone: Zone,
     pub(super) clearing: Clearing,
     pub(super) map: Option<Box<ZoneMap>>,
-    lane: Option<Box<Lane>>,
+    traffic: Option<Box<Traffic>>,
 }
 
 /// The traffic of one zone.
 #[derive(Default)]
-pub(super) struct Lane {
+pub(super) struct Traffic {
     /// Reserved ranges in address order, without gaps, the first at the write pointer.
     writes: VecDeque<InFlight>,
     /// Writes from here on have failed; nothing new is admitted until all in flight are back.
@@ -62,21 +62,21 @@ enum Flight {
     Failed,
 }
 
-impl Slots {
+impl Zones {
     /// What a zone takes, in bytes, as long as nothing is done to it.
-    pub(super) const WEIGHT: u64 = size_of::<Slot>() as u64;
+    pub(super) const WEIGHT: u64 = size_of::<Entry>() as u64;
 
     /// Room for this many zones, or none where there is not enough memory.
     pub(super) fn with_room(zones: u32) -> Option<Self> {
-        let mut slots = Vec::new();
-        slots.try_reserve_exact(usize::try_from(zones).ok()?).ok()?;
-        Some(Self(slots))
+        let mut all = Vec::new();
+        all.try_reserve_exact(usize::try_from(zones).ok()?).ok()?;
+        Some(Self(all))
     }
 
     /// Takes the next zone.
     pub(super) fn push(&mut self, zone: Zone, clearing: Clearing) {
-        let inner = Inner { zone, clearing, map: None, lane: None };
-        self.0.push(Slot { commit: Mutex::new(()), inner: Mutex::new(inner) });
+        let inner = Inner { zone, clearing, map: None, traffic: None };
+        self.0.push(Entry { commit: Mutex::new(()), inner: Mutex::new(inner) });
     }
 
     /// The zone's own lock.
@@ -90,7 +90,7 @@ impl Slots {
     }
 }
 
-impl ZoneTable for Slots {
+impl ZoneTable for Zones {
     fn zone<R>(&self, index: ZoneIndex, with: impl FnOnce(&mut Zone) -> R) -> R {
         with(&mut self.inner(index).zone)
     }
@@ -98,8 +98,8 @@ impl ZoneTable for Slots {
 
 impl Inner {
     /// The zone's traffic, made when first needed.
-    pub(super) fn lane(&mut self) -> &mut Lane {
-        self.lane.get_or_insert_default()
+    pub(super) fn traffic(&mut self) -> &mut Traffic {
+        self.traffic.get_or_insert_default()
     }
 
     /// Whether a zone that holds data is being cleared beyond its pointer.
@@ -109,23 +109,23 @@ impl Inner {
 
     /// Whether there is no traffic, and was none lately.
     pub(super) fn is_quiet(&self) -> bool {
-        self.lane.is_none()
+        self.traffic.is_none()
     }
 
     /// Whether new writes have to wait.
     pub(super) fn gated(&self) -> bool {
-        self.lane.as_ref().is_some_and(|lane| lane.exclusive.is_some() || lane.failed_at.is_some())
+        self.traffic.as_ref().is_some_and(|traffic| traffic.exclusive.is_some() || traffic.failed_at.is_some())
     }
 
-    /// Frees the lane of a zone that is not being written.
-    pub(super) fn drop_idle_lane(&mut self) {
-        if !self.zone.state().is_open() && self.lane.as_ref().is_some_and(|lane| lane.is_idle()) {
-            self.lane = None;
+    /// Frees the traffic of a zone that is not being written.
+    pub(super) fn drop_idle_traffic(&mut self) {
+        if !self.zone.state().is_open() && self.traffic.as_ref().is_some_and(|traffic| traffic.is_idle()) {
+            self.traffic = None;
         }
     }
 }
 
-impl Lane {
+impl Traffic {
     /// A write was admitted at the end of those in flight.
     pub(super) fn admit(&mut self, tag: Tag, start: Bytes, end: Bytes, append: bool) {
         self.writes.push_back(InFlight { tag, start, end, append, state: Flight::Submitted });
@@ -271,17 +271,17 @@ mod tests {
     }
 
     /// Three writes of 2 KiB from 0 on.
-    fn three() -> Lane {
-        let mut lane = Lane::default();
+    fn three() -> Traffic {
+        let mut traffic = Traffic::default();
         (0..3).for_each(|slot| {
-            lane.admit(tag(slot), Bytes(u64::from(slot) * 2048), Bytes(2048 * (u64::from(slot) + 1)), false)
+            traffic.admit(tag(slot), Bytes(u64::from(slot) * 2048), Bytes(2048 * (u64::from(slot) + 1)), false)
         });
-        lane
+        traffic
     }
 
-    fn outcomes(lane: &mut Lane, pointer: u64) -> Vec<(u16, bool)> {
+    fn outcomes(traffic: &mut Traffic, pointer: u64) -> Vec<(u16, bool)> {
         let mut events = Vec::new();
-        lane.settle(Bytes(pointer), &mut events);
+        traffic.settle(Bytes(pointer), &mut events);
         let outcome = |event: &Event| match event {
             Event::Finished { tag, outcome } => (tag.slot, outcome.is_ok()),
             Event::Retry { tag } => (tag.slot, false),
@@ -291,45 +291,45 @@ mod tests {
 
     #[test]
     fn a_write_that_fails_midway_is_an_error_and_its_good_sectors_count() {
-        let mut lane = three();
-        lane.landed(Bytes(2048), IoResult::Failed { good: Bytes(1100) }, GRAIN);
-        assert_eq!(lane.landed_end(), None, "the first is not back");
-        lane.landed(Bytes(0), IoResult::Complete, GRAIN);
-        lane.landed(Bytes(4096), IoResult::Complete, GRAIN);
-        assert_eq!(lane.landed_end(), Some(Bytes(2048 + 1024)));
-        assert_eq!(outcomes(&mut lane, 2048 + 1024), [(0, true), (1, false), (2, false)]);
-        assert!(lane.take_failure());
+        let mut traffic = three();
+        traffic.landed(Bytes(2048), IoResult::Failed { good: Bytes(1100) }, GRAIN);
+        assert_eq!(traffic.landed_end(), None, "the first is not back");
+        traffic.landed(Bytes(0), IoResult::Complete, GRAIN);
+        traffic.landed(Bytes(4096), IoResult::Complete, GRAIN);
+        assert_eq!(traffic.landed_end(), Some(Bytes(2048 + 1024)));
+        assert_eq!(outcomes(&mut traffic, 2048 + 1024), [(0, true), (1, false), (2, false)]);
+        assert!(traffic.take_failure());
     }
 
     #[test]
     fn a_write_that_reports_all_its_bytes_and_fails_has_a_sector_less() {
-        let mut lane = three();
-        lane.landed(Bytes(0), IoResult::Failed { good: Bytes(2048) }, GRAIN);
-        assert_eq!(lane.landed_end(), Some(Bytes(1536)));
+        let mut traffic = three();
+        traffic.landed(Bytes(0), IoResult::Failed { good: Bytes(2048) }, GRAIN);
+        assert_eq!(traffic.landed_end(), Some(Bytes(1536)));
     }
 
     #[test]
     fn the_lowest_of_several_failures_counts() {
-        let mut lane = three();
-        lane.landed(Bytes(4096), IoResult::Failed { good: Bytes(512) }, GRAIN);
-        lane.landed(Bytes(0), IoResult::Complete, GRAIN);
-        lane.landed(Bytes(2048), IoResult::Failed { good: Bytes(0) }, GRAIN);
-        assert_eq!(lane.landed_end(), Some(Bytes(2048)));
-        assert_eq!(outcomes(&mut lane, 2048), [(0, true), (1, false), (2, false)]);
+        let mut traffic = three();
+        traffic.landed(Bytes(4096), IoResult::Failed { good: Bytes(512) }, GRAIN);
+        traffic.landed(Bytes(0), IoResult::Complete, GRAIN);
+        traffic.landed(Bytes(2048), IoResult::Failed { good: Bytes(0) }, GRAIN);
+        assert_eq!(traffic.landed_end(), Some(Bytes(2048)));
+        assert_eq!(outcomes(&mut traffic, 2048), [(0, true), (1, false), (2, false)]);
     }
 
     #[test]
     fn whoever_asked_for_the_zone_alone_gets_it_before_those_who_only_wait() {
-        let mut lane = three();
-        assert!(!lane.take_exclusive(tag(7)));
-        assert!(!lane.take_exclusive(tag(8)), "another has asked before");
+        let mut traffic = three();
+        assert!(!traffic.take_exclusive(tag(7)));
+        assert!(!traffic.take_exclusive(tag(8)), "another has asked before");
         let mut events = Vec::new();
-        lane.drained(&mut events);
+        traffic.drained(&mut events);
         assert_eq!(events, [Event::Retry { tag: tag(7) }]);
         events.clear();
-        lane.release_exclusive(tag(9), &mut events);
+        traffic.release_exclusive(tag(9), &mut events);
         assert_eq!(events, [], "only the holder can give it up");
-        lane.release_exclusive(tag(7), &mut events);
+        traffic.release_exclusive(tag(7), &mut events);
         assert_eq!(events, [Event::Retry { tag: tag(8) }]);
     }
 }

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::options::{CacheMode, ServeOptions};
-use crate::control::server::Subject;
+use crate::control::server::Responder;
 use crate::control::{Command, MAX_CELLS, MAX_REPORTED, ZoneRow, Zones};
 use crate::device::Device;
 use crate::logging;
@@ -23,13 +23,13 @@ use crate::units::ZoneIndex;
 const CHUNK: usize = 256;
 
 /// A device, to those who ask.
-pub(super) struct Told {
+pub(super) struct DeviceResponder {
     device: Arc<Device>,
     stop: EventFd,
     info: Info,
 }
 
-impl Told {
+impl DeviceResponder {
     /// `stop` is fired when a client says so.
     pub(super) fn new(device: Arc<Device>, stop: &EventFd, image: String, options: &ServeOptions) -> io::Result<Self> {
         let geometry = device.disk.geometry();
@@ -116,7 +116,7 @@ fn value(answer: impl Serialize) -> Result<Value, String> {
     serde_json::to_value(versioned(answer)).map_err(|error| error.to_string())
 }
 
-impl Subject for Told {
+impl Responder for DeviceResponder {
     fn answer(&self, command: Command) -> Result<Value, String> {
         match command {
             Command::Info {} => value(self.info()),
