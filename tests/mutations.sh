@@ -133,7 +133,7 @@ plant an-answer-twice src/device/requests.rs \
     'push(head, written); if written == 21 { push(head, written); }'
 plant a-completion-dropped src/device/requests.rs \
     'in completions.drain(..) {' \
-    'in completions.drain(..).filter(|done| done.token != 5 << 32) {'
+    'in completions.drain(..).filter(|done| done.token != 6 << 32) {'
 plant a-flush-that-covers-too-much src/device/flushes.rs \
     'self.waiting.push(answer);' \
     'if self.covered.is_empty() { self.waiting.push(answer) } else { self.covered.push(answer) }'

@@ -14,6 +14,7 @@
 #[allow(dead_code, unreachable_pub, reason = "the simulations share it")]
 mod disk;
 mod driver;
+mod guest;
 mod oracle;
 mod path;
 #[path = "../../../tests/common/rng.rs"]
