@@ -35,6 +35,8 @@ pub(super) enum Asked {
     Flush {
         marks: Vec<Mark>,
         versions: Vec<usize>,
+        /// The process that it was asked of, where a sync of that has failed before.
+        blown: Option<usize>,
     },
     Reset {
         zone: usize,
@@ -182,6 +184,7 @@ impl World {
         Asked::Flush {
             marks: self.zones.iter().map(|zone| zone.answered).collect(),
             versions: self.conventional.blocks.iter().map(|block| block.answered).collect(),
+            blown: self.weather.borrow().sync_has_failed.then_some(self.seen.deaths),
         }
     }
 
@@ -260,7 +263,10 @@ impl World {
                 self.zones[*zone].check_read(*first, *answered, &numbers(data));
             }
             Asked::ReadConventional { first, from } => self.conventional.check(*first, from, &numbers(data)),
-            Asked::Flush { marks, versions } => self.flushed(marks, versions),
+            Asked::Flush { marks, versions, blown } => {
+                assert_ne!(*blown, Some(self.seen.deaths), "a flush has succeeded behind one that failed");
+                self.flushed(marks, versions);
+            }
             Asked::Reset { zone } => {
                 let zone = &mut self.zones[*zone];
                 zone.answered = Mark { life: zone.lives.len() - 1, ..Mark::default() };

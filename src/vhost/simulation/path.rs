@@ -22,6 +22,8 @@ pub(super) struct Weather {
     pub(super) failures: u64,
     /// One sync in so many fails; none where 0.
     pub(super) failed_syncs: u64,
+    /// A sync of the present process has failed.
+    pub(super) sync_has_failed: bool,
 }
 
 enum Operation {
@@ -65,6 +67,7 @@ impl SimPath {
         let fails = |one_in: u64, rng: &mut Rng| one_in != 0 && rng.below(one_in) == 0;
         match operation {
             Operation::Sync(token) if fails(weather.failed_syncs, &mut weather.rng) => {
+                weather.sync_has_failed = true;
                 Completion { token, result: -libc::EIO }
             }
             Operation::Sync(token) => {

@@ -181,7 +181,8 @@ impl World {
         let weather = Weather {
             rng: Rng::new(seed ^ 0x5eed),
             failures: if faulty { 40 } else { 0 },
-            failed_syncs: if faulty && rng.below(3) == 0 { 60 } else { 0 },
+            failed_syncs: if faulty && rng.below(2) == 0 { 30 } else { 0 },
+            sync_has_failed: false,
         };
         let (process, rung, _) = open(&disk, write_through, lanes);
         let mem = memory(lanes);
@@ -255,6 +256,7 @@ impl World {
         journals.attach(Some(&region));
         let left = journal::recover(&disk, &region, &journals);
         self.process = process;
+        self.weather.borrow_mut().sync_has_failed = false;
         let mut order: Vec<usize> = (0..lanes).collect();
         if self.rng.below(2) == 0 {
             order.reverse();
