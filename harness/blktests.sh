@@ -12,17 +12,17 @@
 #   --known FILE    more known failures: lines of a test's name and the reason, besides those of harness/known-failures
 #   --disk SPEC     the disk, as "serve --create" takes it: SIZE,NAME=VALUE,...
 #   --root WHICH    the guest's programs: host (this machine's own), newest (Debian's, fetched once) or a folder
-#   --mem SIZE      the guest's memory (1G)
+#   --mem SIZE      the guest's memory (3G: zbd/013 writes 1 GiB at a time, onto a disk in memory)
 #   --test-seconds N  a test that takes longer has failed (900)
 #
 # Exit status: 0 all as expected; 1 a test failed that is not known to, or the disk has faults; 2 the harness could not do its work.
 SUITE=blktests
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
+MEMORY=3G
 harness_options "$@"
 [[ -z $FS ]] || die "--fs is for xfstests"
 DISKS=1
-# No conventional zones: of these a newer blkzone says N/A where blktests expects a number.
 DISK=${DISK:-2G,zone.size=16M,zone.capacity=12M,zone.max_open_zones=12,zone.max_active_zones=16}
 KNOWN=("$HARNESS/known-failures/blktests.txt")
 CHECK=()

@@ -10,7 +10,7 @@
 . "$VUZ_SCRIPTS/apt.sh"
 
 PACKAGES=(
-    base-files bash coreutils diffutils findutils gawk grep sed perl util-linux util-linux-extra mount kmod procps psmisc file tar gzip xz-utils
+    base-files bash bsdutils libc-bin lsof coreutils diffutils findutils gawk grep sed perl util-linux util-linux-extra mount kmod procps psmisc file tar gzip xz-utils
     acl attr bc dbus-bin fio hostname indent keyutils libcap2-bin ncurses-bin bsdextrautils openssl python3-minimal quota udev uuid-runtime libaio1t64 libgdbm6t64 liburing2 debianutils
     btrfs-progs xfsprogs xfsdump f2fs-tools e2fsprogs dmsetup cryptsetup-bin zbd-utils sg3-utils dm-zoned-tools dmz-tools
 )
