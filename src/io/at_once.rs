@@ -37,14 +37,20 @@ pub(super) struct AtOnce<P> {
     done: Vec<Completion>,
     /// A long read that waits for another one to be done beside it, or for the end of the batch.
     held: Option<Transfer>,
-    /// A read that is done beside this thread's work, and was not seen back.
-    shared: Option<u64>,
+    /// A read is done beside this thread's work, and was not seen back.
+    shared: bool,
 }
 
-impl<P: DataPath> AtOnce<P> {
+/// A path that can tell, without a system call, that something is over.
+pub(super) trait Landing: DataPath {
+    /// Whether the next poll is sure to hand something out.
+    fn has_landed(&mut self) -> bool;
+}
+
+impl<P: Landing> AtOnce<P> {
     pub(super) fn new(below: P, files: Arc<Files>) -> Self {
         let cached = Cached::new(files.buffered_file());
-        Self { below, files, cached, done: Vec::new(), held: None, shared: None }
+        Self { below, files, cached, done: Vec::new(), held: None, shared: false }
     }
 
     /// # Safety
@@ -70,32 +76,18 @@ impl<P: DataPath> AtOnce<P> {
     ///
     /// As for [`DataPath::submit`].
     unsafe fn share(&mut self, read: Transfer) {
-        if self.shared.is_some() {
-            // What goes wrong here does so again when the batch is polled.
-            let _ = self.poll_below();
-        }
-        if self.shared.is_some() {
+        // To ask the kernel would cost more than the reads that could be shared earlier for it.
+        if self.shared && !self.below.has_landed() {
             // SAFETY: the caller promises the same.
             return unsafe { self.now_or_below(read) };
         }
-        self.shared = Some(read.token);
+        self.shared = true;
         // SAFETY: as above.
         unsafe { self.below.submit(Transfer { beside: true, ..read }) };
     }
-
-    fn poll_below(&mut self) -> io::Result<()> {
-        let before = self.done.len();
-        let polled = self.below.poll(&mut self.done);
-        if let Some(shared) = self.shared
-            && self.done.iter().skip(before).any(|done| done.token == shared)
-        {
-            self.shared = None;
-        }
-        polled
-    }
 }
 
-impl<P: DataPath> DataPath for AtOnce<P> {
+impl<P: Landing> DataPath for AtOnce<P> {
     unsafe fn submit(&mut self, transfer: Transfer) {
         // SAFETY: the caller promises that buffers and memory are valid.
         unsafe {
@@ -116,7 +108,9 @@ impl<P: DataPath> DataPath for AtOnce<P> {
             // SAFETY: whoever submitted it keeps buffers and memory valid until it is handed out.
             unsafe { self.now_or_below(held) };
         }
-        let polled = self.poll_below();
+        let before = self.done.len();
+        let polled = self.below.poll(&mut self.done);
+        self.shared &= self.done.len() == before;
         done.append(&mut self.done);
         polled
     }

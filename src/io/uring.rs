@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use io_uring::{IoUring, opcode, squeue, types};
 
+use super::at_once::Landing;
 use super::{Completion, DataPath, Files, Transfer};
 
 /// Most entries submitted by one system call; more are submitted in several.
@@ -144,6 +145,12 @@ impl DataPath for Uring {
 
     fn descriptor(&self) -> Option<RawFd> {
         (self.in_flight > 0).then(|| self.ring.as_raw_fd())
+    }
+}
+
+impl Landing for Uring {
+    fn has_landed(&mut self) -> bool {
+        !self.ring.completion().is_empty()
     }
 }
 
