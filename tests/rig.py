@@ -54,7 +54,9 @@ class Boot:
         deadline = time.monotonic() + SECONDS
         while self.process.poll() is None:
             if time.monotonic() > deadline:
-                raise Failed(f"boot.sh does not end, its terminal shows {self.seen.decode(errors='replace')}")
+                # What it waits for is in the states of these processes.
+                family = subprocess.run(["ps", "-o", "pid,ppid,stat,wchan:20,args", "-s", str(self.process.pid)], capture_output=True, text=True, check=False)
+                raise Failed(f"boot.sh does not end, its terminal shows {self.seen.decode(errors='replace')}\n{family.stdout}")
             if select.select([self.terminal], [], [], 0.1)[0]:
                 self.seen += os.read(self.terminal, 4096)
         return self.process.returncode
