@@ -21,5 +21,7 @@ pub mod requests;
 pub mod router;
 mod shared;
 mod slots;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use shared::{Device, Identity};

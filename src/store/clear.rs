@@ -168,7 +168,7 @@ impl<S: Medium> ZonedStore<S> {
 
     /// Finishes what is pending before the store is closed, and clears zones that hold data, so that the image can be
     /// marked as left in order. Of many zones that wait to be cleared some are left as they are: whoever opens the image
-    /// next takes them for stale, too, as they are empty and mapped, or the mark is missing.
+    /// next clears them, too, as they are empty and mapped, or the mark is missing.
     pub(super) fn wind_down(&self, batch: &mut Batch) {
         let in_doubt: Vec<ZoneIndex> = self.tails_in_doubt().take(STEPS_AT_CLOSE * PUNCH_ROUND).collect();
         for zone in in_doubt {

@@ -24,12 +24,12 @@
 //!
 //! *Power loss* (P3): space comes from a reservation whose refcounts and zeros are already durable, so a pointer or a
 //! mapping that becomes durable before its data shows zeros. A reset writes the pointer, is acknowledged, and leaves
-//! the zone *stale*: the housekeeper makes the pointer durable, punches the zone's space, makes the hole durable, and
+//! the zone to be *cleared*: the housekeeper makes the pointer durable, punches the zone's space, makes the hole durable, and
 //! only then may the pointer move again. So an old pointer never meets a punched zone, nor a new pointer old data.
 //!
 //! *Bytes beyond a pointer*: a write whose pointer was lost with the power, or never stored as the process died or a
 //! write before it failed, has left bytes that nobody can read and that no later pointer may show. After an end that was
-//! not orderly (the image says so) every zone that holds data is stale, too, and is cleared from its pointer on before
+//! not orderly (the image says so) every zone that holds data is in doubt, too, and is cleared from its pointer on before
 //! its next write or finish; after a failure the zone that it was in is.
 //!
 //! A zone keeps its mapping over a reset: nothing is freed inside the image, so no cluster ever has a second owner.

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::fs::File;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use virtio_bindings::bindings::virtio_blk as wire;
@@ -14,6 +13,7 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 use super::*;
 use crate::device::Identity;
 use crate::device::router::Bell;
+use crate::device::testing::Rung;
 use crate::io::{self as data, AioMode, Completion, DataFiles, Files, Transfer};
 use crate::qcow2::{self, Access, ByteOrder, CreateOptions, Image};
 use crate::storage::memory::MemoryMedium;
@@ -66,16 +66,6 @@ impl DataPath for HeldSyncs {
 
     fn descriptor(&self) -> Option<std::os::fd::RawFd> {
         None
-    }
-}
-
-/// Somebody has rung.
-#[derive(Default)]
-struct Rung(AtomicBool);
-
-impl Bell for Rung {
-    fn ring(&self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 
@@ -140,7 +130,7 @@ impl Driven {
 
     /// Goes round once; false when there was nothing to do.
     fn round(&mut self) -> bool {
-        self.queue.round(self.rung.0.swap(false, Ordering::Relaxed)).unwrap().worked
+        self.queue.round(self.rung.take()).unwrap().worked
     }
 
     /// Makes a request available; returns its number.

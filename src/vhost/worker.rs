@@ -20,7 +20,7 @@ use super::wake::{Sleeper, Waker};
 use crate::device::memory::Memory;
 use crate::device::recovery::LeftBehind;
 use crate::device::router::Bell;
-use crate::io::{self as data, DataPath};
+use crate::io as data;
 use crate::sandbox::Role;
 
 /// After how long it is looked whether a worker is held up by an eventfd of the frontend.
@@ -155,8 +155,8 @@ impl WorkerHandle {
 }
 
 /// The state of a queue's thread.
-pub(super) struct Worker<I: ?Sized = dyn DataPath> {
-    queue: Queue<I>,
+struct Worker {
+    queue: Queue,
     number: u16,
     inbox: mpsc::Receiver<(Command, Promise)>,
     sleeper: Sleeper,
@@ -165,7 +165,7 @@ pub(super) struct Worker<I: ?Sized = dyn DataPath> {
     new_memory: Option<(Arc<Memory>, RingSetup, Promise)>,
 }
 
-impl<I: DataPath + ?Sized> Worker<I> {
+impl Worker {
     fn run(mut self, left: LeftBehind) -> u16 {
         self.queue.take_left_behind(left);
         if let Err(error) = self.rounds() {

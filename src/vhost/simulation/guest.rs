@@ -136,7 +136,7 @@ impl World {
             return None;
         }
         zone.in_flight += 1;
-        let answered = if zone.answered.life + 1 == zone.lives.len() { zone.answered.blocks } else { 0 };
+        let answered = zone.answered_blocks();
         Some((Asked::Read { zone: index - 1, first, answered }, wire::VIRTIO_BLK_T_IN, at, Vec::new(), room))
     }
 
@@ -232,10 +232,8 @@ impl World {
             _ => None,
         };
         match asked {
-            Asked::WriteOff { zone } if status == Status::ZoneUnalignedWrite => {
-                // As it has to be.
-                let _ = zone;
-            }
+            // As it has to be.
+            Asked::WriteOff { .. } if status == Status::ZoneUnalignedWrite => {}
             Asked::WriteOff { .. } if ok => panic!("a write off the pointer has succeeded"),
             Asked::WriteConventional { first, blocks } => {
                 let versions = &mut self.conventional.blocks[*first..first + blocks];

@@ -78,8 +78,6 @@ pub(super) struct Zone {
     pub(super) start: u64,
     /// Blocks that can be written.
     pub(super) capacity: usize,
-    /// Blocks from its start to that of the next.
-    pub(super) len: usize,
     /// All since the last loss of power, the present one last.
     pub(super) lives: Vec<Life>,
     /// What was answered.
@@ -93,11 +91,10 @@ pub(super) struct Zone {
 }
 
 impl Zone {
-    pub(super) fn new(start: u64, capacity: usize, len: usize) -> Self {
+    pub(super) fn new(start: u64, capacity: usize) -> Self {
         Self {
             start,
             capacity,
-            len,
             lives: vec![Life::default()],
             answered: Mark::default(),
             stable: Mark::default(),
@@ -109,6 +106,11 @@ impl Zone {
 
     pub(super) fn life(&mut self) -> &mut Life {
         self.lives.last_mut().unwrap()
+    }
+
+    /// How many blocks of its present life were answered.
+    pub(super) fn answered_blocks(&self) -> usize {
+        if self.answered.life + 1 == self.lives.len() { self.answered.blocks } else { 0 }
     }
 
     /// Blocks that can still be issued.
@@ -146,9 +148,8 @@ impl Zone {
             // A reset that has failed.
             self.lives.pop();
         }
-        let (life, answered) = (self.lives.len() - 1, self.answered);
+        let (life, low) = (self.lives.len() - 1, self.answered_blocks());
         let issued = self.lives.last().unwrap();
-        let low = if answered.life == life { answered.blocks } else { 0 };
         let fits =
             if full { issued.finished || issued.blocks.len() == self.capacity } else { blocks <= issued.blocks.len() };
         assert!(fits && blocks >= low, "the zone at {:#x} is {state:?} with {blocks} blocks: {self:?}", self.start);
@@ -194,8 +195,7 @@ impl Zone {
             life.blocks.truncate(seen.iter().rposition(|number| *number != 0).map_or(0, |last| last + 1));
         }
         let mark = Mark { life: 0, blocks: life.blocks.len(), finished: full };
-        *self =
-            Self { lives: vec![life], answered: mark, stable: mark, ..Self::new(self.start, self.capacity, self.len) };
+        *self = Self { lives: vec![life], answered: mark, stable: mark, ..Self::new(self.start, self.capacity) };
     }
 }
 

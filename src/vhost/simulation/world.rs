@@ -4,7 +4,6 @@ use std::cell::RefCell;
 use std::fs::File;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use vhost::vhost_user::message::VhostUserInflight;
 use virtio_bindings::bindings::virtio_blk as wire;
@@ -19,6 +18,7 @@ use super::rng::Rng;
 use crate::device::memory::Memory;
 use crate::device::recovery::LeftBehind;
 use crate::device::router::Bell;
+use crate::device::testing::Rung;
 use crate::device::{Device, Identity};
 use crate::qcow2::{self, Access, ByteOrder, CreateOptions, Image};
 use crate::store::{Batch, OpenOptions, ZoneInfo, ZonedDevice, ZonedStore};
@@ -68,22 +68,6 @@ impl Seen {
     /// Whether everything was seen at least once.
     pub(super) fn is_all(&mut self) -> bool {
         self.all().into_iter().all(|count| *count != 0)
-    }
-}
-
-/// Somebody has rung.
-#[derive(Default)]
-pub(super) struct Rung(AtomicBool);
-
-impl Bell for Rung {
-    fn ring(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-impl Rung {
-    fn take(&self) -> bool {
-        self.0.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -203,7 +187,7 @@ impl World {
             lanes: rung.into_iter().enumerate().map(lane).collect(),
             mem,
             region,
-            zones: (1..ZONES).map(|zone| Zone::new(zone * ZONE, blocks, ZONE_BLOCKS)).collect(),
+            zones: (1..ZONES).map(|zone| Zone::new(zone * ZONE, blocks)).collect(),
             conventional: Conventional::new(&[0; ZONE_BLOCKS]),
             disk,
             process,
@@ -251,8 +235,7 @@ impl World {
         let lanes = self.lanes.len();
         let (process, rung, journals) = open(&self.disk, self.write_through, lanes);
         let disk: Arc<dyn ZonedDevice> = Arc::clone(&process.store) as _;
-        let about = inflight::disk(process.store.geometry(), 512);
-        let region = Inflight::open(&self.region.0, &self.region.1, &about, ZONES as u32).unwrap();
+        let region = self.open_region(&process.store);
         journals.attach(Some(&region));
         let left = journal::recover(&disk, &region, &journals);
         self.process = process;
@@ -271,9 +254,13 @@ impl World {
         }
     }
 
+    fn open_region(&self, store: &ZonedStore<SimDisk>) -> Arc<Inflight> {
+        let disk = inflight::disk(store.geometry(), 512);
+        Inflight::open(&self.region.0, &self.region.1, &disk, ZONES as u32).unwrap()
+    }
+
     fn start_queue(&mut self, number: usize, next_available: u16, left: LeftBehind) {
-        let about = inflight::disk(self.process.store.geometry(), 512);
-        let region = Inflight::open(&self.region.0, &self.region.1, &about, ZONES as u32).unwrap();
+        let region = self.open_region(&self.process.store);
         let lane = &mut self.lanes[number];
         let setup = lane.driver.setup(next_available);
         let mut ring = Ring::new(&setup, &self.mem, Some((region, number as u16))).unwrap();
@@ -291,7 +278,7 @@ impl World {
         let Some(queue) = &mut lane.queue else { return };
         if lane.asleep {
             let completion = queue.descriptor().is_some() && over;
-            if !lane.kicked && !lane.rung.0.load(Ordering::Relaxed) && !completion {
+            if !lane.kicked && !lane.rung.is_rung() && !completion {
                 return;
             }
             lane.asleep = false;
@@ -441,7 +428,7 @@ impl World {
             for number in 0..self.lanes.len() {
                 self.go_on(number);
             }
-            if self.process.work.0.load(Ordering::Relaxed) {
+            if self.process.work.is_rung() {
                 self.housekeep();
             }
             still += 1;
@@ -456,7 +443,7 @@ impl World {
             for first in (0..ZONE_BLOCKS).step_by(MOST / BLOCK as usize) {
                 let zone = &mut self.zones[index];
                 zone.in_flight += 1;
-                let answered = if zone.answered.life + 1 == zone.lives.len() { zone.answered.blocks } else { 0 };
+                let answered = zone.answered_blocks();
                 let asked = Asked::Read { zone: index, first, answered };
                 let sector = zone.start / 512 + first as u64;
                 let chain = Chain { kind: wire::VIRTIO_BLK_T_IN, sector, out: &[], room: MOST };
@@ -480,7 +467,7 @@ impl World {
         let infos = self.infos();
         for (zone, info) in self.zones.iter().zip(infos.iter().skip(1)) {
             let seen = blocks_in_file(&self.disk, &mut image, info);
-            let answered = if zone.answered.life + 1 == zone.lives.len() { zone.answered.blocks } else { 0 };
+            let answered = zone.answered_blocks();
             zone.check_read(0, answered, &seen);
         }
     }
