@@ -39,7 +39,7 @@ fn image() -> Arc<MemoryMedium> {
 }
 
 fn open(storage: &Arc<MemoryMedium>) -> ZonedStore<MemoryMedium> {
-    let options = OpenOptions { read_only: false, write_granularity: Bytes(BLOCK) };
+    let options = OpenOptions { read_only: false, write_granularity: Bytes(BLOCK), hold_resets: false };
     ZonedStore::open(Arc::clone(storage), options).unwrap()
 }
 

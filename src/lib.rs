@@ -36,6 +36,7 @@ pub mod fuzzing;
 pub mod io;
 pub mod logging;
 pub mod observe;
+pub mod power;
 pub mod qcow2;
 pub mod sandbox;
 pub mod service;

@@ -114,7 +114,11 @@ fn store(medium: &Arc<storage::Layered<Counts>>) -> ZonedStore<storage::Layered<
     };
     let options = CreateOptions { geometry, cluster_size: Bytes(4096), table_order: ByteOrder::Big };
     qcow2::create(&**medium, &options).unwrap();
-    ZonedStore::open(Arc::clone(medium), OpenOptions { read_only: false, write_granularity: Bytes(512) }).unwrap()
+    ZonedStore::open(
+        Arc::clone(medium),
+        OpenOptions { read_only: false, write_granularity: Bytes(512), hold_resets: false },
+    )
+    .unwrap()
 }
 
 /// Makes a write of a block at the start of a zone available, as the nth request of the ring.

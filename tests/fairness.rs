@@ -24,7 +24,7 @@ use vhost_user_zbd::storage::memory::MemoryMedium;
 use vhost_user_zbd::storage::{FileRange, Layer, Layered, Medium};
 use vhost_user_zbd::store::{OpenOptions, ZonedStore};
 use vhost_user_zbd::units::{Bytes, FileOffset};
-use vhost_user_zbd::vhost::{self, AioMode, CacheMode, DataFiles, ListenOn, Observers, ServeOptions, Supervised};
+use vhost_user_zbd::vhost::{self, AioMode, CacheMode, DataFiles, Disk, ListenOn, Observers, ServeOptions, Supervised};
 use vhost_user_zbd::zone::GeometryRequest;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
@@ -126,7 +126,7 @@ fn serve(aio: AioMode) -> Served {
     };
     let create = CreateOptions { geometry, cluster_size: Bytes(64 * KIB), table_order: ByteOrder::Big };
     qcow2::create(&*gate, &create).unwrap();
-    let open = OpenOptions { read_only: false, write_granularity: Bytes(512) };
+    let open = OpenOptions { read_only: false, write_granularity: Bytes(512), hold_resets: false };
     let store = Arc::new(ZonedStore::open(Arc::clone(&gate), open).unwrap());
     let slow = Arc::clone(&gate);
     store.set_allocator(Box::new(move |_| slow.0.pass(Slow::Allocate)));
@@ -148,7 +148,8 @@ fn serve(aio: AioMode) -> Served {
         let (stop, manager) = (EventFd::new(EFD_NONBLOCK).unwrap(), ServiceManager::default());
         let by = Supervised { stop: &stop, manager: &manager };
         let listen = ListenOn::Fd(number_of_its_own(&theirs));
-        vhost::serve(store, files, listen, options, Observers::default(), by).unwrap();
+        vhost::serve(vhost::Served { disk: Disk::Plain(store), files }, listen, options, Observers::default(), by)
+            .unwrap();
     });
     let front = Frontend::connect(ours, &Options { queues: 2, ..Options::default() }).unwrap();
     Served { gate, front, _server: server }

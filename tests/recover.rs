@@ -63,7 +63,13 @@ impl Journal for Notes {
         self.add(tag, Entry::Settled(*outcome));
     }
 
+    fn emptied(&self, _zone: ZoneIndex, _from: Bytes) {}
+
+    fn filled(&self, _zone: ZoneIndex, _from: Bytes) {}
+
     fn explicitly_open(&self, _zone: ZoneIndex, _open: bool) {}
+
+    fn power_lost(&self, _fails: bool) {}
 }
 
 /// A request in flight, with what its data is.

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{info, map, output, report, size};
+use super::{cut, info, map, output, report, size};
 use crate::control::client::Client;
 use crate::control::{Command, MAX_CELLS};
 use crate::observe::stats::{HotZone, Operation, RefusedLately, Stats};
@@ -59,6 +59,18 @@ enum Order {
     },
     /// What is known, in Prometheus' text format.
     Metrics,
+    /// Cut the power of a disk with a volatile cache, now or later: what was not flushed is lost as the words say.
+    PowerCut {
+        /// lose=all|nothing|zone:N,N, keep=zone:N,N, seed=N or state=FILE; at=request:N|flush:N[+K]|zone:N,wp>=BYTES|bytes:N|
+        /// mark:NAME; then=dead|fail|exit; model=prefix|virtio; mgmt=volatile|stable.
+        #[arg(value_name = "NAME=VALUE")]
+        words: Vec<String>,
+    },
+    /// Set a mark, which a power cut may wait for.
+    Mark {
+        /// Its name.
+        name: String,
+    },
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
@@ -76,6 +88,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         Order::LogLevel { level } => {
             (Command::LogLevel { level: level.clone() }, |answer| Ok(format!("level: {}\n", text(&answer["level"]))))
         }
+        Order::PowerCut { words } => {
+            let words = cut::words(words.iter().map(String::as_str))?;
+            (Command::PowerCut(words), |answer| match answer["at"].as_str() {
+                Some(at) => Ok(format!("the power is cut at {at}\n")),
+                None => Ok(cut::in_words(&serde_json::from_value(answer)?)),
+            })
+        }
+        Order::Mark { name } => (Command::Mark { name: name.clone() }, |_| Ok(String::new())),
         Order::Metrics => (Command::Metrics {}, |answer| Ok(text(&answer).to_owned())),
     };
     let answer: Value = Client::connect(&args.socket)?.ask(&command)?;

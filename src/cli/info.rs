@@ -101,6 +101,14 @@ pub(super) fn served(info: &Info) -> String {
     facts.add("polling", format_args!("{:?}", Duration::from_micros(info.poll_us)));
     facts.add("frontend", if info.frontend { "connected" } else { "not connected" });
     facts.add("driver knows zones", yes_or_no(info.zoned_negotiated));
+    if let Some(power) = &info.power {
+        let at = power.at.as_ref().map_or(String::new(), |at| format!(", to be cut at {at}"));
+        facts.add("power", format_args!("{}{at}", if power.state == "off" { "off" } else { "on" }));
+        facts.add("volatile", size::show(Bytes(power.volatile_bytes)));
+        if let Some(cut) = &power.last_cut {
+            facts.add("last power cut", format_args!("{} zones touched, digest {}", cut.zones.len(), cut.digest));
+        }
+    }
     facts.add("daemon", format_args!("vhost-user-zbd {}, process {}", info.version, info.pid));
     facts.text
 }

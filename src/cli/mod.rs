@@ -7,6 +7,7 @@
 mod check;
 mod create;
 mod ctl;
+mod cut;
 mod disk;
 mod image;
 mod info;

@@ -10,14 +10,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::named::Wanted;
 use super::verbosity::Verbosity;
-use super::{image, make, process, trace};
+use super::{cut, image, make, process, size, trace};
 use crate::logging;
+use crate::power::{self, Switch, VolatileCache, Words};
 use crate::qcow2::ByteOrder;
 use crate::sandbox;
 use crate::service::ServiceManager;
@@ -25,7 +26,9 @@ use crate::storage::file::FileMedium;
 use crate::storage::lock::{self, Purpose};
 use crate::store::{self, ZonedDevice, ZonedStore};
 use crate::units::Bytes;
-use crate::vhost::{self, AioMode, CacheMode, DataFiles, ListenOn, Observers, ServeOptions, SocketAccess, Supervised};
+use crate::vhost::{
+    self, AioMode, CacheMode, DataFiles, Disk, ListenOn, Observers, ServeOptions, Served, SocketAccess, Supervised,
+};
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Cache {
@@ -70,6 +73,14 @@ pub(super) struct Args {
     /// is stable when it is answered.
     #[arg(long, value_name = "MODE", value_enum, default_value = "writeback")]
     cache: Cache,
+    /// Keep what was not flushed volatile, as a drive with a write cache does: "ctl power-cut" loses it. SIZE bounds the old
+    /// versions kept of blocks of conventional zones; when not given it is 64M.
+    #[arg(long, value_name = "SIZE", num_args = 0..=1, default_missing_value = "64M", value_parser = size::parse)]
+    #[arg(conflicts_with = "read_only")]
+    volatile_cache: Option<Bytes>,
+    /// Cut the power as "ctl power-cut" does, at the moment that at= says; with --volatile-cache. Words are separated by spaces.
+    #[arg(long, value_name = "WORDS", conflicts_with = "read_only")]
+    power_cut: Option<String>,
     /// Make the image first where there is none: a size, and options by the names that "create -o" takes, "preset" among
     /// them.
     #[arg(long, value_name = "SIZE,NAME=VALUE,...", conflicts_with = "read_only")]
@@ -147,6 +158,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         },
     };
     create_absent(path, args)?;
+    let cut = args.power_cut.as_deref().map(planned_cut).transpose()?;
     let (store, files) = open(path, args).with_context(name)?;
     for clamp in store.clamps() {
         log::warn!("{}: {} {} cannot be reached: {} is in force", name(), clamp.field, clamp.from, clamp.to);
@@ -158,12 +170,39 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         control_path: args.control_path.clone(),
     };
     let by = Supervised { stop: &stop, manager: &manager };
-    let served =
-        vhost::serve(Arc::clone(&store) as Arc<dyn ZonedDevice>, files, listen_on(args), options, observers, by);
+    let disk = disk(Arc::clone(&store) as Arc<dyn ZonedDevice>, args, cut)?;
+    let served = vhost::serve(Served { disk, files }, listen_on(args), options, observers, by);
     let closed = store.close().with_context(|| format!("{}: the image could not be closed well", name()));
     served?;
     closed?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn is_volatile(args: &Args) -> bool {
+    args.volatile_cache.is_some() || args.power_cut.is_some()
+}
+
+/// The words of --power-cut, which has to say when.
+fn planned_cut(text: &str) -> Result<Words> {
+    let words = cut::words(text.split_whitespace()).with_context(|| format!("--power-cut '{text}'"))?;
+    if words.at.is_none() {
+        bail!("--power-cut '{text}': expected at=, the moment of the cut; ctl power-cut cuts at once");
+    }
+    Ok(words)
+}
+
+/// The store, behind a volatile cache where one is asked for.
+fn disk(store: Arc<dyn ZonedDevice>, args: &Args, cut: Option<Words>) -> Result<Disk> {
+    if !is_volatile(args) {
+        return Ok(Disk::Plain(store));
+    }
+    let switch = Arc::new(Switch::new(vhost::SWITCHED));
+    let size = args.volatile_cache.unwrap_or(power::cache::DEFAULT_SIZE);
+    let cache = Arc::new(VolatileCache::new(store, switch, Bytes(args.block_size.into()), size));
+    if let Some(words) = cut {
+        cache.command(words, Box::new(|_| {})).map_err(|error| anyhow!("--power-cut: {error}"))?;
+    }
+    Ok(Disk::Cached(cache))
 }
 
 fn poll(args: &Args) -> Duration {
@@ -208,8 +247,11 @@ fn open(path: &Path, args: &Args) -> Result<(Arc<ZonedStore<FileMedium>>, DataFi
     lock::hold(&files.data, purpose)?;
     lock::hold(&files.buffered, purpose)?;
     let storage = Arc::new(FileMedium::new(file));
-    let options =
-        store::OpenOptions { read_only: args.read_only, write_granularity: Bytes(u64::from(args.block_size)) };
+    let options = store::OpenOptions {
+        read_only: args.read_only,
+        write_granularity: Bytes(u64::from(args.block_size)),
+        hold_resets: is_volatile(args),
+    };
     let store = ZonedStore::open(Arc::clone(&storage), options)?;
     if !args.read_only {
         storage.expect_words(store.pointer_table());

@@ -2,7 +2,7 @@
 //!
 //! A client sends lines, each one JSON object with a command, and gets a line of JSON for each, in order:
 //! `{"result": ...}` or `{"error": "..."}`. A client that begins with `GET /metrics` is a scraper: it gets one answer of
-//! HTTP and the connection ends. Nothing a client sends changes a zone.
+//! HTTP and the connection ends. Nothing a client sends changes a zone, but a power cut, where the disk has a volatile cache.
 //!
 //! | module | subject |
 //! | --- | --- |
@@ -14,6 +14,7 @@ pub mod server;
 
 use serde::{Deserialize, Serialize};
 
+use crate::power::Words;
 use crate::store::ZoneInfo;
 use crate::units::{Bytes, ZoneIndex};
 use crate::zone::{State, ZoneKind};
@@ -58,6 +59,13 @@ pub enum Command {
     },
     /// The text that a scraper gets.
     Metrics {},
+    /// Cuts the power: [`CutOutcome`](crate::power::CutOutcome), or, where that is to come later, when.
+    PowerCut(Words),
+    /// Sets a mark, which a power cut may wait for.
+    Mark {
+        /// Its name.
+        name: String,
+    },
 }
 
 fn all() -> u32 {
@@ -92,6 +100,9 @@ pub struct ZoneRow {
     pub capacity: u64,
     /// Where the next write goes, in bytes of the disk.
     pub write_pointer: u64,
+    /// What of it a loss of power cannot take, where the disk has a volatile cache and there is anything to lose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stable_write_pointer: Option<u64>,
 }
 
 impl From<&ZoneInfo> for ZoneRow {
@@ -104,6 +115,7 @@ impl From<&ZoneInfo> for ZoneRow {
             length: zone.len.0,
             capacity: zone.capacity.0,
             write_pointer: zone.write_pointer.0,
+            stable_write_pointer: None,
         }
     }
 }

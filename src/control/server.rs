@@ -22,7 +22,7 @@ const MAX_CLIENTS: usize = 16;
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// The longest line, or head of a scraper's question.
-const MAX_LINE: usize = 4096;
+const MAX_LINE: usize = 1 << 20;
 
 /// Who knows the answers.
 pub trait Responder: Send + Sync {

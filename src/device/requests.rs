@@ -69,6 +69,8 @@ pub struct Requests<I: ?Sized = dyn DataPath> {
     path: Box<I>,
     mem: Arc<Memory>,
     slots: Slots,
+    /// Requests that the data path has.
+    in_io: usize,
 }
 
 impl<I: DataPath + ?Sized> Requests<I> {
@@ -84,12 +86,37 @@ impl<I: DataPath + ?Sized> Requests<I> {
             path,
             mem,
             slots: Slots::new(ring_size),
+            in_io: 0,
         }
     }
 
     /// Whether nothing is in flight.
     pub fn is_quiet(&self) -> bool {
         self.slots.in_use() == 0
+    }
+
+    /// How many requests the data path has.
+    pub fn in_io(&self) -> usize {
+        self.in_io
+    }
+
+    /// The power is gone, and with it whatever was to become of the requests in flight, of which the data path has none. Where
+    /// requests `fail` they are answered so, otherwise never.
+    pub fn lose_power(&mut self, fail: bool) {
+        self.read_mail();
+        self.batch = Batch::default();
+        self.answers.clear();
+        self.flushes = FlushGroup::default();
+        for head in self.slots.taken() {
+            if fail {
+                if let Some(slot) = self.slots.get(head) {
+                    slot.parked = None;
+                }
+                self.answer_now(head, RequestError::from(Refusal::Io).status(), 1);
+            } else {
+                self.slots.give_back(head);
+            }
+        }
     }
 
     /// Goes on in other memory. Nothing is in flight.
@@ -199,6 +226,9 @@ impl<I: DataPath + ?Sized> Requests<I> {
 
     /// The rules that are not the store's.
     fn check(&self, request: Request) -> Result<Request, RequestError> {
+        if self.device.switch.power().is_off() {
+            return Err(Refusal::Io.into());
+        }
         if !self.device.zoned() {
             return Err(match request.is_zone_request() {
                 true => RequestError::ZoneRequestNotNegotiated,
@@ -286,6 +316,7 @@ impl<I: DataPath + ?Sized> Requests<I> {
         let Some(slot) = self.slots.get(head) else { return };
         let kind = ticket.io_kind();
         slot.in_io = Some(ticket);
+        self.in_io += 1;
         if kind == IoKind::Sync {
             slot.io.plan_sync();
             self.path.sync(token(head, SYNC_PIECE));
@@ -299,6 +330,7 @@ impl<I: DataPath + ?Sized> Requests<I> {
             Err(_) => {
                 log::error!("queue {}: the store's segments do not match {:?}", self.queue, slot.request);
                 let ticket = slot.in_io.take();
+                self.in_io -= 1;
                 self.give_result(ticket, IoResult::Failed { good: Bytes(0) });
             }
         }
@@ -342,6 +374,7 @@ impl<I: DataPath + ?Sized> Requests<I> {
     fn io_over(&mut self, head: u16) {
         let Some(slot) = self.slots.get(head).filter(|slot| slot.io.is_done()) else { return };
         let (ticket, result) = (slot.in_io.take(), slot.io.result());
+        self.in_io -= usize::from(ticket.is_some());
         self.give_result(ticket, result);
     }
 

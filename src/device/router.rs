@@ -56,6 +56,11 @@ impl Router {
         }
     }
 
+    /// Has all queues look again.
+    pub fn ring_all(&self) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.bell.ring());
+    }
+
     /// Appends what has come for `queue`.
     pub fn collect(&self, queue: u16, into: &mut Vec<Event>) {
         if let Some(mailbox) = self.mailboxes.get(usize::from(queue)) {

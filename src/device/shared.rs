@@ -11,7 +11,9 @@ use super::limiter::Lines;
 use super::router::{Bell, Router};
 use crate::observe::stats::Stats;
 use crate::observe::{Refused, Subject};
+use crate::power::{Switch, VolatileCache};
 use crate::store::ZonedDevice;
+use crate::store::device::Layered;
 use crate::units::Bytes;
 use crate::virtio::features::Features;
 use crate::virtio::request::Request;
@@ -42,6 +44,10 @@ pub struct Device {
     pub counts: Counts,
     /// How much may be logged because of guests and frontends.
     pub lines: Lines,
+    /// Whether there is power.
+    pub switch: Arc<Switch>,
+    /// What knows how to lose what is not stable, where that is wanted.
+    pub cache: Option<Arc<VolatileCache>>,
     write_through: AtomicBool,
     zoned: AtomicBool,
 }
@@ -50,6 +56,29 @@ impl Device {
     /// A device whose queues are woken by these bells, one a queue. Each request is noted in `trace`, whose header is
     /// written.
     pub fn new(disk: Arc<dyn ZonedDevice>, identity: Identity, bells: Vec<Arc<dyn Bell>>, trace: Option<File>) -> Self {
+        let switch = Arc::new(Switch::new(bells.len()));
+        Self::with_switch(disk, identity, bells, trace, switch)
+    }
+
+    /// A device with a volatile cache before its disk.
+    pub fn cached(
+        cache: Arc<VolatileCache>,
+        identity: Identity,
+        bells: Vec<Arc<dyn Bell>>,
+        trace: Option<File>,
+    ) -> Self {
+        let disk = Arc::new(Layered(Arc::clone(&cache)));
+        let switch = Arc::clone(cache.switch());
+        Self { cache: Some(cache), ..Self::with_switch(disk, identity, bells, trace, switch) }
+    }
+
+    fn with_switch(
+        disk: Arc<dyn ZonedDevice>,
+        identity: Identity,
+        bells: Vec<Arc<dyn Bell>>,
+        trace: Option<File>,
+        switch: Arc<Switch>,
+    ) -> Self {
         let queues = bells.len();
         Self {
             disk,
@@ -57,6 +86,8 @@ impl Device {
             router: Router::new(bells),
             counts: Counts::new(queues, trace),
             lines: Lines::new(queues),
+            switch,
+            cache: None,
             write_through: AtomicBool::new(identity.write_through),
             zoned: AtomicBool::new(false),
         }
@@ -78,6 +109,13 @@ impl Device {
     /// Whether a change has to be durable before it is acknowledged.
     pub fn write_through(&self) -> bool {
         self.write_through.load(Ordering::Relaxed)
+    }
+
+    /// Does what follows for its power when the driver has reset the device.
+    pub fn reset(&self) {
+        if self.switch.device_reset() {
+            log::info!("the device is reset: the power is back");
+        }
     }
 
     /// Looks into a refused request and remembers it.

@@ -73,6 +73,11 @@ impl Slots {
         self.slots.get_mut(usize::from(head))
     }
 
+    /// The heads of the requests in flight.
+    pub(super) fn taken(&self) -> Vec<u16> {
+        (0u16..).zip(&self.slots).filter(|(_, slot)| slot.taken).map(|(head, _)| head).collect()
+    }
+
     /// Requests in flight.
     pub(super) fn in_use(&self) -> usize {
         self.in_use

@@ -133,7 +133,7 @@ fn mend(file: &MemoryMedium, input: &mut Input<'_>, before: Option<u64>) -> Memo
 fn serve(base: &Base, file: &MemoryMedium, input: &mut Input<'_>) {
     let before = look(file);
     let storage = Arc::new(Metered::new(file));
-    let options = OpenOptions { read_only: input.u8() >= 240, write_granularity: Bytes(512) };
+    let options = OpenOptions { read_only: input.u8() >= 240, write_granularity: Bytes(512), hold_resets: false };
     let Ok(store) = ZonedStore::open(Arc::clone(&storage), options) else {
         assert_eq!(storage.changes(), 0, "refused and written");
         return;

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::power::PowerStatus;
+
 /// The answer to `info`. Lengths are in bytes; limits of 0 are none.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub struct Info {
@@ -43,4 +45,7 @@ pub struct Info {
     pub frontend: bool,
     /// Its driver knows that the disk is zoned.
     pub zoned_negotiated: bool,
+    /// How the volatile cache stands, where the disk has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<PowerStatus>,
 }

@@ -11,6 +11,12 @@ use crate::zone::GeometryError;
 /// Why an image was not opened. The message is one line and does not name the file.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
+    /// Changes were begun that belong together, and not all were made.
+    #[error(
+        "the image was being changed (a power cut) when its process died: to look at it, have that brought to its end first, \
+         by serving it or by check --repair"
+    )]
+    HalfChanged,
     /// The storage failed.
     #[error("cannot {doing}: {source}")]
     Io {

@@ -45,6 +45,8 @@ pub(super) const ZONED: u64 = 1 << 5;
 /// Autoclear feature bit 63, this project's own: the last writer ended in order, and beyond the write pointers of zones
 /// that hold data the file reads as zeros. Any other program that writes the image clears the bit, as the format asks.
 pub(super) const ORDERLY: u64 = 1 << 63;
+/// Autoclear feature bit 62, this project's own: what is written down at the end of the file is to be changed ([`redo`](super::redo)).
+pub(super) const CHANGING: u64 = 1 << 62;
 
 /// The header as it stands in the file, every integer big-endian.
 #[derive(Clone, Copy, FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]

@@ -23,6 +23,7 @@
 //! | [`refcount`] | reading and writing refcounts |
 //! | [`mapping`] | from guest offsets to the file |
 //! | [`alloc`] | reservations, new mappings, growing tables |
+//! | `redo` | changes of several places at once |
 //! | [`create`], [`check`] | making an image, checking all of one |
 //! | [`repair`] | setting right what a check finds, where that is safe |
 //!
@@ -39,6 +40,7 @@ mod layout;
 mod mapping;
 mod open;
 mod order;
+mod redo;
 mod refcount;
 mod regions;
 mod repair;
@@ -58,6 +60,7 @@ pub use header::{Header, MAGIC};
 pub use layout::ZonedLayout;
 pub use mapping::Extent;
 pub use order::ByteOrder;
+pub use redo::Change;
 pub use regions::Kind as MetadataKind;
 pub use repair::{Pointers, RepairReport, SettledPointer, Withheld, repair};
 pub use table::PointerTable;

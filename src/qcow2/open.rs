@@ -13,7 +13,7 @@ use super::extension::{self, ZonedExtension};
 use super::header::{self, FILE_LIMIT, Header, RawHeader};
 use super::refcount::Refcounts;
 use super::regions::{Kind, Regions};
-use super::{Access, Image, alloc, entry, mapping, table};
+use super::{Access, Image, alloc, entry, mapping, redo, table};
 use crate::storage::Medium;
 use crate::units::{Bytes, FileOffset};
 use crate::zone::{Clamp, Geometry};
@@ -61,8 +61,8 @@ impl<S: Medium> Image<S> {
     }
 
     fn open_as(storage: Arc<S>, access: Access, aim: Aim) -> Result<Self, OpenError> {
-        let file_len = storage.len().map_err(OpenError::io("read the length of the file"))?.0;
-        let (raw, header) = read_header(&*storage, file_len)?;
+        let mut file_len = storage.len().map_err(OpenError::io("read the length of the file"))?.0;
+        let (raw, mut header) = read_header(&*storage, file_len)?;
         let zoned = read_extensions(&*storage, file_len, &raw, &header)?;
         header.check_marks(access, aim == Aim::Repair)?;
         if file_len > FILE_LIMIT && aim != Aim::Repair {
@@ -71,6 +71,15 @@ impl<S: Medium> Image<S> {
         }
         let (geometry, clamps) = check_geometry(&zoned, &header)?;
         let regions = place_tables(&zoned, &header, file_len)?;
+        if header.autoclear_features & header::CHANGING != 0
+            && let Some((changes, end)) = redo::find(&*storage, file_len)?
+        {
+            if access == Access::ReadOnly {
+                return Err(OpenError::HalfChanged);
+            }
+            redo::make_again(&*storage, &changes, end)?;
+            (header.autoclear_features, file_len) = (0, end);
+        }
         let orderly = header.autoclear_features & header::ORDERLY != 0;
         let (entries, pointers_right) = find_order(&*storage, &zoned, &geometry, aim)?;
         let mut image = Self {

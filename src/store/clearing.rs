@@ -86,6 +86,13 @@ impl Rounds {
         }
     }
 
+    /// Takes a zone out, wherever it stands.
+    pub(super) fn forget(&mut self, zone: ZoneIndex) {
+        [&mut self.queued, &mut self.durable, &mut self.punched].into_iter().for_each(|set| {
+            set.remove(zone);
+        });
+    }
+
     /// A request waits for a zone.
     pub(super) fn hurry(&mut self, zone: ZoneIndex) {
         self.wanted.push(zone);

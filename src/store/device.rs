@@ -5,8 +5,8 @@
 //! does otherwise; [`Layered`] makes a device of it.
 
 use super::{
-    Batch, Doorbell, Geometry, IoResult, Journal, Note, Op, Recovered, Refusal, Segment, Step, Tag, Ticket, Usage,
-    ZoneInfo, ZoneNow, ZonedStore,
+    Batch, Doorbell, Geometry, IoResult, Journal, Note, Op, Recovered, Refusal, Rewind, Segment, Step, Tag, Ticket,
+    Usage, ZoneInfo, ZoneNow, ZonedStore,
 };
 use crate::storage::Medium;
 use crate::units::{Bytes, Sector, ZoneIndex};
@@ -70,6 +70,17 @@ device! {
     fn usage(&self) -> Usage;
     /// Makes all that was acknowledged durable, as a flush of the guest's does. Blocking.
     fn make_durable(&self) -> Result<(), Refusal>;
+    /// Whether the reset that made a zone empty can be taken back: nothing of its space was given up.
+    fn can_take_back(&self, zone: ZoneIndex) -> bool;
+    /// The reset that made a zone empty is not taken back any more: its space may be given up.
+    fn let_go(&self, zone: ZoneIndex);
+    /// Reads what a range holds in the file, whatever the write pointers say. Blocking, by the housekeeper's thread.
+    fn peek(&self, at: Bytes, into: &mut [u8]) -> Result<(), Refusal>;
+    /// Writes a range where the file holds it. Blocking, by the housekeeper's thread.
+    fn poke(&self, at: Bytes, content: &[u8]) -> Result<(), Refusal>;
+    /// Changes zones back, all at once, as a loss of power does: what was in flight never ends. Nothing is in the hands of a
+    /// data path. `fails` is noted for a successor. After an error nothing is changed. Blocking, by the housekeeper's thread.
+    fn rewind(&self, to: &Rewind, fails: bool) -> Result<(), Refusal>;
     /// How much space of the image was taken since it was opened.
     fn drawn(&self) -> Bytes;
     /// Has so much space reserved at a time, so that writers of a known rate seldom wait for it.

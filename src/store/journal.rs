@@ -56,8 +56,14 @@ pub trait Journal: Send + Sync {
     fn note(&self, tag: Tag, note: Note);
     /// Notes the outcome of a request that changes zones.
     fn settled(&self, tag: Tag, outcome: &Outcome);
+    /// Notes that a zone was made empty, whose pointer stood at `from`. The request has the zone alone.
+    fn emptied(&self, zone: ZoneIndex, from: Bytes);
+    /// Notes that a zone was made full, whose pointer stood at `from`. The request has the zone alone.
+    fn filled(&self, zone: ZoneIndex, from: Bytes);
     /// Notes whether a zone is explicitly open.
     fn explicitly_open(&self, zone: ZoneIndex, open: bool);
+    /// Notes that all requests in flight are lost with the power: until the device is reset requests fail, or are not answered.
+    fn power_lost(&self, fails: bool);
 }
 
 /// What becomes of a request that the last process left behind.

@@ -76,16 +76,21 @@ impl<S: Medium> ZonedStore<S> {
     fn reset_alone(&self, zone: ZoneIndex) -> Result<(), Refusal> {
         let start = self.geometry.start(zone);
         let commit = self.zones.commit(zone);
-        let written = self.zones.inner(zone).zone.write_pointer() > start;
+        let pointer = self.zones.inner(zone).zone.write_pointer();
+        let written = pointer > start;
         if written {
             self.store_pointer(zone, start)?;
-            self.zones.inner(zone).clearing = Clearing::Asked;
+            // Where resets are held, a write, or whoever holds them, asks for the clearing.
+            self.zones.inner(zone).clearing = if self.hold_resets { Clearing::InDoubt } else { Clearing::Asked };
         }
         drop(commit);
         lock(&self.resources).reset(&self.zones, &self.geometry, zone)?;
         self.note_open(zone);
         if written {
-            self.ask(Job::Clear { zone, reset: true });
+            self.journal(|journal| journal.emptied(zone, pointer));
+            if !self.hold_resets {
+                self.ask(Job::Clear { zone, reset: true });
+            }
         }
         Ok(())
     }
@@ -155,6 +160,7 @@ impl<S: Medium> ZonedStore<S> {
         // whatever happens.
         lock(&self.resources).open_for_write(&self.zones, &self.geometry, zone)?;
         let commit = self.zones.commit(zone);
+        let pointer = self.zones.inner(zone).zone.write_pointer();
         let stored = self.store_pointer(zone, self.table.full_pointer(zone));
         drop(commit);
         let mut resources = lock(&self.resources);
@@ -164,6 +170,9 @@ impl<S: Medium> ZonedStore<S> {
         }
         drop(resources);
         self.note_open(zone);
+        if stored.is_ok() {
+            self.journal(|journal| journal.filled(zone, pointer));
+        }
         stored
     }
 

@@ -12,6 +12,7 @@
 //! | `set` | the zones that wait for a step of their clearing |
 //! | `zones` | one zone: model, writes in flight, waiters |
 //! | `map` | where a zone lies in the file |
+//! | `rewind` | changing zones back to what they were, for layers |
 //! | `fuse` | a failed flush stays failed |
 //! | [`device`] | the device as a trait, and layers over it |
 //! | [`journal`] | notes of requests in flight, for a successor of this process |
@@ -51,6 +52,7 @@ mod manage;
 mod map;
 mod read;
 pub mod request;
+mod rewind;
 mod set;
 mod write;
 mod zones;
@@ -63,6 +65,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 pub use device::ZonedDevice;
 pub use journal::{Journal, Note, Recovered, Reserved};
 pub use request::*;
+pub use rewind::Rewind;
 
 use crate::qcow2::{self, Access, Image, PointerTable};
 use crate::storage::{FileRange, Layered, Medium};
@@ -88,6 +91,8 @@ pub struct OpenOptions {
     pub read_only: bool,
     /// The unit of writes to sequential zones; every write pointer must be a multiple of it.
     pub write_granularity: Bytes,
+    /// Keep the space of a reset zone until its reset is [let go](ZonedStore::let_go), or the zone is written again.
+    pub hold_resets: bool,
 }
 
 /// Why a store could not be opened.
@@ -154,6 +159,7 @@ pub struct ZonedStore<S> {
     clamps: Vec<Clamp>,
     granularity: Bytes,
     read_only: bool,
+    hold_resets: bool,
     zones: Zones,
     resources: Mutex<Resources>,
     table: PointerTable<Fused<S>>,
@@ -182,6 +188,7 @@ impl<S: Medium> ZonedStore<S> {
             clamps: image.clamps().to_vec(),
             granularity: options.write_granularity,
             read_only: options.read_only,
+            hold_resets: options.hold_resets,
             zones,
             resources: Mutex::new(resources),
             table,

@@ -179,6 +179,19 @@ impl Ticket {
         self.tag
     }
 
+    /// The ticket of a request that was not begun.
+    pub fn fresh(tag: Tag, op: Op) -> Self {
+        Self { tag, work: Work::Fresh(op) }
+    }
+
+    /// What is to be begun, where the request was not.
+    pub fn op(&self) -> Option<Op> {
+        match self.work {
+            Work::Fresh(op) => Some(op),
+            _ => None,
+        }
+    }
+
     /// The I/O to perform when this ticket came in [`Step::Io`].
     pub fn io_kind(&self) -> IoKind {
         match self.work {

@@ -112,6 +112,11 @@ impl Inner {
         self.traffic.is_none()
     }
 
+    /// Forgets whatever is in flight and whoever waits.
+    pub(super) fn forget_traffic(&mut self) {
+        self.traffic = None;
+    }
+
     /// Whether new writes have to wait.
     pub(super) fn gated(&self) -> bool {
         self.traffic.as_ref().is_some_and(|traffic| traffic.exclusive.is_some() || traffic.failed_at.is_some())

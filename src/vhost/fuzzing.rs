@@ -25,6 +25,7 @@ use super::journal::{self, Journals};
 use super::options::{CacheMode, ServeOptions};
 use super::reception::{Caller, Reception};
 use super::ring::{Ring, RingError, RingSetup};
+use super::{Disk, Served};
 use crate::device::recovery::Recovery;
 use crate::fuzzing::input::Input;
 use crate::io::{AioMode, DataFiles};
@@ -59,7 +60,7 @@ fn store() -> Arc<ZonedStore<MemoryMedium>> {
         qcow2::create(&image, &options).unwrap();
         image
     });
-    let options = OpenOptions { read_only: false, write_granularity: Bytes(512) };
+    let options = OpenOptions { read_only: false, write_granularity: Bytes(512), hold_resets: false };
     Arc::new(ZonedStore::open(Arc::new(image.clone()), options).unwrap())
 }
 
@@ -448,7 +449,9 @@ pub fn messages(bytes: &[u8]) {
     let config = options.config_space(store.geometry()).unwrap();
     let sandbox = Sandbox::enter(options.sandbox, &[]).unwrap();
     let disk: Arc<dyn ZonedDevice> = Arc::clone(&store) as _;
-    let host = Arc::new(Host::new(disk, files, &options, config.max_append(), None, sandbox).unwrap());
+    let host = Arc::new(
+        Host::new(Served { disk: Disk::Plain(disk), files }, &options, config.max_append(), None, sandbox).unwrap(),
+    );
     let housekeeper = Housekeeper::start(Arc::clone(&host)).unwrap();
     let by = Supervised { stop: &stop, manager: &ServiceManager::default() };
     let handler = Handler::new(Arc::clone(&host), config, &options);

@@ -25,6 +25,7 @@ use super::worker::{QueueSetup, WorkerError, WorkerHandle};
 use crate::device::Device;
 use crate::device::limiter::Lines;
 use crate::device::recovery::LeftBehind;
+use crate::power::{Power, Then};
 use crate::virtio::config::{ConfigSpace, Written};
 use crate::virtio::features::Features;
 
@@ -93,6 +94,8 @@ struct Wanted {
     addresses: Option<UserAddresses>,
     /// The available index of the first chain to take, while the queue is stopped.
     base: u16,
+    /// The queue was stopped, and nobody has said since where it is to go on.
+    stopped_there: bool,
     kick: Option<Arc<Notifier>>,
     call: Option<Arc<Notifier>>,
     error: Option<Arc<Notifier>>,
@@ -122,6 +125,8 @@ pub(super) struct Handler {
     /// What the last process left behind, by queue, until the queue runs.
     left: Vec<LeftBehind>,
     complained: bool,
+    /// The frontend has come with requests in flight, or with a power cut behind it, and the device was not reset since.
+    goes_on: bool,
 }
 
 impl Handler {
@@ -144,6 +149,7 @@ impl Handler {
             inflight: None,
             left: Vec::new(),
             complained: false,
+            goes_on: false,
         }
     }
 
@@ -188,7 +194,8 @@ impl Handler {
             }
             Message::SetVringBase { index, base } => {
                 let base = u16::try_from(base).map_err(|_| ProtocolError::Base { index, base })?;
-                self.stopped_vring(index, "the available index")?.wanted.base = base;
+                let wanted = &mut self.stopped_vring(index, "the available index")?.wanted;
+                (wanted.base, wanted.stopped_there) = (base, false);
             }
             Message::SetVringKick { index, file } => self.set_kick(index, file)?,
             Message::SetVringCall { index, file } => self.set_call(index, file)?,
@@ -221,9 +228,39 @@ impl Handler {
         self.host.journals.attach(None);
         self.left.clear();
         self.host.journals.attach(Some(&region));
-        self.left = journal::recover(&self.device.disk, &region, &self.host.journals);
+        let lost = region.lost_power();
+        if let Some(fails) = lost {
+            self.device.switch.cut(if fails { Then::Fail } else { Then::Dead });
+        }
+        self.goes_on = lost.is_some() || !region.is_empty();
+        match self.device.switch.power() {
+            // What was in flight before the cut never ends.
+            Power::Dead | Power::Failing if self.goes_on => {
+                region.lose_power(self.device.switch.power() == Power::Failing);
+            }
+            _ => self.left = journal::recover(&self.device.disk, &region, &self.host.journals),
+        }
         self.inflight = Some(region);
         Ok(())
+    }
+
+    /// Whether a queue that is about to start is the first of a device that was reset: nothing runs, all is set up to begin at
+    /// the ring's start, and nothing is gone on with. QEMU's stop and cont is none, as it keeps the place in the ring.
+    fn begins_anew(&self, index: u16) -> bool {
+        let from_the_start = |wanted: &Wanted| wanted.base == 0 && !wanted.stopped_there;
+        let kept = |vring: &Vring| !vring.wanted.stopped_there && vring.wanted.base != 0;
+        !self.goes_on
+            && self.vrings.iter().all(|vring| vring.worker.is_none() && !kept(vring))
+            && self.vrings.get(usize::from(index)).is_some_and(|vring| from_the_start(&vring.wanted))
+    }
+
+    /// The driver has reset the device.
+    fn device_was_reset(&mut self) {
+        self.goes_on = false;
+        if let Some(region) = &self.inflight {
+            region.power_is_back();
+        }
+        self.device.reset();
     }
 
     fn vring(&mut self, index: u32) -> Result<&mut Vring, ProtocolError> {
@@ -266,6 +303,9 @@ impl Handler {
         let (call, error) = (vring.wanted.call.clone(), vring.wanted.error.clone());
         let Some(ring) = self.ring_setup(index, &self.memory)? else { return Ok(false) };
         self.complain_once();
+        if self.begins_anew(index) {
+            self.device_was_reset();
+        }
         let mem = Arc::clone(self.memory.memory());
         let region = self.inflight.clone().filter(|region| index < region.queues());
         let mut nothing = LeftBehind::none(&self.device.disk);
@@ -285,7 +325,7 @@ impl Handler {
         let Some(vring) = self.vrings.get_mut(usize::from(index)) else { return };
         let Some(worker) = vring.worker.take() else { return };
         match worker.stop() {
-            Ok(next) => vring.wanted.base = next,
+            Ok(next) => (vring.wanted.base, vring.wanted.stopped_there) = (next, true),
             Err(error) => log::error!("queue {index} did not stop well: {error}"),
         }
         log::debug!("queue {index} is stopped at available index {}", vring.wanted.base);
@@ -484,7 +524,11 @@ impl Handler {
     }
 
     fn reset(&mut self) {
+        if let Some(region) = &self.inflight {
+            region.power_is_back();
+        }
         self.stop_all();
+        self.device_was_reset();
         for Vring { wanted, .. } in &mut self.vrings {
             // Frontends set these two up before the first reset and not again after it.
             *wanted = Wanted { call: wanted.call.take(), error: wanted.error.take(), ..Wanted::default() };

@@ -4,15 +4,14 @@ use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ServeError;
 use super::journal::Journals;
 use super::options::{CacheMode, MAX_QUEUES, ServeOptions};
 use super::wake::Waker;
+use super::{Disk, ServeError, Served};
 use crate::device::router::Bell;
 use crate::device::{Device, Identity};
-use crate::io::{AioMode, DataFiles, Files};
+use crate::io::{AioMode, Files};
 use crate::sandbox::Sandbox;
-use crate::store::ZonedDevice;
 use crate::units::Bytes;
 
 /// What the queues' threads, the connection and the housekeeper share.
@@ -28,8 +27,7 @@ pub(super) struct Host {
 
 impl Host {
     pub(super) fn new(
-        disk: Arc<dyn ZonedDevice>,
-        files: DataFiles,
+        served: Served,
         options: &ServeOptions,
         max_append: Bytes,
         trace: Option<File>,
@@ -48,9 +46,14 @@ impl Host {
         let wakers = wakers.map_err(ServeError::system("create event descriptors"))?;
         let bells = wakers.iter().map(|waker| Arc::clone(waker) as Arc<dyn Bell>).collect();
         let journals = Arc::new(Journals::new());
-        disk.set_journal(Box::new(Arc::clone(&journals)));
+        let Served { disk, files } = served;
+        let device = match disk {
+            Disk::Plain(disk) => Device::new(disk, identity, bells, trace),
+            Disk::Cached(cache) => Device::cached(cache, identity, bells, trace),
+        };
+        device.disk.set_journal(Box::new(Arc::clone(&journals)));
         Ok(Self {
-            device: Arc::new(Device::new(disk, identity, bells, trace)),
+            device: Arc::new(device),
             files: Arc::new(Files::new(files)),
             journals,
             aio: options.aio,

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  one block a queue:    header of 16 bytes, then an entry of 16 bytes for each descriptor      up to a multiple of 64
-//!  this daemon's own:    the disk it was made for (9 words)
+//!  this daemon's own:    the disk it was made for (9 words), and whether the power was cut (1 word)
 //!  one journal a queue:  32 bytes for each descriptor (see `journal`)
 //!  a byte a zone:        whether it is explicitly open
 //! ```
@@ -27,7 +27,7 @@ use crate::units::ZoneIndex;
 use crate::zone::Geometry;
 
 /// The first word of the daemon's own part; its last byte is the version of the layout.
-const MAGIC: u64 = u64::from_be_bytes(*b"zbdinfl\x01");
+const MAGIC: u64 = u64::from_be_bytes(*b"zbdinfl\x02");
 
 /// Version of the blocks in the vhost-user protocol.
 const BLOCK_VERSION: u16 = 1;
@@ -38,6 +38,9 @@ const DISK_WORDS: usize = 9;
 /// Descriptors a queue has room for, whatever the frontend says: guests and firmware make rings as long as the device
 /// allows, which is more than what QEMU asks for here (its property queue-size).
 const LEAST_ENTRIES: u16 = 1024;
+/// The power was cut, and requests are not answered, or fail.
+const DEAD: u64 = 1;
+const FAILS: u64 = 2;
 /// Bytes of a journal record.
 pub(super) const RECORD: usize = 32;
 
@@ -102,8 +105,12 @@ impl Layout {
         self.block(self.queues)
     }
 
+    fn power(&self) -> usize {
+        self.disk() + 8 * DISK_WORDS
+    }
+
     fn record(&self, queue: u16, head: u16) -> usize {
-        let records = self.disk() + 8 * DISK_WORDS;
+        let records = self.power() + 8;
         records + RECORD * (usize::from(queue) * usize::from(self.entries) + usize::from(head))
     }
 
@@ -228,6 +235,35 @@ impl Inflight {
         (0..self.layout.zones).map(ZoneIndex).filter(|zone| self.load::<u8>(self.layout.zone(*zone)) == 1)
     }
 
+    /// The power was cut: none of its requests is brought to an end any more. Until the device is reset requests fail, or are
+    /// not answered.
+    pub(super) fn lose_power(&self, fails: bool) {
+        // The word first: who finds it looks at nothing else.
+        self.store(self.layout.power(), if fails { FAILS } else { DEAD });
+        for queue in 0..self.layout.queues {
+            (0..self.layout.entries).for_each(|head| self.store(self.layout.entry(queue, head), 0u8));
+        }
+        (0..self.layout.zones).for_each(|zone| self.store(self.layout.zone(ZoneIndex(zone)), 0u8));
+    }
+
+    /// Whether the power was cut, and if so whether requests fail.
+    pub(super) fn lost_power(&self) -> Option<bool> {
+        match self.load::<u64>(self.layout.power()) {
+            0 => None,
+            word => Some(word == FAILS),
+        }
+    }
+
+    /// The device was reset.
+    pub(super) fn power_is_back(&self) {
+        self.store(self.layout.power(), 0u64);
+    }
+
+    /// Whether any request is in flight.
+    pub(super) fn is_empty(&self) -> bool {
+        (0..self.layout.queues).all(|queue| (0..self.layout.entries).all(|head| !self.is_taken(queue, head)))
+    }
+
     pub(super) fn set_open_zone(&self, zone: ZoneIndex, open: bool) {
         if zone.0 < self.layout.zones {
             self.store(self.layout.zone(zone), u8::from(open));
@@ -340,7 +376,8 @@ mod tests {
         assert_eq!(layout.block(1), (16 + 2048 * 16usize).next_multiple_of(64));
         assert_eq!(layout.entry(1, 2), layout.block(1) + 16 + 32);
         assert!(layout.entry(2, 2047) + ENTRY <= layout.disk());
-        assert!(layout.disk() + 8 * DISK_WORDS <= layout.record(0, 0));
+        assert!(layout.disk() + 8 * DISK_WORDS <= layout.power());
+        assert!(layout.power() + 8 <= layout.record(0, 0));
         assert_eq!(layout.record(1, 0), layout.record(0, 2047) + RECORD);
         assert!(layout.record(2, 2047) + RECORD <= layout.zone(ZoneIndex(0)));
         assert!(layout.zone(ZoneIndex(6)) < layout.size());
@@ -378,6 +415,21 @@ mod tests {
         tracker.take(2);
         assert_eq!(Tracker::new(Arc::clone(&region), 1, 1).1, [5, 7, 0, 2]);
         assert!(Tracker::new(region, 0, 0).1.is_empty(), "the other queue has none");
+    }
+
+    #[test]
+    fn a_power_cut_empties_the_region_and_is_remembered_until_the_device_is_reset() {
+        let (_, _, region) = region();
+        Tracker::new(Arc::clone(&region), 1, 0).0.take(5);
+        region.set_open_zone(ZoneIndex(3), true);
+        assert!(!region.is_empty() && region.lost_power().is_none());
+        for fails in [true, false] {
+            region.lose_power(fails);
+            assert_eq!(region.lost_power(), Some(fails));
+            assert!(region.is_empty() && region.open_zones().next().is_none());
+        }
+        region.power_is_back();
+        assert_eq!(region.lost_power(), None);
     }
 
     #[test]

@@ -136,6 +136,16 @@ impl Journal for Arc<Journals> {
         self.record(tag, &Noted::from(outcome));
     }
 
+    fn emptied(&self, _: ZoneIndex, _: Bytes) {}
+
+    fn filled(&self, _: ZoneIndex, _: Bytes) {}
+
+    fn power_lost(&self, fails: bool) {
+        if let Some(region) = lock(&self.zones).as_ref() {
+            region.lose_power(fails);
+        }
+    }
+
     fn explicitly_open(&self, zone: ZoneIndex, open: bool) {
         if let Some(region) = lock(&self.zones).as_ref() {
             region.set_open_zone(zone, open);

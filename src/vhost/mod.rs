@@ -73,10 +73,12 @@ pub use socket::{ListenOn, SocketAccess, SocketError};
 
 use crate::control::server::Server;
 pub use crate::io::{AioMode, DataFiles};
+use crate::power::{Then, VolatileCache};
 use crate::sandbox::{Role, Sandbox, SandboxError};
 use crate::service::ServiceManager;
 use crate::store::ZonedDevice;
 use crate::virtio::config::ConfigError;
+use crate::zone::Geometry;
 
 /// Why serving could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -132,17 +134,44 @@ pub struct Observers {
     pub control_path: Option<PathBuf>,
 }
 
+/// The disk that is served.
+pub enum Disk {
+    /// As it is.
+    Plain(Arc<dyn ZonedDevice>),
+    /// Behind a volatile cache with [`SWITCHED`] queues.
+    Cached(Arc<VolatileCache>),
+}
+
+impl Disk {
+    fn geometry(&self) -> &Geometry {
+        match self {
+            Self::Plain(disk) => disk.geometry(),
+            Self::Cached(cache) => cache.geometry(),
+        }
+    }
+}
+
+/// How many queues the switch of a cache is for.
+pub const SWITCHED: usize = options::MAX_QUEUES as usize;
+
+/// What is served.
+pub struct Served {
+    /// The disk.
+    pub disk: Disk,
+    /// Its image, for the guest's data.
+    pub files: DataFiles,
+}
+
 /// Serves the disk to one frontend after another until it is to stop. A socket that came already connected is served
 /// once. When this returns nothing is in flight any more; the caller closes the disk.
 pub fn serve(
-    disk: Arc<dyn ZonedDevice>,
-    files: DataFiles,
+    served: Served,
     listen: ListenOn,
     options: ServeOptions,
     observers: Observers,
     by: Supervised<'_>,
 ) -> Result<(), ServeError> {
-    let config = options.config_space(disk.geometry())?;
+    let config = options.config_space(served.disk.geometry())?;
     let listening = socket::Listening::open(listen)?;
     // Made by nobody but its owner, and for nobody else.
     let access = SocketAccess { mode: 0o600, group: None };
@@ -152,8 +181,9 @@ pub fn serve(
         std::iter::once(&listening).chain(&control).filter_map(socket::Listening::own_folder).collect();
     taken::say_when_memory_is_taken().map_err(ServeError::system("handle SIGBUS"))?;
     let sandbox = Sandbox::enter(options.sandbox, &folders)?;
-    let host = Arc::new(host::Host::new(disk, files, &options, config.max_append(), trace, sandbox)?);
+    let host = Arc::new(host::Host::new(served, &options, config.max_append(), trace, sandbox)?);
     let housekeeper = housekeeper::Housekeeper::start(Arc::clone(&host))?;
+    follow_cuts(&host, by.stop).map_err(ServeError::system("duplicate a descriptor"))?;
     log::info!("serving on {listening}");
     let make = || responder::DeviceResponder::new(Arc::clone(&host.device), by.stop, image, &options);
     let control = control.as_ref().map(|listening| answer_clients(listening, make(), sandbox)).transpose()?;
@@ -165,6 +195,23 @@ pub fn serve(
     }
     housekeeper.stop();
     result
+}
+
+/// Has the queues see that the power is off, and the program end where that is to follow.
+fn follow_cuts(host: &host::Host, stop: &EventFd) -> io::Result<()> {
+    let Some(cache) = &host.device.cache else { return Ok(()) };
+    let (device, stop) = (Arc::downgrade(&host.device), stop.try_clone()?);
+    cache.set_after_cut(Box::new(move |then| {
+        if let Some(device) = device.upgrade() {
+            device.router.ring_all();
+        }
+        if then == Some(Then::Exit)
+            && let Err(error) = stop.write(1)
+        {
+            log::error!("the program does not end after the power cut: {error}");
+        }
+    }));
+    Ok(())
 }
 
 /// Starts the thread of the control socket.

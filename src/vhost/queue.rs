@@ -22,6 +22,8 @@ use crate::device::memory::Memory;
 use crate::device::recovery::LeftBehind;
 use crate::device::requests::Requests;
 use crate::io::DataPath;
+use crate::power::Power;
+use crate::power::switch::{Gate, enter};
 
 /// Most chains taken from the ring before what is done is given back: the driver then fills the ring again while the
 /// worker goes on.
@@ -47,16 +49,55 @@ pub(super) struct Queue<I: ?Sized = dyn DataPath> {
     ring: Ring,
     /// Takes no further chains: it is to stop, or to move.
     held: bool,
+    gate: Gate,
+    /// As it was when the last round began.
+    power: Power,
 }
 
 impl<I: DataPath + ?Sized> Queue<I> {
     pub(super) fn new(path: Box<I>, device: &Arc<Device>, number: u16, mem: Arc<Memory>, ring: Ring) -> Self {
         let requests = Requests::new(path, Arc::clone(device), number, Arc::clone(&mem), ring.size());
-        Self { requests, mem, device: Arc::clone(device), number, ring, held: false }
+        let gate = device.switch.gate(number);
+        Self { requests, mem, device: Arc::clone(device), number, ring, held: false, gate, power: Power::On }
     }
 
     /// Does what there is to do. `woken` says that other threads have left something.
     pub(super) fn round(&mut self, woken: bool) -> io::Result<Round> {
+        let gate = Arc::clone(&self.gate);
+        let mut in_flight = enter(&gate);
+        let before = std::mem::replace(&mut self.power, self.device.switch.power());
+        let round = match self.power {
+            Power::On => self.round_with_power(woken),
+            Power::Frozen => self.round_in_frost(woken),
+            Power::Dead | Power::Failing => {
+                if !before.is_off() {
+                    self.requests.lose_power(self.power == Power::Failing);
+                }
+                if self.power == Power::Failing { self.round_with_power(woken) } else { Ok(Round::default()) }
+            }
+        };
+        *in_flight = self.requests.in_io();
+        drop(in_flight);
+        if self.power == Power::Frozen
+            && self.requests.in_io() == 0
+            && let Some(cache) = &self.device.cache
+        {
+            cache.ring();
+        }
+        round
+    }
+
+    /// The power is about to go: what is in flight comes to its end, and is not answered.
+    fn round_in_frost(&mut self, woken: bool) -> io::Result<Round> {
+        let worked = self.requests.collect()?;
+        if woken {
+            self.requests.read_mail();
+        }
+        self.requests.settle();
+        Ok(Round { worked, took: false })
+    }
+
+    fn round_with_power(&mut self, woken: bool) -> io::Result<Round> {
         let mut round = Round { worked: self.requests.collect()? | woken, took: false };
         if woken {
             self.requests.read_mail();
@@ -144,6 +185,8 @@ impl<I: DataPath + ?Sized> Queue<I> {
 
     /// Goes on with what the last process left behind.
     pub(super) fn take_left_behind(&mut self, left: LeftBehind) {
+        let gate = Arc::clone(&self.gate);
+        let mut in_flight = enter(&gate);
         let (requests, mut parsed) = (&mut self.requests, Vec::new());
         let walked = self.ring.for_left_behind(&self.mem, |chain| requests.take_left_behind(chain, &mut parsed));
         self.note_ring(walked);
@@ -151,11 +194,13 @@ impl<I: DataPath + ?Sized> Queue<I> {
             log::info!("queue {}: goes on with {} requests that were in flight", self.number, parsed.len());
         }
         self.requests.resume(parsed, left);
+        *in_flight = self.requests.in_io();
     }
 
     /// Whether chains may be taken from the ring.
     fn is_accepting(&self) -> bool {
-        !self.held && !self.ring.is_broken()
+        let powered = matches!(self.power, Power::On | Power::Failing);
+        powered && !self.held && !self.ring.is_broken()
     }
 
     /// Takes chains from the ring until it is empty or the round is over; returns how many.

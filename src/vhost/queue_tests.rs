@@ -200,7 +200,11 @@ impl Driven {
 
 impl Rig {
     fn new(image: Arc<MemoryMedium>) -> Self {
-        let store = ZonedStore::open(image, OpenOptions { read_only: false, write_granularity: Bytes(512) }).unwrap();
+        let store = ZonedStore::open(
+            image,
+            OpenOptions { read_only: false, write_granularity: Bytes(512), hold_resets: false },
+        )
+        .unwrap();
         let identity = Identity {
             serial: *b"twenty bytes of name",
             max_append: Bytes(BLOCK),

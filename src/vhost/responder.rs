@@ -1,7 +1,8 @@
 //! What the clients of the control socket are told of a device.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -16,8 +17,12 @@ use crate::observe::info::Info;
 use crate::observe::metrics;
 use crate::observe::summary::Summary;
 use crate::observe::versioned;
+use crate::power::{VolatileCache, Words};
 use crate::store::{ZoneInfo, ZonedDevice};
 use crate::units::ZoneIndex;
+
+/// How long a client waits for a power cut, for which what is in flight has to come to its end.
+const CUT_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Zones looked at in one go.
 const CHUNK: usize = 256;
@@ -57,13 +62,15 @@ impl DeviceResponder {
             serial: options.serial.clone(),
             frontend: false,
             zoned_negotiated: false,
+            power: None,
         };
         Ok(Self { device, stop: stop.try_clone()?, info })
     }
 
     fn info(&self) -> Info {
         let (frontend, zoned_negotiated) = (self.device.counts.has_frontend(), self.device.zoned());
-        Info { frontend, zoned_negotiated: frontend && zoned_negotiated, ..self.info.clone() }
+        let power = self.device.cache.as_ref().map(|cache| cache.status());
+        Info { frontend, zoned_negotiated: frontend && zoned_negotiated, power, ..self.info.clone() }
     }
 
     fn report(&self, first: u32, count: u32) -> Result<Zones, String> {
@@ -75,7 +82,12 @@ impl DeviceResponder {
         let part = wanted.min(MAX_REPORTED);
         let zones = zones_of(&*self.device.disk, first).take(part as usize);
         let next = (part < wanted).then_some(first + part);
-        Ok(Zones { zones: zones.map(|zone| ZoneRow::from(&zone)).collect(), next })
+        let stable = |zone: &ZoneInfo| self.device.cache.as_ref()?.stable_pointer(zone.index);
+        let row = |zone: ZoneInfo| ZoneRow {
+            stable_write_pointer: stable(&zone).map(|pointer| pointer.0),
+            ..ZoneRow::from(&zone)
+        };
+        Ok(Zones { zones: zones.map(row).collect(), next })
     }
 
     fn map(&self, cells: u32) -> Result<Summary, String> {
@@ -83,6 +95,27 @@ impl DeviceResponder {
             return Err(format!("cells is {cells}: expected 1 to {MAX_CELLS}"));
         }
         Ok(Summary::of(zones_of(&*self.device.disk, 0), self.info.nr_zones, cells))
+    }
+
+    /// Cuts the power, or has that come later.
+    fn cut(&self, words: Words) -> Result<Value, String> {
+        let cache = self.cache()?;
+        let (tell, told) = mpsc::channel();
+        let done = Box::new(move |result| _ = tell.send(result));
+        match cache.command(words, done).map_err(|error| error.to_string())? {
+            Some(at) => value(json!({ "armed": true, "at": at })),
+            None => match told.recv_timeout(CUT_TIMEOUT) {
+                Ok(result) => value(result.map_err(|error| error.to_string())?),
+                Err(_) => {
+                    Err(format!("the power is not cut yet: requests are in flight for {} s", CUT_TIMEOUT.as_secs()))
+                }
+            },
+        }
+    }
+
+    fn cache(&self) -> Result<&VolatileCache, String> {
+        let none = || "the disk has no volatile cache: serve it with --volatile-cache".to_owned();
+        self.device.cache.as_deref().ok_or_else(none)
     }
 
     fn quit(&self) -> Result<(), String> {
@@ -125,6 +158,11 @@ impl Responder for DeviceResponder {
             Command::Map { cells } => value(self.map(cells)?),
             Command::Flush {} => {
                 self.device.disk.make_durable().map_err(|refusal| refusal.to_string())?;
+                value(json!({}))
+            }
+            Command::PowerCut(words) => self.cut(words),
+            Command::Mark { name } => {
+                self.cache()?.mark(&name);
                 value(json!({}))
             }
             Command::Quit {} => self.quit().and_then(|()| value(json!({}))),

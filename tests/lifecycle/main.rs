@@ -13,6 +13,7 @@ mod inflight;
 mod load;
 mod lock;
 mod log;
+mod power;
 mod restart;
 mod sandbox;
 mod service;

@@ -61,7 +61,7 @@ pub fn create_b(geometry: GeometryRequest, cluster_size: Bytes) -> Arc<SimDisk> 
 
 impl Rig {
     pub fn open(disk: Arc<SimDisk>) -> Rig {
-        let options = OpenOptions { read_only: false, write_granularity: Bytes(GRAIN) };
+        let options = OpenOptions { read_only: false, write_granularity: Bytes(GRAIN), hold_resets: false };
         let store = ZonedStore::open(Arc::clone(&disk), options).unwrap();
         // So that what the store does around an allocation is simulated. There is nothing to keep or to lose of one.
         store.set_allocator(Box::new(|_| {}));

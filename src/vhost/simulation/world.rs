@@ -112,7 +112,7 @@ pub(super) struct World {
 }
 
 fn open(disk: &Arc<SimDisk>, write_through: bool, lanes: usize) -> (Process, Vec<Arc<Rung>>, Arc<Journals>) {
-    let options = OpenOptions { read_only: false, write_granularity: Bytes(BLOCK) };
+    let options = OpenOptions { read_only: false, write_granularity: Bytes(BLOCK), hold_resets: false };
     let store = Arc::new(ZonedStore::open(Arc::clone(disk), options).unwrap());
     let journals = Arc::new(Journals::new());
     store.set_journal(Box::new(Arc::clone(&journals)));

@@ -1,0 +1,812 @@
+//! The volatile cache: the layer that knows what is not stable, and loses it.
+//!
+//! What was accepted comes from the store's notes ([`Journal`]), which are made under the zones' locks, so that the order is that
+//! of the disk; what is stable comes from the flushes that pass. A flush makes stable what had been done when it began, which
+//! is at least what had been answered.
+//!
+//! Lock order: the gates of the queues, then the store's own, then `histories`; `blocks` and the rest are held alone. The histories
+//! are never locked while the store is called.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::blocks::{Admission, Blocks};
+use super::history::{Counter, History, Mark};
+use super::outcome::{CutConventional, CutOutcome, CutZone, Digest, PowerStatus};
+use super::rules::{Left, Place, Span, Steps, chance, mend};
+use super::switch::{Switch, Then};
+use super::trigger::{Passed, Trigger};
+use super::words::{Cut, Loss, Words};
+use crate::store::device::Layer;
+use crate::store::{
+    Batch, Doorbell, Event, IoKind, IoResult, Journal, Note, Op, Outcome, Refusal, Reserved, Rewind, Segment, Step,
+    Tag, Ticket, ZoneInfo, ZonedDevice,
+};
+use crate::units::{Bytes, ZoneIndex};
+use crate::zone::{Geometry, State, ZoneKind};
+
+/// Old versions of blocks of conventional zones that are kept where nothing is said.
+pub const DEFAULT_SIZE: Bytes = Bytes(64 << 20);
+
+/// Parts that the histories are kept in, so that queues seldom meet.
+const SHARDS: usize = 64;
+
+/// Zones looked at in one go.
+const CHUNK: usize = 1024;
+
+/// Why there was no cut.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CutError {
+    /// A word makes no sense.
+    #[error("{0}")]
+    Words(String),
+    /// There is no power.
+    #[error("the power is off already: it is back when the device is reset")]
+    Off,
+    /// One is under way.
+    #[error("a power cut is under way")]
+    Busy,
+    /// The state asked for cannot be.
+    #[error("{0}")]
+    State(String),
+    /// The image could not be changed; the power is on.
+    #[error("the power was not cut: {0}")]
+    Store(Refusal),
+}
+
+/// Called with what a cut has left, or why there was none.
+pub type Done = Box<dyn FnOnce(Result<CutOutcome, CutError>) + Send>;
+
+/// Called when a cut is done: with what follows, or with nothing where the power stays on. Has all queues look again.
+pub type AfterCut = Box<dyn Fn(Option<Then>) + Send + Sync>;
+
+/// A cut that is under way.
+struct Pending {
+    cut: Cut,
+    done: Option<Done>,
+}
+
+/// What a flush covers once it is done.
+struct Covered {
+    zones: Vec<(ZoneIndex, Mark)>,
+    epoch: u64,
+}
+
+/// A request that waits for the old versions of blocks.
+struct Lacking {
+    tag: Tag,
+    blocks: std::ops::Range<u64>,
+}
+
+/// The layer. See the module's documentation.
+pub struct VolatileCache {
+    below: Arc<dyn ZonedDevice>,
+    switch: Arc<Switch>,
+    notes: Arc<Notes>,
+    block: u64,
+    /// Where conventional zones end.
+    conventional: u64,
+    blocks: Mutex<Blocks>,
+    lacking: Mutex<Vec<Lacking>>,
+    flushes: Mutex<HashMap<Tag, Covered>>,
+    trigger: Trigger,
+    pending: Mutex<Option<Pending>>,
+    /// Requests that were held back while a cut was about to come.
+    held: Mutex<Vec<Tag>>,
+    requests: AtomicU64,
+    /// Flushes and writes to conventional zones that are under way.
+    watched: AtomicUsize,
+    last: Mutex<Option<CutOutcome>>,
+    bell: Arc<OnceLock<Doorbell>>,
+    after_cut: OnceLock<AfterCut>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // In the daemon a panic ends the process, so poison exists only in tests that caught one.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl VolatileCache {
+    /// A cache before a device that is written in units of `block`, with room for `size` bytes of old versions. The device keeps
+    /// what was reset until it is [let go](ZonedDevice::let_go).
+    pub fn new(below: Arc<dyn ZonedDevice>, switch: Arc<Switch>, block: Bytes, size: Bytes) -> Self {
+        let geometry = below.geometry();
+        let conventional =
+            (0..geometry.nr_zones()).map(ZoneIndex).take(geometry.conventional_zones() as usize).next_back();
+        let conventional = conventional.map_or(0, |last| geometry.start(last).0 + geometry.len(last).0);
+        let notes = Arc::new(Notes::new(*geometry));
+        below.set_journal(Box::new(Noting(Arc::clone(&notes))));
+        Self {
+            switch,
+            notes,
+            block: block.0,
+            conventional,
+            blocks: Mutex::new(Blocks::new(size.0)),
+            lacking: Mutex::default(),
+            flushes: Mutex::default(),
+            trigger: Trigger::default(),
+            pending: Mutex::default(),
+            held: Mutex::default(),
+            requests: AtomicU64::new(0),
+            watched: AtomicUsize::new(0),
+            last: Mutex::default(),
+            bell: Arc::default(),
+            after_cut: OnceLock::new(),
+            below,
+        }
+    }
+
+    /// The shape of the device.
+    pub fn geometry(&self) -> &Geometry {
+        self.below.geometry()
+    }
+
+    /// Whether there is power, for those who run the queues.
+    pub fn switch(&self) -> &Arc<Switch> {
+        &self.switch
+    }
+
+    /// Sets, once, what is called when a cut is done.
+    pub fn set_after_cut(&self, after_cut: AfterCut) {
+        if self.after_cut.set(after_cut).is_err() {
+            log::error!("what follows a power cut was set twice; the first stays");
+        }
+    }
+
+    /// Cuts the power as the words say: at once, or later. `done` is called when it is over; at once with `None` where it is later.
+    pub fn command(&self, words: Words, done: Done) -> Result<Option<String>, CutError> {
+        let text = words.at.clone();
+        let mut cut = words.read(self.below.geometry()).map_err(CutError::Words)?;
+        match (cut.at.take(), text) {
+            (Some(at), Some(text)) => {
+                if self.switch.power().is_off() {
+                    return Err(CutError::Off);
+                }
+                self.trigger.arm(cut, at, text.clone());
+                Ok(Some(text))
+            }
+            _ => {
+                if self.switch.power().is_off() {
+                    return Err(CutError::Off);
+                }
+                if !self.begin_cut(cut, Some(done)) {
+                    return Err(CutError::Busy);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Sets a mark, which a cut may wait for.
+    pub fn mark(&self, name: &str) {
+        self.pass(Passed::Mark(name));
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> PowerStatus {
+        let state = match (self.switch.power().is_off(), self.trigger.is_armed()) {
+            (true, _) => "off",
+            (false, true) => "armed",
+            (false, false) => "on",
+        };
+        PowerStatus {
+            state: state.to_owned(),
+            at: self.trigger.waits_for(),
+            volatile_bytes: self.volatile_bytes(),
+            last_cut: lock(&self.last).clone(),
+        }
+    }
+
+    /// Bytes that a cut may take.
+    pub fn volatile_bytes(&self) -> u64 {
+        self.notes.volatile() + lock(&self.blocks).bytes()
+    }
+
+    /// The stable write pointer of a zone that has anything to lose.
+    pub fn stable_pointer(&self, zone: ZoneIndex) -> Option<Bytes> {
+        lock(self.notes.shard(zone)).get(&zone).map(|history| Bytes(history.steps().stable))
+    }
+
+    fn pass(&self, passed: Passed) {
+        if let Some(cut) = self.trigger.passes(passed) {
+            self.begin_cut(cut, None);
+        }
+    }
+
+    /// Has the power go: nothing is begun any more. The housekeeper does the rest.
+    fn begin_cut(&self, cut: Cut, done: Option<Done>) -> bool {
+        let mut pending = lock(&self.pending);
+        if pending.is_some() || !self.switch.freeze() {
+            return false;
+        }
+        *pending = Some(Pending { cut, done });
+        drop(pending);
+        self.trigger.disarm();
+        self.ring();
+        true
+    }
+
+    /// Wakes the housekeeper. Called by a queue that has nothing in flight any more while the power is about to go.
+    pub fn ring(&self) {
+        if let Some(ring) = self.bell.get() {
+            ring();
+        }
+    }
+
+    /// A request that is not begun now. It is never gone on with where the power goes.
+    fn hold(&self, tag: Tag, op: Op) -> Step {
+        self.remember(tag);
+        Step::Parked(Ticket::fresh(tag, op))
+    }
+
+    fn remember(&self, tag: Tag) {
+        let mut held = lock(&self.held);
+        if !held.contains(&tag) {
+            held.push(tag);
+        }
+    }
+
+    fn start(&self, tag: Tag, op: Op, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step {
+        if let Some(blocks) = self.conventional_blocks(op) {
+            match self.admit(tag, blocks) {
+                Admission::Goes => _ = self.watched.fetch_add(1, Ordering::Relaxed),
+                Admission::NeedsOld | Admission::Waits => return Step::Parked(Ticket::fresh(tag, op)),
+            }
+        }
+        if op == Op::Flush {
+            let covered = self.covered();
+            lock(&self.flushes).insert(tag, covered);
+            self.watched.fetch_add(1, Ordering::Relaxed);
+        }
+        let step = self.below.begin(tag, op, segments, batch);
+        self.look_at(tag, &step, batch);
+        step
+    }
+
+    /// The blocks that a write to conventional zones touches.
+    fn conventional_blocks(&self, op: Op) -> Option<std::ops::Range<u64>> {
+        let Op::Write { start, len } = op else { return None };
+        let start = start.to_bytes().filter(|start| start.0 < self.conventional)?;
+        let end = start.checked_add(len)?.0.min(self.conventional);
+        Some(start.0 / self.block..end.div_ceil(self.block)).filter(|blocks| !blocks.is_empty())
+    }
+
+    fn admit(&self, tag: Tag, blocks: std::ops::Range<u64>) -> Admission {
+        let admission = lock(&self.blocks).admit(tag, blocks.clone());
+        if admission == Admission::NeedsOld {
+            lock(&self.lacking).push(Lacking { tag, blocks });
+            self.ring();
+        }
+        admission
+    }
+
+    /// A request that is over at once has no I/O that would say so.
+    fn look_at(&self, tag: Tag, step: &Step, batch: &mut Batch) {
+        if let Step::Done(outcome) = step {
+            self.over(tag, outcome, &mut batch.events);
+        }
+    }
+
+    /// What a flush that begins now covers.
+    fn covered(&self) -> Covered {
+        let epoch = lock(&self.blocks).flush_begins();
+        let lives = self.notes.all(|zone, history| (zone, history.mark(0)));
+        let pointer = |zone| self.below.zone_now(self.below.geometry().start(zone).to_sector());
+        let zones = lives.into_iter().filter_map(|(zone, life)| {
+            let now = pointer(zone)?;
+            Some((zone, life.at(now.info.write_pointer.0)))
+        });
+        Covered { zones: zones.collect(), epoch }
+    }
+
+    /// A flush is done: what it covers is stable.
+    fn make_stable(&self, covered: Covered) {
+        lock(&self.blocks).flush_done(covered.epoch);
+        for (zone, mark) in covered.zones {
+            if self.notes.stable_up_to(zone, mark) {
+                self.below.let_go(zone);
+            }
+        }
+        self.pass(Passed::Flush);
+    }
+
+    /// Takes note of a request that is over.
+    fn over(&self, tag: Tag, outcome: &Outcome, events: &mut Vec<Event>) {
+        if self.watched.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        let covered = lock(&self.flushes).remove(&tag);
+        if let Some(covered) = covered {
+            self.watched.fetch_sub(1, Ordering::Relaxed);
+            if outcome.is_ok() {
+                self.make_stable(covered);
+            }
+        }
+        let waiting = lock(&self.blocks).done(tag);
+        if let Some(waiting) = waiting {
+            self.watched.fetch_sub(1, Ordering::Relaxed);
+            events.extend(waiting.into_iter().map(|tag| Event::Retry { tag }));
+        }
+    }
+
+    /// Takes note of the requests that a batch says are over.
+    fn look_through(&self, events: &mut Vec<Event>) {
+        if self.watched.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        for at in 0..events.len() {
+            if let Some(Event::Finished { tag, outcome }) = events.get(at).copied() {
+                self.over(tag, &outcome, events);
+            }
+        }
+    }
+
+    /// Reads the old versions of blocks that requests wait for. Returns whether any did.
+    fn read_old(&self, batch: &mut Batch) -> bool {
+        let lacking = std::mem::take(&mut *lock(&self.lacking));
+        for Lacking { tag, blocks } in &lacking {
+            let missing: Vec<u64> = lock(&self.blocks).missing(blocks.clone()).collect();
+            let mut read = Ok(());
+            for block in missing {
+                let mut content = vec![0; self.block.min(self.conventional - block * self.block) as usize];
+                read = self.below.peek(Bytes(block * self.block), &mut content);
+                if read.is_err() {
+                    break;
+                }
+                lock(&self.blocks).keep(block, content);
+            }
+            batch.events.push(match read {
+                Ok(()) => Event::Retry { tag: *tag },
+                Err(refusal) => Event::Finished { tag: *tag, outcome: Err(refusal) },
+            });
+        }
+        !lacking.is_empty()
+    }
+
+    /// Does the cut that is pending, where nothing is in flight. Returns whether it has.
+    fn cut_if_quiet(&self, batch: &mut Batch) -> bool {
+        if lock(&self.pending).is_none() {
+            return false;
+        }
+        let Some(gates) = self.switch.stop_rounds() else { return false };
+        let Some(Pending { cut, done }) = lock(&self.pending).take() else { return false };
+        let result = self.cut(&cut);
+        match &result {
+            Ok(outcome) => {
+                *lock(&self.last) = Some(outcome.clone());
+                lock(&self.lacking).clear();
+                lock(&self.flushes).clear();
+                lock(&self.held).clear();
+                self.watched.store(0, Ordering::Relaxed);
+                batch.events.clear();
+                self.switch.cut(cut.then);
+                log::info!("the power is cut: {} zones touched, state {}", outcome.zones.len(), outcome.digest);
+            }
+            Err(error) => {
+                log::error!("{error}");
+                self.switch.thaw();
+                batch.events.extend(lock(&self.held).drain(..).map(|tag| Event::Retry { tag }));
+            }
+        }
+        drop(gates);
+        if let Some(after_cut) = self.after_cut.get() {
+            after_cut(result.is_ok().then_some(cut.then));
+        }
+        if let Some(done) = done {
+            done(result);
+        }
+        true
+    }
+
+    /// Chooses what is left, and has the store change to it. Nothing is in flight.
+    fn cut(&self, cut: &Cut) -> Result<CutOutcome, CutError> {
+        let (zones, others) = self.touched();
+        let geometry = self.below.geometry();
+        let (lefts, mended) = self.choose(cut, &zones, others)?;
+        let pairs = zones.iter().zip(&lefts).zip(mended);
+        let report = pairs.map(|(((zone, steps), left), mended)| CutZone {
+            zone: zone.0,
+            stable: steps.stable,
+            accepted: steps.furthest(),
+            kept: left.pointer,
+            operations: steps.operations(),
+            torn: left.torn,
+            resets_lost: left.resets_lost,
+            finishes_lost: left.finishes_lost,
+            mended,
+        });
+        let report = report.collect();
+        let (conventional, blocks) = self.choose_blocks(cut, geometry);
+        let rewind = Rewind {
+            pointers: zones.iter().zip(&lefts).map(|((zone, _), left)| (*zone, Bytes(left.pointer))).collect(),
+            blocks,
+        };
+        self.below.rewind(&rewind, cut.then == Then::Fail).map_err(CutError::Store)?;
+        self.notes.clear();
+        lock(&self.blocks).clear();
+        if cut.anything_unstable {
+            zones.iter().zip(&lefts).for_each(|((zone, steps), left)| self.scramble(cut, *zone, steps, left));
+        }
+        Ok(CutOutcome {
+            digest: self.digest(&conventional),
+            seed: match cut.loss {
+                Loss::Seed(seed) => Some(seed),
+                _ => None,
+            },
+            then: cut.then,
+            model: cut.model().to_owned(),
+            mgmt: cut.management().to_owned(),
+            requests: self.requests.load(Ordering::Relaxed),
+            zones: report,
+            conventional,
+        })
+    }
+
+    /// The zones that have anything to lose, in order, each as far as it has come; and how many others are active.
+    fn touched(&self) -> (Vec<(ZoneIndex, Steps)>, u64) {
+        let mut zones = BTreeMap::new();
+        for zone in self.notes.all(|zone, _| zone) {
+            let now = self.below.zone_now(self.below.geometry().start(zone).to_sector());
+            let Some(pointer) = now.map(|now| now.info.write_pointer.0) else { continue };
+            let kept = !self.below.can_take_back(zone);
+            if let Some(history) = lock(self.notes.shard(zone)).get_mut(&zone) {
+                match history.ends_in_reset() {
+                    true if kept => history.keep_reset(),
+                    true => {}
+                    // What did not land cannot be kept.
+                    false => history.cut_back(pointer),
+                }
+                zones.insert(zone, history.steps().clone());
+            }
+        }
+        let mut others = 0;
+        self.each_zone(|info| {
+            let active = info.write_pointer > info.start && info.write_pointer.0 < info.start.0 + info.capacity.0;
+            let active = active && info.state != State::Full && info.kind != ZoneKind::Conventional;
+            others += u64::from(active && !zones.contains_key(&info.index));
+        });
+        (zones.into_iter().collect(), others)
+    }
+
+    fn each_zone(&self, mut each: impl FnMut(&ZoneInfo)) {
+        let geometry = self.below.geometry();
+        let mut chunk = Vec::with_capacity(CHUNK);
+        for first in (0..geometry.nr_zones()).step_by(CHUNK) {
+            chunk.clear();
+            // Cannot fail: the zone exists.
+            let _ = self.below.report(geometry.start(ZoneIndex(first)).to_sector(), CHUNK, &mut chunk);
+            chunk.iter().for_each(&mut each);
+        }
+    }
+
+    /// What each zone is afterwards, and whether that was mended.
+    fn choose(&self, cut: &Cut, zones: &[(ZoneIndex, Steps)], others: u64) -> Result<(Vec<Left>, Vec<bool>), CutError> {
+        let mut places = Vec::with_capacity(zones.len());
+        for (zone, steps) in zones {
+            let chosen = self.place(cut, *zone, steps)?;
+            let least = if cut.stable_management { steps.behind_management() } else { chosen };
+            places.push(chosen.max(least));
+        }
+        let all: Vec<Steps> = zones.iter().map(|(_, steps)| steps.clone()).collect();
+        let mended = mend(&all, &mut places, others, self.below.geometry().max_active_zones().into());
+        Ok((all.iter().zip(places).map(|(steps, place)| steps.left(place)).collect(), mended))
+    }
+
+    fn place(&self, cut: &Cut, zone: ZoneIndex, steps: &Steps) -> Result<Place, CutError> {
+        let (first, last) = (Place { operations: 0, torn: 0 }, Place { operations: steps.operations(), torn: 0 });
+        Ok(match &cut.loss {
+            Loss::All => first,
+            Loss::Nothing => last,
+            Loss::Zones(lost) => {
+                if lost.contains(&zone.0) {
+                    first
+                } else {
+                    last
+                }
+            }
+            Loss::AllBut(kept) => {
+                if kept.contains(&zone.0) {
+                    last
+                } else {
+                    first
+                }
+            }
+            Loss::Seed(seed) => {
+                let count = steps.operations();
+                let number = |which| chance(*seed, [zone.0.into(), count, which]);
+                steps.chosen(number(0), number(1), self.block)
+            }
+            Loss::State(state) => {
+                let Some(left) = state.zones.iter().find(|left| left.zone == zone.0) else { return Ok(last) };
+                let place = steps.place_of(left.kept, left.resets_lost, left.finishes_lost);
+                place.ok_or_else(|| {
+                    CutError::State(format!(
+                        "state leaves the write pointer of zone {zone} at {}, {} resets and {} finishes lost: expected \
+                         something between {} and {}, as this disk has it",
+                        left.kept,
+                        left.resets_lost,
+                        left.finishes_lost,
+                        steps.stable,
+                        steps.furthest()
+                    ))
+                })?
+            }
+        })
+    }
+
+    /// What each block with an old version is afterwards: in words, and those that become old again.
+    fn choose_blocks(&self, cut: &Cut, geometry: &Geometry) -> (Vec<CutConventional>, Vec<(Bytes, Vec<u8>)>) {
+        let blocks = lock(&self.blocks);
+        let (mut told, mut old): (Vec<CutConventional>, Vec<_>) = (Vec::new(), Vec::new());
+        for (block, content) in blocks.volatile() {
+            let at = Bytes(block * self.block);
+            let Some(zone) = geometry.zone_at(at) else { continue };
+            let new = match &cut.loss {
+                Loss::All => false,
+                Loss::Nothing => true,
+                Loss::Zones(lost) => !lost.contains(&zone.0),
+                Loss::AllBut(kept) => kept.contains(&zone.0),
+                Loss::Seed(seed) => chance(*seed, [zone.0.into(), block, 2]) & 1 == 1,
+                Loss::State(state) => {
+                    state.conventional.iter().find(|told| told.zone == zone.0).is_none_or(|told| told.is_new(block))
+                }
+            };
+            match told.last_mut() {
+                Some(last) if last.zone == zone.0 => last.add(block, new),
+                _ => {
+                    let mut next = CutConventional { zone: zone.0, volatile: 0, kept: 0, new: Vec::new() };
+                    next.add(block, new);
+                    told.push(next);
+                }
+            }
+            if !new {
+                old.push((at, content.to_vec()));
+            }
+        }
+        (told, old)
+    }
+
+    /// Makes the bytes of a zone that are not stable something else. The pointer stays.
+    fn scramble(&self, cut: &Cut, zone: ZoneIndex, steps: &Steps, left: &Left) {
+        let kept_reset = left.resets_lost == 0 && left.pointer < steps.stable;
+        let from = if kept_reset { steps.span.start } else { steps.stable };
+        let seed = if let Loss::Seed(seed) = cut.loss { seed } else { 0 };
+        for at in (from..left.pointer).step_by(self.block as usize) {
+            let number = chance(seed, [zone.0.into(), at, 3]);
+            let len = self.block.min(left.pointer - at) as usize;
+            let content = match number % 3 {
+                0 => continue,
+                1 => vec![0; len],
+                _ => vec![(number >> 8) as u8; len],
+            };
+            if let Err(refusal) = self.below.poke(Bytes(at), &content) {
+                log::error!("zone {zone}: what was not stable could not be changed: {refusal}");
+            }
+        }
+    }
+
+    /// The same for the same pointers and states of all zones, and the same choice of blocks.
+    fn digest(&self, conventional: &[CutConventional]) -> String {
+        let mut digest = Digest::default();
+        self.each_zone(|info| {
+            digest.add(info.write_pointer.0);
+            digest.add(info.state as u64);
+        });
+        for zone in conventional {
+            digest.add(zone.zone.into());
+            zone.new.iter().for_each(|(first, count)| {
+                digest.add(*first);
+                digest.add(*count);
+            });
+        }
+        digest.text()
+    }
+}
+
+impl Layer for Arc<VolatileCache> {
+    fn below(&self) -> &dyn ZonedDevice {
+        &*self.below
+    }
+
+    fn begin(&self, tag: Tag, op: Op, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step {
+        match self.switch.power() {
+            power if power.is_off() => return Step::Done(Err(Refusal::Io)),
+            super::switch::Power::Frozen => return self.hold(tag, op),
+            _ => {}
+        }
+        self.requests.fetch_add(1, Ordering::Relaxed);
+        let step = self.start(tag, op, segments, batch);
+        if self.trigger.is_armed() {
+            self.pass(Passed::Request);
+            if let Op::Write { len, .. } | Op::Append { len, .. } = op
+                && !matches!(step, Step::Done(Err(_)))
+            {
+                self.pass(Passed::Write(len.0, self.reach(op)));
+            }
+        }
+        step
+    }
+
+    fn resume(&self, ticket: Ticket, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step {
+        if self.switch.power() != super::switch::Power::On {
+            self.remember(ticket.tag());
+            return Step::Parked(ticket);
+        }
+        match ticket.op() {
+            // This layer may have held it back, and has to see it again.
+            Some(op) if self.conventional_blocks(op).is_some() || op == Op::Flush => {
+                self.start(ticket.tag(), op, segments, batch)
+            }
+            _ => {
+                let tag = ticket.tag();
+                let step = self.below.resume(ticket, segments, batch);
+                self.look_at(tag, &step, batch);
+                step
+            }
+        }
+    }
+
+    fn io_done(&self, ticket: Ticket, result: IoResult, batch: &mut Batch) {
+        debug_assert!(ticket.io_kind() != IoKind::Sync || lock(&self.flushes).contains_key(&ticket.tag()));
+        self.below.io_done(ticket, result, batch);
+    }
+
+    fn commit(&self, batch: &mut Batch) {
+        self.below.commit(batch);
+        self.look_through(&mut batch.events);
+    }
+
+    fn housekeep(&self, batch: &mut Batch) -> bool {
+        if self.cut_if_quiet(batch) {
+            return true;
+        }
+        let read = self.read_old(batch);
+        let more = self.below.housekeep(batch);
+        self.look_through(&mut batch.events);
+        read || more
+    }
+
+    fn make_durable(&self) -> Result<(), Refusal> {
+        let covered = self.covered();
+        self.below.make_durable()?;
+        self.make_stable(covered);
+        Ok(())
+    }
+
+    fn set_doorbell(&self, bell: Doorbell) {
+        if self.bell.set(bell).is_ok() {
+            let bell = Arc::clone(&self.bell);
+            self.below.set_doorbell(Box::new(move || {
+                if let Some(ring) = bell.get() {
+                    ring();
+                }
+            }));
+        }
+    }
+
+    fn set_journal(&self, journal: Box<dyn Journal>) {
+        if self.notes.journal.set(journal).is_err() {
+            log::error!("the cache's journal was set twice; the first one stays");
+        }
+    }
+}
+
+impl VolatileCache {
+    /// How far a write brings its zone, from the zone's start.
+    fn reach(&self, op: Op) -> Option<(ZoneIndex, u64)> {
+        let (Op::Write { start, .. } | Op::Append { zone: start, .. }) = op else { return None };
+        let now = self.below.zone_now(start).filter(|now| now.info.kind != ZoneKind::Conventional)?;
+        Some((now.info.index, now.next_write.0.saturating_sub(now.info.start.0)))
+    }
+}
+
+type Shard = Mutex<HashMap<ZoneIndex, History>>;
+
+/// What is not stable of all sequential zones, as the store's notes tell it.
+struct Notes {
+    geometry: Geometry,
+    counter: Counter,
+    shards: Vec<Shard>,
+    journal: OnceLock<Box<dyn Journal>>,
+}
+
+impl Notes {
+    fn new(geometry: Geometry) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { geometry, counter: Counter::default(), shards, journal: OnceLock::new() }
+    }
+
+    fn shard(&self, zone: ZoneIndex) -> &Shard {
+        // The remainder is below their number.
+        &self.shards[zone.index() % SHARDS]
+    }
+
+    fn history<R>(&self, zone: ZoneIndex, stable: Bytes, with: impl FnOnce(&mut History) -> R) -> R {
+        let span = || Span { start: self.geometry.start(zone).0, end: self.geometry.writable_end(zone).0 };
+        let mut shard = lock(self.shard(zone));
+        let history = shard.entry(zone).or_insert_with(|| History::new(span(), stable.0, &self.counter));
+        let result = with(history);
+        if history.is_empty() {
+            shard.remove(&zone);
+        }
+        result
+    }
+
+    fn all<T>(&self, each: impl Fn(ZoneIndex, &History) -> T) -> Vec<T> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            found.extend(lock(shard).iter().map(|(zone, history)| each(*zone, history)));
+        }
+        found
+    }
+
+    fn volatile(&self) -> u64 {
+        self.all(|_, history| history.volatile()).into_iter().sum()
+    }
+
+    /// Returns whether that made a reset stable.
+    fn stable_up_to(&self, zone: ZoneIndex, mark: Mark) -> bool {
+        let mut shard = lock(self.shard(zone));
+        let Some(history) = shard.get_mut(&zone) else { return false };
+        let was_reset = history.ends_in_reset();
+        history.stable_up_to(mark);
+        let kept = was_reset && !history.ends_in_reset();
+        if history.is_empty() {
+            shard.remove(&zone);
+        }
+        kept
+    }
+
+    fn clear(&self) {
+        self.shards.iter().for_each(|shard| lock(shard).clear());
+    }
+}
+
+/// The store's notes on their way to whoever keeps them.
+struct Noting(Arc<Notes>);
+
+impl Noting {
+    fn pass(&self, with: impl FnOnce(&dyn Journal)) {
+        if let Some(journal) = self.0.journal.get() {
+            with(journal.as_ref());
+        }
+    }
+}
+
+impl Journal for Noting {
+    fn note(&self, tag: Tag, note: Note) {
+        if let Note::Reserved(Reserved { zone, start, end, .. }) = note {
+            self.0.history(zone, start, |history| history.write(start.0, end.0, &self.0.counter));
+        }
+        self.pass(|journal| journal.note(tag, note));
+    }
+
+    fn settled(&self, tag: Tag, outcome: &Outcome) {
+        self.pass(|journal| journal.settled(tag, outcome));
+    }
+
+    fn emptied(&self, zone: ZoneIndex, from: Bytes) {
+        self.0.history(zone, from, |history| {
+            history.cut_back(from.0);
+            history.reset(&self.0.counter);
+        });
+        self.pass(|journal| journal.emptied(zone, from));
+    }
+
+    fn filled(&self, zone: ZoneIndex, from: Bytes) {
+        self.0.history(zone, from, |history| {
+            history.cut_back(from.0);
+            history.finish(&self.0.counter);
+        });
+        self.pass(|journal| journal.filled(zone, from));
+    }
+
+    fn explicitly_open(&self, zone: ZoneIndex, open: bool) {
+        self.pass(|journal| journal.explicitly_open(zone, open));
+    }
+
+    fn power_lost(&self, fails: bool) {
+        self.pass(|journal| journal.power_lost(fails));
+    }
+}
