@@ -75,6 +75,8 @@ impl<S: Medium> ZonedStore<S> {
         for (at, content) in &to.blocks {
             wanted.append(&mut changes(keeper, *at, content)?);
         }
+        // What is left is stable from now on, also where the host's own power goes.
+        self.storage.flush().map_err(|error| failed("made durable", Bytes(0), &error))?;
         let noted = || self.journal(|journal| journal.power_lost(fails));
         keeper.image.change_at_once(&wanted, noted).map_err(|error| {
             log::error!("zones could not be changed back: {error}");

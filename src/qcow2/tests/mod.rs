@@ -10,6 +10,7 @@ mod layouts;
 mod length;
 mod mapping;
 mod pointers;
+mod redo;
 mod repair;
 mod sound;
 mod support;

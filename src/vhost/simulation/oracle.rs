@@ -166,8 +166,9 @@ impl Zone {
         self.doubtful = false;
     }
 
-    /// Checks a zone after a loss of power, and goes on from there. `seen` are all its blocks.
-    pub(super) fn after_power_loss(&mut self, state: State, pointer: Bytes, seen: &[u64], unsure: bool) {
+    /// Checks a zone after a loss of power, and goes on from there. `seen` are all its blocks. On `command` a prefix is left, and
+    /// none of it is lost.
+    pub(super) fn after_power_loss(&mut self, state: State, pointer: Bytes, seen: &[u64], unsure: bool, command: bool) {
         let full = state == State::Full;
         let blocks = ((pointer.0 - self.start) / BLOCK) as usize;
         let fits = |number: usize, life: &Life| {
@@ -179,7 +180,8 @@ impl Zone {
             let reached =
                 if full { life.finished || life.blocks.len() == self.capacity } else { blocks <= life.blocks.len() };
             let contents = seen.iter().enumerate().all(|(at, number)| {
-                *number == 0 && at >= low || at < up_to && life.may_hold(at, *number, unsure && at >= low)
+                let lost = *number == 0 && at >= low && !(command && at < blocks.min(life.blocks.len()) && !full);
+                lost || at < up_to && life.may_hold(at, *number, unsure && at >= low)
             });
             reached && blocks >= low && (full || !stable) && contents
         };

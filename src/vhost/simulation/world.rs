@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fs::File;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use vhost::vhost_user::message::VhostUserInflight;
 use virtio_bindings::bindings::virtio_blk as wire;
@@ -20,6 +20,7 @@ use crate::device::recovery::LeftBehind;
 use crate::device::router::Bell;
 use crate::device::testing::Rung;
 use crate::device::{Device, Identity};
+use crate::power::{Switch, VolatileCache, Words};
 use crate::qcow2::{self, Access, ByteOrder, CreateOptions, Image};
 use crate::store::{Batch, OpenOptions, ZoneInfo, ZonedDevice, ZonedStore};
 use crate::units::{Bytes, FileOffset, Sector};
@@ -45,6 +46,10 @@ pub(super) struct Seen {
     pub(super) deaths: usize,
     pub(super) resumed: usize,
     pub(super) power_losses: usize,
+    pub(super) cuts: usize,
+    pub(super) cut_deaths: usize,
+    pub(super) torn: usize,
+    pub(super) resets_lost: usize,
     pub(super) data_lost: usize,
     pub(super) stops: usize,
     pub(super) moves: usize,
@@ -54,10 +59,39 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    fn all(&mut self) -> [&mut usize; 11] {
-        let Self { requests, failures, deaths, resumed, power_losses, data_lost, stops, moves, resets, full, slept } =
-            self;
-        [requests, failures, deaths, resumed, power_losses, data_lost, stops, moves, resets, full, slept]
+    fn all(&mut self) -> [&mut usize; 15] {
+        let Self {
+            requests,
+            failures,
+            deaths,
+            resumed,
+            power_losses,
+            data_lost,
+            stops,
+            moves,
+            resets,
+            full,
+            slept,
+            ..
+        } = self;
+        let Self { cuts, cut_deaths, torn, resets_lost, .. } = self;
+        [
+            requests,
+            failures,
+            deaths,
+            resumed,
+            power_losses,
+            data_lost,
+            stops,
+            moves,
+            resets,
+            full,
+            slept,
+            cuts,
+            cut_deaths,
+            torn,
+            resets_lost,
+        ]
     }
 
     pub(super) fn add(&mut self, other: &Self) {
@@ -86,6 +120,7 @@ pub(super) struct Process {
     pub(super) device: Arc<Device>,
     pub(super) store: Arc<ZonedStore<SimDisk>>,
     pub(super) work: Arc<Rung>,
+    journals: Arc<Journals>,
 }
 
 /// A device, its guest, and a generator for what happens.
@@ -104,6 +139,8 @@ pub(super) struct World {
     pub(super) faulty: bool,
     pub(super) limited: bool,
     pub(super) write_through: bool,
+    /// The disk has a volatile cache, whose power is cut on command.
+    cached: bool,
     /// The guest has more to ask for.
     pub(super) issuing: bool,
     /// The last number of a block.
@@ -111,15 +148,19 @@ pub(super) struct World {
     pub(super) seen: Seen,
 }
 
-fn open(disk: &Arc<SimDisk>, write_through: bool, lanes: usize) -> (Process, Vec<Arc<Rung>>, Arc<Journals>) {
-    let options = OpenOptions { read_only: false, write_granularity: Bytes(BLOCK), hold_resets: false };
+/// How a process is started.
+#[derive(Clone, Copy)]
+struct Started {
+    write_through: bool,
+    cached: bool,
+    lanes: usize,
+}
+
+fn open(disk: &Arc<SimDisk>, started: Started) -> (Process, Vec<Arc<Rung>>, Arc<Journals>) {
+    let Started { write_through, cached, lanes } = started;
+    let options = OpenOptions { read_only: false, write_granularity: Bytes(BLOCK), hold_resets: cached };
     let store = Arc::new(ZonedStore::open(Arc::clone(disk), options).unwrap());
-    let journals = Arc::new(Journals::new());
-    store.set_journal(Box::new(Arc::clone(&journals)));
     store.set_allocator(Box::new(|_| {}));
-    let work = Arc::new(Rung::default());
-    let ring = Arc::clone(&work);
-    store.set_doorbell(Box::new(move || ring.ring()));
     let rung: Vec<Arc<Rung>> = (0..lanes).map(|_| Arc::default()).collect();
     let bells = rung.iter().map(|rung| Arc::clone(rung) as Arc<dyn Bell>).collect();
     let identity = Identity {
@@ -128,9 +169,25 @@ fn open(disk: &Arc<SimDisk>, write_through: bool, lanes: usize) -> (Process, Vec
         block: Bytes(BLOCK),
         write_through,
     };
-    let device = Arc::new(Device::new(Arc::clone(&store) as Arc<dyn ZonedDevice>, identity, bells, None));
+    let plain = Arc::clone(&store) as Arc<dyn ZonedDevice>;
+    let device = Arc::new(match cached {
+        false => Device::new(plain, identity, bells, None),
+        true => {
+            let cache = VolatileCache::new(plain, Arc::new(Switch::new(lanes)), Bytes(BLOCK), Bytes(20 * BLOCK));
+            Device::cached(Arc::new(cache), identity, bells, None)
+        }
+    });
+    if let Some(cache) = &device.cache {
+        let device = Arc::downgrade(&device);
+        cache.set_after_cut(Box::new(move |_| device.upgrade().unwrap().router.ring_all()));
+    }
+    let journals = Arc::new(Journals::new());
+    device.disk.set_journal(Box::new(Arc::clone(&journals)));
+    let work = Arc::new(Rung::default());
+    let ring = Arc::clone(&work);
+    device.disk.set_doorbell(Box::new(move || ring.ring()));
     device.set_mode(Features::offered(false), true);
-    (Process { device, store, work }, rung, journals)
+    (Process { device, store, work, journals: Arc::clone(&journals) }, rung, journals)
 }
 
 fn memory(lanes: usize) -> Arc<Memory> {
@@ -168,7 +225,8 @@ impl World {
             failed_syncs: if faulty && rng.below(2) == 0 { 30 } else { 0 },
             sync_has_failed: false,
         };
-        let (process, rung, _) = open(&disk, write_through, lanes);
+        let cached = rng.below(2) == 0;
+        let (process, rung, _) = open(&disk, Started { write_through, cached, lanes });
         let mem = memory(lanes);
         let event_idx = rng.below(2) == 0;
         let lane = |(number, rung): (usize, Arc<Rung>)| Lane {
@@ -195,6 +253,7 @@ impl World {
             faulty,
             limited,
             write_through,
+            cached,
             issuing: true,
             last: 0,
             seen: Seen::default(),
@@ -218,6 +277,7 @@ impl World {
     fn step(&mut self) {
         let lane = self.rng.below(self.lanes.len() as u64) as usize;
         match self.rng.below(1000) {
+            0..4 if self.cached => self.cut_power(),
             0..400 => self.issue(lane),
             400..880 => self.go_on(lane),
             880..985 => self.housekeep(),
@@ -233,8 +293,9 @@ impl World {
     /// Takes the region over and starts all queues, after the process was started.
     fn start_process(&mut self) {
         let lanes = self.lanes.len();
-        let (process, rung, journals) = open(&self.disk, self.write_through, lanes);
-        let disk: Arc<dyn ZonedDevice> = Arc::clone(&process.store) as _;
+        let started = Started { write_through: self.write_through, cached: self.cached, lanes };
+        let (process, rung, journals) = open(&self.disk, started);
+        let disk = Arc::clone(&process.device.disk);
         let region = self.open_region(&process.store);
         journals.attach(Some(&region));
         let left = journal::recover(&disk, &region, &journals);
@@ -305,11 +366,11 @@ impl World {
 
     fn housekeep(&mut self) {
         self.process.work.take();
-        let Process { device, store, .. } = &self.process;
-        if store.housekeep(&mut self.batch) {
+        let device = &self.process.device;
+        if device.disk.housekeep(&mut self.batch) {
             self.process.work.ring();
         }
-        store.commit(&mut self.batch);
+        device.disk.commit(&mut self.batch);
         device.router.deliver(self.batch.events.drain(..));
     }
 
@@ -383,19 +444,110 @@ impl World {
         let disk = self.disk.crash_before(u64::MAX).keeping(|_, _| rng.below(4) < keep);
         self.disk = Arc::new(disk);
         self.disk.settle();
-        let lanes = self.lanes.len();
+        self.new_drivers();
+        self.start_process();
+        self.check_after_power_loss(false);
+        self.seen.power_losses += 1;
+    }
+
+    /// The guest begins anew.
+    fn new_drivers(&mut self) {
         let event_idx = self.rng.below(2) == 0;
         for (number, lane) in self.lanes.iter_mut().enumerate() {
             lane.driver = Driver::new(number as u16, event_idx, 3, &self.mem);
             (lane.asleep, lane.kicked) = (false, false);
         }
-        self.region = new_region(&self.process.store, lanes);
-        self.start_process();
-        self.check_after_power_loss();
-        self.seen.power_losses += 1;
+        self.region = new_region(&self.process.store, self.lanes.len());
     }
 
-    fn check_after_power_loss(&mut self) {
+    /// The power is cut on command, and is back when the guest has reset its device. The process may die in the midst: then the
+    /// next one finds the state of before or of after.
+    fn cut_power(&mut self) {
+        let words = Words {
+            seed: Some(self.rng.below(1 << 20)).filter(|seed| seed % 4 != 0),
+            then: (self.rng.below(2) == 0).then(|| "fail".to_owned()),
+            ..Words::default()
+        };
+        let fails = words.then.is_some();
+        let result = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&result);
+        let cache = Arc::clone(self.process.device.cache.as_ref().unwrap());
+        cache.command(words, Box::new(move |outcome| *told.lock().unwrap() = Some(outcome))).unwrap();
+        let mut begun = self.disk.operations();
+        for turn in 0.. {
+            assert!(turn < 100_000, "the power is not cut");
+            if self.rng.below(2) == 0 {
+                let number = self.rng.below(self.lanes.len() as u64) as usize;
+                self.go_on(number);
+            }
+            begun = self.disk.operations();
+            self.housekeep();
+            if result.lock().unwrap().is_some() {
+                break;
+            }
+        }
+        let outcome = match result.lock().unwrap().take() {
+            Some(Ok(outcome)) => outcome,
+            // All goes on as if nothing had been said.
+            failed => return assert!(self.faulty, "the power could not be cut: {failed:?}"),
+        };
+        if self.rng.below(2) == 0 {
+            return self.die_while_cut(begun);
+        }
+        self.expect_no_success(fails);
+        for lane in &mut self.lanes {
+            drop(lane.queue.take());
+            lane.asked = [const { None }; PLACES];
+        }
+        self.new_drivers();
+        let region = self.open_region(&self.process.store);
+        self.process.journals.attach(Some(&region));
+        self.process.device.reset();
+        let left: Vec<_> = self.lanes.iter().map(|_| LeftBehind::none(&self.process.device.disk)).collect();
+        left.into_iter().enumerate().for_each(|(number, left)| self.start_queue(number, 0, left));
+        self.check_after_power_loss(true);
+        self.seen.cuts += 1;
+        self.seen.torn += outcome.zones.iter().filter(|zone| zone.torn).count();
+        self.seen.resets_lost += outcome.zones.iter().filter(|zone| zone.resets_lost != 0).count();
+    }
+
+    /// After a cut what was in flight fails, or is not answered.
+    fn expect_no_success(&mut self, fails: bool) {
+        for number in 0..self.lanes.len() {
+            let lane = &mut self.lanes[number];
+            lane.rung.take();
+            let queue = lane.queue.as_mut().unwrap();
+            for _ in 0..3 {
+                queue.round(true).unwrap();
+            }
+            assert!(queue.is_quiet(), "the power is gone, and requests are in flight");
+            let answers = lane.driver.answers(&self.mem);
+            assert!(fails || answers.is_empty(), "an answer without power");
+            assert!(answers.iter().all(|answer| answer.status == wire::VIRTIO_BLK_S_IOERR as u8));
+            let waiting = lane.asked.iter().flatten().count();
+            assert!(!fails || answers.len() == waiting, "{} answers for {waiting} requests", answers.len());
+        }
+    }
+
+    /// The process dies at one of the operations that a cut has taken, of which the first is `begun`.
+    fn die_while_cut(&mut self, begun: u64) {
+        for lane in &mut self.lanes {
+            lane.queue.take().unwrap().parts().0.die();
+            lane.asked = [const { None }; PLACES];
+        }
+        let at = begun + self.rng.below(self.disk.operations() - begun + 1);
+        // What a process has done is there, whatever becomes of it.
+        let disk = self.disk.crash_before(at).keeping(|_, _| true);
+        self.disk = Arc::new(disk);
+        self.disk.settle();
+        self.new_drivers();
+        self.start_process();
+        self.check_after_power_loss(true);
+        self.seen.cut_deaths += 1;
+    }
+
+    /// Checks what is left and goes on from there. Where it was lost on `command`, nothing that is kept is zeros.
+    fn check_after_power_loss(&mut self, command: bool) {
         let mut image = Image::open(Arc::clone(&self.disk), Access::ReadOnly).unwrap();
         assert_eq!(image.check().unwrap().errors, 0, "the image is not sound");
         let infos = self.infos();
@@ -403,7 +555,7 @@ impl World {
             let seen = blocks_in_file(&self.disk, &mut image, info);
             let before = zone.answered;
             let unsure = zone.doubtful || zone.in_flight != 0 && (self.faulty || self.limited);
-            zone.after_power_loss(info.state, info.write_pointer, &seen, unsure);
+            zone.after_power_loss(info.state, info.write_pointer, &seen, unsure, command);
             let lost = zone.answered.blocks < before.blocks;
             self.seen.data_lost += usize::from(lost);
         }
@@ -411,6 +563,8 @@ impl World {
         let from: Vec<usize> = self.conventional.blocks.iter().map(|block| block.stable).collect();
         self.conventional.check(0, &from, &seen);
         self.conventional = Conventional::new(&seen);
+        let active = infos.iter().filter(|info| info.state.is_active()).count();
+        assert!(!self.limited || active <= 4, "{active} zones are active");
     }
 
     pub(super) fn infos(&self) -> Vec<ZoneInfo> {
