@@ -306,16 +306,23 @@ impl Frontend {
     /// What a machine reset does: RESET_DEVICE, then everything anew. Requests in flight are forgotten.
     pub fn reset_device(&mut self) -> Talk<()> {
         self.conn.tell(msg::RESET_DEVICE, &[], &[])?;
-        for queue in &mut self.queues {
-            queue.clear(&self.mem);
-        }
-        self.pending.clear();
-        self.done.clear();
+        self.forget();
         // What was in flight before the reset is nobody's any more, so the region goes too.
         self.inflight = None;
         self.conn.tell_u64(msg::SET_FEATURES, self.features)?;
         self.share_inflight()?;
         (0..self.queues.len()).try_for_each(|queue| self.start_queue(queue, 0))
+    }
+
+    /// Clears the rings, and gives back the memory of requests that nobody will answer.
+    pub fn forget(&mut self) {
+        for queue in &mut self.queues {
+            queue.clear(&self.mem);
+        }
+        for pending in std::mem::take(&mut self.pending).into_values() {
+            pending.memory.iter().for_each(|gpa| self.mem.release(*gpa));
+        }
+        self.done.clear();
     }
 
     /// Submits without letting the device see it, until [`Frontend::unplug`].
@@ -484,6 +491,11 @@ impl Frontend {
     /// Takes the result of a request if it is there.
     pub fn poll(&mut self, token: Token) -> Option<Done> {
         self.collect();
+        self.done.remove(&token)
+    }
+
+    /// Takes the result of a request if it was collected.
+    pub fn taken(&mut self, token: Token) -> Option<Done> {
         self.done.remove(&token)
     }
 

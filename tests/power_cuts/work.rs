@@ -1,0 +1,750 @@
+//! Requests from a seed, many of them in flight, and the log of them for the rules.
+//!
+//! What is asked next depends on the seed and on what was *waited for*, never on what happens to be answered already: the same
+//! seed asks the same until the power goes. A zone takes one kind of requests at a time, so that their order is known:
+//! writes, resets and finishes one behind the other on one queue; appends on any; resets that find nothing left to do.
+
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::block::{Label, SECTORS, Seen, look_at_all};
+use super::rig::Rig;
+use super::rules::{Held, Left, Number, Rules, What};
+use crate::common::frontend::Token;
+use crate::common::request::{Done, Req, Status, sectors};
+use crate::common::{PATIENCE, Rng};
+
+/// Blocks in the longest append.
+const APPEND: u32 = 16;
+
+/// How long an armed cut is not looked for.
+const GLANCE: Duration = Duration::from_millis(2);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mode {
+    /// Writes, resets and finishes, in order, on one queue.
+    Ordered {
+        queue: usize,
+    },
+    Appends,
+    /// Resets, of which all but one change nothing.
+    Resets,
+    /// Finishes, in the same way.
+    Finishes,
+}
+
+/// What a sequential zone will be once everything in flight is done.
+#[derive(Clone, Debug)]
+struct Planned {
+    written: u32,
+    full: bool,
+    life: u32,
+    /// The last life that there was; a cut may bring an older one back.
+    lives: u32,
+    explicit: bool,
+    mode: Mode,
+    /// Changes in flight.
+    out: usize,
+    /// Reads in flight.
+    reads: usize,
+    /// It is active by what was waited for, and nothing in flight ends that.
+    steady: bool,
+}
+
+impl Planned {
+    fn is_active(&self) -> bool {
+        self.explicit || self.written > 0 && !self.full
+    }
+
+    fn begin_life(&mut self) {
+        self.lives += 1;
+        self.life = self.lives;
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Kind {
+    Change,
+    Flush,
+    Read(Vec<Option<Label>>),
+    Open,
+    Close,
+}
+
+#[derive(Clone, Debug)]
+struct Flying {
+    number: Number,
+    token: Token,
+    what: What,
+    kind: Kind,
+    /// The one zone that it is for; of a reset of all zones none.
+    zone: Option<usize>,
+    /// Blocks of a conventional zone.
+    blocks: Range<u32>,
+    /// It was answered.
+    done: bool,
+    /// With OK.
+    ok: bool,
+}
+
+/// How much of a round is what.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Habits {
+    /// Requests.
+    pub(crate) steps: usize,
+    /// Of a hundred requests so many are flushes.
+    pub(crate) flushes: u64,
+    /// Of a hundred so many are for conventional zones.
+    pub(crate) conventional: u64,
+    /// Of a hundred steps so many wait for something.
+    pub(crate) waits: u64,
+    /// At most so many requests are in flight.
+    pub(crate) depth: usize,
+    /// Everything is waited for in the end.
+    pub(crate) drained: bool,
+}
+
+impl Habits {
+    /// Others with each seed.
+    pub(crate) fn random(rng: &mut Rng) -> Self {
+        Self {
+            steps: 8 + rng.below(40) as usize,
+            flushes: *rng.pick(&[0, 1, 3, 8, 15]),
+            conventional: *rng.pick(&[5, 20, 40]),
+            waits: *rng.pick(&[2, 10, 30]),
+            depth: *rng.pick(&[1, 4, 12, 32]),
+            drained: rng.below(4) == 0,
+        }
+    }
+}
+
+/// A disk that is worked on, with the log.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    /// The disk.
+    pub(crate) rig: Rig,
+    /// The log.
+    pub(crate) rules: Rules,
+    /// Requests that were refused for want of resources, or for what followed from that.
+    pub(crate) refused: usize,
+    /// Requests that were submitted.
+    pub(crate) submitted: usize,
+    /// Requests that a cut has answered.
+    pub(crate) failed: usize,
+    /// The power goes by itself some time.
+    pub(crate) armed: Option<Value>,
+    /// The power has gone.
+    pub(crate) is_off: bool,
+    /// The sequential zones that requests are made for.
+    pub(crate) worked_on: Range<usize>,
+    serial: u32,
+    planned: Vec<Planned>,
+    flying: Vec<Flying>,
+}
+
+impl Worker {
+    /// A worker on an empty disk.
+    pub(crate) fn new(rig: Rig, rules: Rules) -> Self {
+        let idle = Planned {
+            written: 0,
+            full: false,
+            life: 0,
+            lives: 0,
+            explicit: false,
+            mode: Mode::Appends,
+            out: 0,
+            reads: 0,
+            steady: false,
+        };
+        let planned = vec![idle; rules.shape.zones];
+        let worked_on = rules.shape.sequential();
+        Self {
+            rig,
+            rules,
+            refused: 0,
+            submitted: 0,
+            failed: 0,
+            armed: None,
+            is_off: false,
+            worked_on,
+            serial: 0,
+            planned,
+            flying: Vec::new(),
+        }
+    }
+
+    fn queues(&mut self) -> u64 {
+        self.rig.disk.front().queues.len() as u64
+    }
+
+    fn label(&mut self, zone: usize) -> Label {
+        self.serial += 1;
+        Label { zone: zone as u32, life: self.planned[zone].life, serial: self.serial, at: 0 }
+    }
+
+    /// Makes the requests of a round. Some are in flight at the end, unless the round's habit is another; none is
+    /// made once the power is seen to be off.
+    pub(crate) fn round(&mut self, rng: &mut Rng, habits: &Habits) {
+        let mut plugged = false;
+        for _ in 0..habits.steps {
+            if self.is_off {
+                break;
+            }
+            if !plugged && rng.below(6) == 0 {
+                self.rig.disk.front().plug();
+                plugged = true;
+            }
+            let waits = self.flying.len() >= habits.depth || rng.below(100) < habits.waits;
+            if waits && !self.flying.is_empty() {
+                self.unplug(&mut plugged);
+                match rng.below(4) {
+                    0 => self.wait_for_all(),
+                    1 => self.wait_for(1 + rng.below(self.flying.len() as u64) as usize),
+                    _ => self.wait_for(1),
+                }
+                continue;
+            }
+            self.step(rng, habits, &mut plugged);
+        }
+        self.unplug(&mut plugged);
+        if habits.drained {
+            self.wait_for_all();
+        }
+    }
+
+    fn unplug(&mut self, plugged: &mut bool) {
+        if std::mem::take(plugged) {
+            self.rig.disk.front().unplug();
+        }
+    }
+
+    fn step(&mut self, rng: &mut Rng, habits: &Habits, plugged: &mut bool) {
+        let queue = rng.below(self.queues()) as usize;
+        let dice = rng.below(100);
+        if dice < habits.flushes && !self.rules.write_through {
+            self.submit(queue, What::Flush, Kind::Flush, &Req::flush());
+            if rng.below(2) == 0 {
+                // The flush alone, and no more than the luck of the others.
+                self.unplug(plugged);
+                let last = self.flying.len() - 1;
+                self.wait_until(&[last]);
+            }
+        } else if dice < habits.flushes + habits.conventional && self.rules.shape.conv > 0 {
+            self.conventional(rng, queue);
+        } else if self.worked_on == self.rules.shape.sequential() && rng.below(150) == 0 {
+            self.unplug(plugged);
+            self.reset_all(rng, queue);
+        } else {
+            for _ in 0..8 {
+                let zone = self.worked_on.start + rng.below(self.worked_on.len() as u64) as usize;
+                if self.sequential(rng, zone, queue, plugged) {
+                    break;
+                }
+            }
+        }
+    }
+
+    fn submit(&mut self, queue: usize, what: What, kind: Kind, req: &Req) {
+        let number = self.rules.submit(&what);
+        let token = self.rig.disk.submit(queue, req);
+        self.submitted += 1;
+        let (zone, blocks) = match what {
+            What::Write { zone, at, len, .. } => (Some(zone), at..at + len),
+            What::Append { zone, .. } | What::Reset { zone } | What::Finish { zone } => (Some(zone), 0..0),
+            What::ResetAll | What::Flush | What::Other => (None, 0..0),
+        };
+        self.flying.push(Flying { number, token, what, kind, zone, blocks, done: false, ok: false });
+    }
+
+    fn conventional(&mut self, rng: &mut Rng, queue: usize) {
+        let shape = self.rules.shape;
+        let zone = rng.below(shape.conv as u64) as usize;
+        // Few places, so that there are versions.
+        let at = rng.below(u64::from(shape.len.min(12))) as u32;
+        let len = (1 + rng.below(6) as u32).min(shape.len - at);
+        let overlaps =
+            |flying: &Flying| flying.zone == Some(zone) && flying.blocks.start < at + len && at < flying.blocks.end;
+        if self.flying.iter().any(overlaps) {
+            return;
+        }
+        let sector = shape.sector(zone, at);
+        if rng.below(8) == 0 {
+            let expected = (at..at + len).map(|at| self.rules.version(zone, at)).collect();
+            self.read(queue, zone, at..at + len, expected);
+            return;
+        }
+        let label = self.label(zone);
+        let req = Req::write(sector, label.data(len));
+        self.submit(queue, What::Write { zone, at, label, len }, Kind::Change, &req);
+    }
+
+    fn read(&mut self, queue: usize, zone: usize, blocks: Range<u32>, expected: Vec<Option<Label>>) {
+        let len = expected.len() * super::block::BLOCK;
+        let req = Req::read(self.rules.shape.sector(zone, blocks.start), len);
+        self.submit(queue, What::Other, Kind::Read(expected), &req);
+        let last = self.flying.last_mut().expect("just submitted");
+        (last.zone, last.blocks) = (Some(zone), blocks);
+    }
+
+    fn reset_all(&mut self, rng: &mut Rng, queue: usize) {
+        self.wait_for_all();
+        if self.is_off {
+            return;
+        }
+        self.submit(queue, What::ResetAll, Kind::Change, &Req::reset_all());
+        for zone in self.rules.shape.sequential() {
+            self.planned[zone].out += 1;
+            self.planned[zone].mode = Mode::Resets;
+            self.plan_reset(zone);
+        }
+        if rng.below(2) == 0 {
+            self.wait_for_all();
+        }
+    }
+
+    fn plan_reset(&mut self, zone: usize) {
+        let planned = &mut self.planned[zone];
+        if planned.written > 0 || planned.full {
+            planned.begin_life();
+        }
+        (planned.written, planned.full, planned.explicit, planned.steady) = (0, false, false, false);
+    }
+
+    /// How many zones are active, or may be while something is in flight.
+    fn active(&self) -> usize {
+        let counts = |planned: &&Planned| planned.is_active() || planned.out > 0;
+        self.planned.iter().filter(counts).count()
+    }
+
+    fn has_slot(&self, zone: usize) -> bool {
+        let planned = &self.planned[zone];
+        planned.is_active()
+            || planned.out > 0
+            || self.rules.shape.active == 0
+            || self.active() < self.rules.shape.active
+    }
+
+    /// Asks something of a sequential zone; false where nothing can be asked now.
+    fn sequential(&mut self, rng: &mut Rng, zone: usize, queue: usize, plugged: &mut bool) -> bool {
+        if self.planned[zone].reads > 0 {
+            return false;
+        }
+        if self.planned[zone].out > 0 {
+            return self.more(rng, zone, queue);
+        }
+        let full = self.planned[zone].full;
+        let ordered = Mode::Ordered { queue };
+        match rng.below(100) {
+            0..50 if full => self.begin(zone, ordered).reset(zone),
+            50..65 if full => self.begin(zone, Mode::Finishes).finish_on(zone, queue),
+            65..75 if full => self.begin(zone, Mode::Resets).reset_on(zone, queue),
+            _ if full => return false,
+            0..45 => return self.make_slot(rng, zone, plugged) && self.begin(zone, ordered).write(rng, zone),
+            45..75 => {
+                return self.make_slot(rng, zone, plugged) && self.begin(zone, Mode::Appends).append(rng, zone, queue);
+            }
+            75..84 => self.begin(zone, ordered).reset(zone),
+            84..89 => return self.begin(zone, ordered).finish(zone),
+            89..92 => self.begin(zone, Mode::Resets).reset_on(zone, queue),
+            92..95 if self.may_finish(zone) => self.begin(zone, Mode::Finishes).finish_on(zone, queue),
+            95..98 => return self.open_or_close(zone, queue, plugged),
+            _ => {
+                let held = self.rules.held(zone);
+                let len = self.rules.shape.len.min(8);
+                let from = held.written().saturating_sub(len / 2).min(self.rules.shape.len - len);
+                let expected = (from..from + len).map(|at| held.blocks.get(at as usize).copied()).collect();
+                self.read(queue, zone, from..from + len, expected);
+                self.planned[zone].reads += 1;
+            }
+        }
+        true
+    }
+
+    fn begin(&mut self, zone: usize, mode: Mode) -> &mut Self {
+        self.planned[zone].mode = mode;
+        self
+    }
+
+    /// Goes on with what is in flight in a zone.
+    fn more(&mut self, rng: &mut Rng, zone: usize, queue: usize) -> bool {
+        match self.planned[zone].mode {
+            Mode::Appends => return self.append(rng, zone, queue),
+            Mode::Resets => self.reset_on(zone, queue),
+            Mode::Finishes => self.finish_on(zone, queue),
+            Mode::Ordered { .. } => match rng.below(100) {
+                0..65 if !self.planned[zone].full => return self.write(rng, zone),
+                65..80 => self.reset(zone),
+                _ => return self.finish(zone),
+            },
+        }
+        true
+    }
+
+    /// A slot among the active zones, for which another zone may have to go.
+    fn make_slot(&mut self, rng: &mut Rng, zone: usize, plugged: &mut bool) -> bool {
+        if self.has_slot(zone) {
+            return true;
+        }
+        let goes = |zone: &usize| {
+            let planned = &self.planned[*zone];
+            planned.written > 0 && !planned.full && planned.out == 0 && planned.reads == 0
+        };
+        let others: Vec<usize> = self.rules.shape.sequential().filter(goes).collect();
+        if others.is_empty() {
+            return false;
+        }
+        let other = *rng.pick(&others);
+        let queue = rng.below(self.queues()) as usize;
+        self.begin(other, Mode::Ordered { queue });
+        match rng.below(3) {
+            0 => self.reset(other),
+            1 => {
+                self.finish(other);
+            }
+            _ => self.write_blocks(other, self.rules.shape.cap - self.planned[other].written),
+        }
+        self.unplug(plugged);
+        let last = self.flying.len() - 1;
+        self.wait_until(&[last]);
+        !self.is_off && self.has_slot(zone)
+    }
+
+    fn write(&mut self, rng: &mut Rng, zone: usize) -> bool {
+        let room = self.rules.shape.cap - self.planned[zone].written;
+        if room == 0 || self.planned[zone].full {
+            return false;
+        }
+        let len = *rng.pick(&[1, 1, 2, 3, 5, 8, 16]);
+        let len = if room <= 24 && rng.below(6) == 0 { room } else { len.min(room) };
+        self.write_blocks(zone, len);
+        true
+    }
+
+    fn write_blocks(&mut self, zone: usize, len: u32) {
+        let Mode::Ordered { queue } = self.planned[zone].mode else { panic!("a write in {:?}", self.planned[zone]) };
+        let (at, label) = (self.planned[zone].written, self.label(zone));
+        let req = Req::write(self.rules.shape.sector(zone, at), label.data(len));
+        self.submit(queue, What::Write { zone, at, label, len }, Kind::Change, &req);
+        self.plan_data(zone, len);
+    }
+
+    fn append(&mut self, rng: &mut Rng, zone: usize, queue: usize) -> bool {
+        let room = self.rules.shape.cap - self.planned[zone].written;
+        if room == 0 || self.planned[zone].full {
+            return false;
+        }
+        let len = (*rng.pick(&[1, 1, 2, 3, 5, APPEND])).min(room);
+        let label = self.label(zone);
+        let req = Req::append(self.rules.shape.sector(zone, 0), label.data(len));
+        self.submit(queue, What::Append { zone, label, len }, Kind::Change, &req);
+        self.plan_data(zone, len);
+        true
+    }
+
+    fn plan_data(&mut self, zone: usize, len: u32) {
+        let cap = self.rules.shape.cap;
+        let planned = &mut self.planned[zone];
+        planned.out += 1;
+        planned.written += len;
+        if planned.written == cap {
+            (planned.full, planned.explicit) = (true, false);
+        }
+    }
+
+    fn reset(&mut self, zone: usize) {
+        let Mode::Ordered { queue } = self.planned[zone].mode else { panic!("a reset in {:?}", self.planned[zone]) };
+        self.reset_on(zone, queue);
+    }
+
+    fn reset_on(&mut self, zone: usize, queue: usize) {
+        let req = Req::reset(self.rules.shape.sector(zone, 0));
+        self.submit(queue, What::Reset { zone }, Kind::Change, &req);
+        self.planned[zone].out += 1;
+        self.plan_reset(zone);
+    }
+
+    /// Whether a finish cannot be refused for want of resources, whatever becomes of what is in flight.
+    fn may_finish(&self, zone: usize) -> bool {
+        let planned = &self.planned[zone];
+        self.rules.shape.active == 0 || planned.full || planned.steady
+    }
+
+    fn finish(&mut self, zone: usize) -> bool {
+        let Mode::Ordered { queue } = self.planned[zone].mode else { panic!("a finish in {:?}", self.planned[zone]) };
+        let may = self.may_finish(zone);
+        if may {
+            self.finish_on(zone, queue);
+        }
+        may
+    }
+
+    fn finish_on(&mut self, zone: usize, queue: usize) {
+        let req = Req::finish(self.rules.shape.sector(zone, 0));
+        self.submit(queue, What::Finish { zone }, Kind::Change, &req);
+        let planned = &mut self.planned[zone];
+        planned.out += 1;
+        (planned.full, planned.explicit) = (true, false);
+    }
+
+    /// Opens a zone, or closes one that was opened, and waits for it.
+    fn open_or_close(&mut self, zone: usize, queue: usize, plugged: &mut bool) -> bool {
+        let shape = self.rules.shape;
+        let opened = self.planned.iter().filter(|planned| planned.explicit).count();
+        let (kind, req): (_, fn(u64) -> Req) = if self.planned[zone].explicit {
+            (Kind::Close, Req::close)
+        } else if self.has_slot(zone) && (shape.open == 0 || opened + 1 < shape.open) {
+            (Kind::Open, Req::open)
+        } else {
+            return false;
+        };
+        self.submit(queue, What::Other, kind, &req(shape.sector(zone, 0)));
+        self.flying.last_mut().expect("just submitted").zone = Some(zone);
+        self.unplug(plugged);
+        let last = self.flying.len() - 1;
+        self.wait_until(&[last]);
+        true
+    }
+
+    /// Waits for the first `count` of what is in flight.
+    fn wait_for(&mut self, count: usize) {
+        self.wait_until(&(0..count).collect::<Vec<_>>());
+    }
+
+    /// Waits for everything.
+    pub(crate) fn wait_for_all(&mut self) {
+        self.wait_for(self.flying.len());
+    }
+
+    /// Waits for these, or for the power to be off where a cut is armed.
+    fn wait_until(&mut self, which: &[usize]) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.is_off {
+            self.sweep();
+            if which.iter().all(|at| self.flying[*at].done) {
+                break;
+            }
+            let soon = if self.armed.is_some() { Instant::now() + GLANCE } else { deadline };
+            if !self.rig.disk.front().collect_until(soon) {
+                assert!(Instant::now() < deadline, "waited {PATIENCE:?} for {:?}", self.flying);
+                self.notice();
+            }
+        }
+        if self.is_off {
+            return;
+        }
+        let mut which = which.to_vec();
+        which.sort_unstable();
+        for at in which.into_iter().rev() {
+            let flying = self.flying.remove(at);
+            self.settle(&flying);
+        }
+    }
+
+    /// Looks whether an armed cut has happened.
+    pub(crate) fn notice(&mut self) {
+        let Some(fields) = self.armed.clone() else { return };
+        if !self.is_off && self.rig.is_off() {
+            self.is_off = true;
+            self.rig.note_cut(&fields);
+            self.sweep();
+        }
+    }
+
+    /// Looks at the answers that are there.
+    pub(crate) fn sweep(&mut self) {
+        self.rules.begin_sweep();
+        self.rig.disk.front().collect();
+        for at in 0..self.flying.len() {
+            if self.flying[at].done {
+                continue;
+            }
+            let token = self.flying[at].token;
+            if let Some(done) = self.rig.disk.front().taken(token) {
+                (self.flying[at].done, self.flying[at].ok) = (true, done.status == Status::Ok);
+                let flying = self.flying[at].clone();
+                self.note(&flying, &done);
+            }
+        }
+    }
+
+    fn note(&mut self, flying: &Flying, done: &Done) {
+        match done.status {
+            Status::Ok => {}
+            // Answered by a cut: in flight when it happened.
+            Status::IoErr if self.is_off || self.armed.is_some() => {
+                self.failed += 1;
+                return self.notice_failing();
+            }
+            Status::ActiveResource | Status::OpenResource | Status::UnalignedWp | Status::InvalidCmd
+                if self.rules.shape.active != 0 || self.rules.shape.open != 0 =>
+            {
+                self.refused += 1;
+                return self.rules.refused(flying.number);
+            }
+            status => panic!("{flying:?} was answered with {status:?}"),
+        }
+        let landed = match flying.what {
+            What::Append { zone, .. } => {
+                let offset = done.number() - self.rules.shape.sector(zone, 0);
+                assert_eq!(offset % SECTORS, 0, "{flying:?} landed in the midst of a block");
+                Some((offset / SECTORS) as u32)
+            }
+            _ => None,
+        };
+        if let Kind::Read(expected) = &flying.kind {
+            for (at, (seen, expected)) in look_at_all(&done.data).iter().zip(expected).enumerate() {
+                let expected = expected.map_or(Seen::Zeros, Seen::Whole);
+                assert_eq!(*seen, expected, "block {at} of {:?} in zone {:?}", flying.blocks, flying.zone);
+            }
+        }
+        self.rules.answered(flying.number, landed);
+    }
+
+    /// A request has failed that an armed cut may have failed: then the power is off, or soon seen to be.
+    fn notice_failing(&mut self) {
+        if let Some(fields) = self.armed.clone()
+            && !self.is_off
+        {
+            crate::common::eventually("the power to be off, as a request has failed", || {
+                self.rig.is_off().then_some(())
+            });
+            self.is_off = true;
+            self.rig.note_cut(&fields);
+        }
+    }
+
+    /// Takes what was waited for out of what is in flight.
+    fn settle(&mut self, flying: &Flying) {
+        let zones = match (&flying.kind, flying.zone) {
+            (Kind::Flush, _) => return,
+            (_, Some(zone)) if zone < self.rules.shape.conv => return,
+            (_, Some(zone)) => zone..zone + 1,
+            (_, None) => self.rules.shape.sequential(),
+        };
+        for zone in zones {
+            let planned = &mut self.planned[zone];
+            match flying.kind {
+                Kind::Change => planned.out -= 1,
+                Kind::Read(_) => planned.reads -= 1,
+                Kind::Open => planned.explicit |= flying.ok,
+                Kind::Close => planned.explicit = false,
+                Kind::Flush => {}
+            }
+            if planned.out == 0 {
+                let held = self.rules.held(zone);
+                self.plan(zone, &held);
+            }
+        }
+    }
+
+    fn plan(&mut self, zone: usize, held: &Held) {
+        let planned = &mut self.planned[zone];
+        (planned.written, planned.full) = (held.written(), held.full);
+        planned.steady = planned.written > 0 && !planned.full;
+    }
+
+    /// After the cut: whatever was in flight is answered with an error, or was answered before.
+    #[track_caller]
+    pub(crate) fn assert_all_fail(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        self.is_off = true;
+        self.sweep();
+        while !self.flying.iter().all(|flying| flying.done) {
+            assert!(self.rig.disk.front().collect_until(deadline), "no answer after the cut to {:?}", self.flying);
+            self.sweep();
+        }
+    }
+
+    /// After the cut: requests that come too late. Nothing of them may ever be seen on the disk.
+    #[track_caller]
+    pub(crate) fn ask_too_late(&mut self, rng: &mut Rng, fails: bool) {
+        let shape = self.rules.shape;
+        let zone = shape.conv + rng.below(shape.sequential().len() as u64) as usize;
+        let queue = rng.below(self.queues()) as usize;
+        let at = self.planned[zone].written.min(shape.cap - 1);
+        let label = self.label(zone);
+        let (start, sector) = (shape.sector(zone, 0), shape.sector(zone, at));
+        let requests = [
+            Req::write(sector, label.data(1)),
+            Req::append(start, label.data(1)),
+            Req::reset(start),
+            Req::finish(start),
+            Req::flush(),
+            Req::reset_all(),
+            Req::read(start, 4096),
+            Req::report(0, 4096),
+        ];
+        let req = rng.pick(&requests);
+        let token = self.rig.disk.submit(queue, req);
+        if fails {
+            assert_eq!(self.rig.disk.wait(token).status, Status::IoErr, "type {} after the cut", req.kind);
+        }
+    }
+
+    /// The power is on again, with this on the disk.
+    pub(crate) fn go_on_from(&mut self, left: &Left) {
+        self.rules.go_on_from(left);
+        self.flying.clear();
+        (self.is_off, self.armed) = (false, None);
+        for zone in self.rules.shape.sequential() {
+            let held = self.rules.held(zone);
+            let planned = &mut self.planned[zone];
+            (planned.out, planned.reads, planned.explicit) = (0, 0, false);
+            match held.blocks.first() {
+                Some(first) => planned.life = first.life,
+                None => planned.begin_life(),
+            }
+            self.plan(zone, &held);
+        }
+    }
+
+    /// The daemon was killed, maybe in a cut that lets requests fail: these were in flight.
+    pub(crate) fn killed(&mut self) {
+        self.is_off = true;
+        self.sweep();
+    }
+
+    /// Another daemon goes on with what is in flight.
+    pub(crate) fn go_on(&mut self) {
+        self.is_off = false;
+        self.wait_for_all();
+    }
+
+    /// Makes all that was answered stable.
+    pub(crate) fn flush_and_wait(&mut self) {
+        self.submit(0, What::Flush, Kind::Flush, &Req::flush());
+        self.wait_for_all();
+    }
+
+    /// Lets an armed cut happen, if it has not yet: by its mark, or by flushes.
+    pub(crate) fn provoke(&mut self, at: &str) {
+        self.notice();
+        if self.is_off {
+            return;
+        }
+        if let Some(name) = at.strip_prefix("mark:") {
+            self.rig.ask(&json!({"cmd": "mark", "name": name}));
+            return self.notice();
+        }
+        for _ in 0..200 {
+            self.submit(0, What::Flush, Kind::Flush, &Req::flush());
+            let last = self.flying.len() - 1;
+            self.wait_until(&[last]);
+            self.notice();
+            if self.is_off {
+                return;
+            }
+        }
+    }
+}
+
+/// Sectors of a block, as the kit counts them.
+const _: () = assert!(SECTORS == 8);
+
+/// The kit's own count agrees.
+#[test]
+fn a_block_is_eight_sectors() {
+    assert_eq!(sectors(super::block::BLOCK as u64), SECTORS);
+}
