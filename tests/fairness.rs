@@ -148,8 +148,14 @@ fn serve(aio: AioMode) -> Served {
         let (stop, manager) = (EventFd::new(EFD_NONBLOCK).unwrap(), ServiceManager::default());
         let by = Supervised { stop: &stop, manager: &manager };
         let listen = ListenOn::Fd(number_of_its_own(&theirs));
-        vhost::serve(vhost::Served { disk: Disk::Plain(store), files }, listen, options, Observers::default(), by)
-            .unwrap();
+        vhost::serve(
+            vhost::Served { disk: Disk::Plain(store), files, power_lost: None },
+            listen,
+            options,
+            Observers::default(),
+            by,
+        )
+        .unwrap();
     });
     let front = Frontend::connect(ours, &Options { queues: 2, ..Options::default() }).unwrap();
     Served { gate, front, _server: server }

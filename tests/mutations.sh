@@ -53,8 +53,8 @@ plant write-before-hole-is-durable src/store/clear.rs \
     'let durable = self.storage.sync_ranges(&holes).is_ok();' \
     'let durable = true;'
 plant reset-zone-not-cleared src/store/manage.rs \
-    'self.zones.inner(zone).clearing = Clearing::Asked;' \
-    'self.zones.inner(zone).clearing = Clearing::Clean;'
+    'if self.hold_resets { Clearing::InDoubt } else { Clearing::Asked };' \
+    'if self.hold_resets { Clearing::InDoubt } else { Clearing::Clean };'
 plant empty-zone-trusted-at-open src/store/mod.rs \
     'State::Empty => Clearing::AtOpen,' \
     'State::Empty => Clearing::Clean,'

@@ -95,7 +95,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
                 None => Ok(cut::in_words(&serde_json::from_value(answer)?)),
             })
         }
-        Order::Mark { name } => (Command::Mark { name: name.clone() }, |_| Ok(String::new())),
+        Order::Mark { name } => (Command::Mark { name: name.clone() }, |answer| match answer.get("digest") {
+            Some(_) => Ok(cut::in_words(&serde_json::from_value(answer)?)),
+            None => Ok(String::new()),
+        }),
         Order::Metrics => (Command::Metrics {}, |answer| Ok(text(&answer).to_owned())),
     };
     let answer: Value = Client::connect(&args.socket)?.ask(&command)?;

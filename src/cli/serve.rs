@@ -170,8 +170,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         control_path: args.control_path.clone(),
     };
     let by = Supervised { stop: &stop, manager: &manager };
+    let power_lost = store.power_was_lost();
     let disk = disk(Arc::clone(&store) as Arc<dyn ZonedDevice>, args, cut)?;
-    let served = vhost::serve(Served { disk, files }, listen_on(args), options, observers, by);
+    let served = vhost::serve(Served { disk, files, power_lost }, listen_on(args), options, observers, by);
     let closed = store.close().with_context(|| format!("{}: the image could not be closed well", name()));
     served?;
     closed?;

@@ -185,6 +185,7 @@ impl Counts {
             statuses: sum.statuses(),
             hot_zones: sum.hot_zones(),
             refusals: self.refusals(),
+            ..Stats::default()
         }
     }
 

@@ -136,6 +136,10 @@ impl Device {
 
     /// What was seen so far.
     pub fn stats(&self) -> Stats {
-        self.counts.stats(&self.disk.usage())
+        Stats {
+            power_off: self.cache.as_ref().map(|_| self.switch.power().is_off()),
+            volatile_bytes: self.cache.as_ref().map(|cache| cache.volatile_bytes()),
+            ..self.counts.stats(&self.disk.usage())
+        }
     }
 }

@@ -62,6 +62,10 @@ impl Text {
         let uptime = seconds(stats.uptime_ms.saturating_mul(1_000_000));
         self.gauge("uptime_seconds", "Since the daemon began to serve.", uptime)?;
         self.gauge("requests_in_flight", "Requests taken and not answered.", stats.in_flight)?;
+        if let (Some(off), Some(bytes)) = (stats.power_off, stats.volatile_bytes) {
+            self.gauge("power_off", "The power is cut, until the device is reset.", u8::from(off))?;
+            self.gauge("volatile_bytes", "Bytes that a power cut may take.", bytes)?;
+        }
         self.requests(stats)?;
         self.zones(info, stats, zones)
     }
@@ -135,6 +139,8 @@ mod tests {
             operations: [("write".to_owned(), write)].into(),
             statuses: [("OK".to_owned(), 5)].into(),
             hot_zones: vec![HotZone { zone: 7, bytes: 24576 }],
+            power_off: Some(false),
+            volatile_bytes: Some(8192),
             ..Stats::default()
         };
         let info = Info { image: "a \"b\"\\c".to_owned(), ..Info::default() };
@@ -143,6 +149,8 @@ mod tests {
             r#"vhost_user_zbd_info{disk="a \"b\"\\c",image="a \"b\"\\c",version=""} 1"#,
             r#"vhost_user_zbd_uptime_seconds{disk="a \"b\"\\c"} 1.5"#,
             r#"vhost_user_zbd_requests_in_flight{disk="a \"b\"\\c"} 3"#,
+            r#"vhost_user_zbd_power_off{disk="a \"b\"\\c"} 0"#,
+            r#"vhost_user_zbd_volatile_bytes{disk="a \"b\"\\c"} 8192"#,
             r#"vhost_user_zbd_requests_total{disk="a \"b\"\\c",op="write"} 6"#,
             r#"vhost_user_zbd_errors_total{disk="a \"b\"\\c",op="write"} 1"#,
             r#"vhost_user_zbd_responses_total{disk="a \"b\"\\c",status="OK"} 5"#,

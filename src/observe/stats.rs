@@ -151,6 +151,12 @@ pub struct Stats {
     pub hot_zones: Vec<HotZone>,
     /// Requests that were refused last, the newest last.
     pub refusals: Vec<RefusedLately>,
+    /// Whether the power is off, where the disk has a volatile cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power_off: Option<bool>,
+    /// Bytes that a power cut may take, where the disk has a volatile cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volatile_bytes: Option<u64>,
 }
 
 #[cfg(test)]

@@ -44,9 +44,6 @@ pub enum CutError {
     /// There is no power.
     #[error("the power is off already: it is back when the device is reset")]
     Off,
-    /// One is under way.
-    #[error("a power cut is under way")]
-    Busy,
     /// The state asked for cannot be.
     #[error("{0}")]
     State(String),
@@ -65,6 +62,8 @@ pub type AfterCut = Box<dyn Fn(Option<Then>) + Send + Sync>;
 struct Pending {
     cut: Cut,
     done: Option<Done>,
+    /// Those who have come too late for it, and wait for its end.
+    late: Vec<Done>,
 }
 
 /// What a flush covers once it is done.
@@ -167,20 +166,28 @@ impl VolatileCache {
                 Ok(Some(text))
             }
             _ => {
-                if self.switch.power().is_off() {
-                    return Err(CutError::Off);
+                match self.begin_cut(cut, Some(done)) {
+                    Ok(()) => Ok(None),
+                    // One that is under way comes first.
+                    Err(done) => self.wait_for_cut(done.ok_or(CutError::Off)?),
                 }
-                if !self.begin_cut(cut, Some(done)) {
-                    return Err(CutError::Busy);
-                }
-                Ok(None)
             }
         }
     }
 
-    /// Sets a mark, which a cut may wait for.
-    pub fn mark(&self, name: &str) {
-        self.pass(Passed::Mark(name));
+    /// Sets a mark. Where a cut waits for it, `done` is called when that is over; returns whether one does.
+    pub fn mark(&self, name: &str, done: Done) -> bool {
+        let cut = self.trigger.passes(Passed::Mark(name));
+        cut.is_some_and(|cut| self.begin_cut(cut, Some(done)).is_ok())
+    }
+
+    /// Calls `done`, when the cut that is under way is over, with that the power is off.
+    fn wait_for_cut(&self, done: Done) -> Result<Option<String>, CutError> {
+        match &mut *lock(&self.pending) {
+            Some(pending) => pending.late.push(done),
+            None => return Err(CutError::Off),
+        }
+        Ok(None)
     }
 
     /// How it stands.
@@ -210,21 +217,22 @@ impl VolatileCache {
 
     fn pass(&self, passed: Passed) {
         if let Some(cut) = self.trigger.passes(passed) {
-            self.begin_cut(cut, None);
+            let _ = self.begin_cut(cut, None);
         }
     }
 
-    /// Has the power go: nothing is begun any more. The housekeeper does the rest.
-    fn begin_cut(&self, cut: Cut, done: Option<Done>) -> bool {
+    /// Has the power go: nothing is begun any more. The housekeeper does the rest. Gives `done` back where it goes already, or
+    /// is gone.
+    fn begin_cut(&self, cut: Cut, done: Option<Done>) -> Result<(), Option<Done>> {
         let mut pending = lock(&self.pending);
         if pending.is_some() || !self.switch.freeze() {
-            return false;
+            return Err(done);
         }
-        *pending = Some(Pending { cut, done });
+        *pending = Some(Pending { cut, done, late: Vec::new() });
         drop(pending);
         self.trigger.disarm();
         self.ring();
-        true
+        Ok(())
     }
 
     /// Wakes the housekeeper. Called by a queue that has nothing in flight any more while the power is about to go.
@@ -370,7 +378,7 @@ impl VolatileCache {
             return false;
         }
         let Some(gates) = self.switch.stop_rounds() else { return false };
-        let Some(Pending { cut, done }) = lock(&self.pending).take() else { return false };
+        let Some(cut) = lock(&self.pending).as_ref().map(|pending| pending.cut.clone()) else { return false };
         let result = self.cut(&cut);
         match &result {
             Ok(outcome) => {
@@ -393,8 +401,10 @@ impl VolatileCache {
         if let Some(after_cut) = self.after_cut.get() {
             after_cut(result.is_ok().then_some(cut.then));
         }
-        if let Some(done) = done {
-            done(result);
+        if let Some(Pending { done, late, .. }) = lock(&self.pending).take() {
+            done.into_iter().for_each(|done| done(result.clone()));
+            let late_result = result.map_or_else(Err, |_| Err(CutError::Off));
+            late.into_iter().for_each(|done| done(late_result.clone()));
         }
         true
     }

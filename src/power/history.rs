@@ -93,7 +93,9 @@ impl History {
         if self.ends_in_reset() {
             self.keep_reset();
         }
-        if self.pointer < self.steps.span.end {
+        // One of a full zone changes nothing, and comes behind what filled the zone all the same.
+        let changes = self.pointer < self.steps.span.end;
+        if changes || matches!(self.steps.steps.last(), Some(Step::Writes { .. })) {
             self.steps.steps.push(Step::Finish { order: counter.next() });
             self.pointer = self.steps.span.end;
         }
@@ -272,6 +274,12 @@ mod tests {
         assert_eq!(lens(&history), [(0, 1), (0, 2)]);
         history.stable_up_to(history.mark(1000));
         assert!(history.is_empty() && history.steps.stable == 1000);
+        history.write(1000, 2000, &counter);
+        history.finish(&counter);
+        assert_eq!(lens(&history), [(1000, 1), (0, 1)], "it is behind the write that it did not need");
+        assert_eq!(history.steps.behind_management().operations, 2);
+        history.stable_up_to(history.mark(2000));
+        assert!(history.is_empty() && history.steps.stable == 2000);
     }
 
     #[test]

@@ -187,8 +187,7 @@ impl Steps {
             let active = before > self.span.start && before < self.span.end;
             let order = match step {
                 Step::Writes { fills, .. } => *fills,
-                Step::Finish { order } => Some(*order),
-                Step::Reset { order } => Some(*order).filter(|_| active),
+                Step::Finish { order } | Step::Reset { order } => Some(*order).filter(|_| active),
             };
             if let Some(order) = order.filter(|_| operations > place.operations) {
                 return Some((order, Place { operations, torn: 0 }));

@@ -25,7 +25,7 @@ pub struct Words {
     pub seed: Option<u64>,
     /// Leaves what an earlier cut has left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub state: Option<Box<CutOutcome>>,
+    pub state: Option<serde_json::Value>,
     /// request:N, flush:N, flush:N+K, zone:N,wp>=BYTES, bytes:N or mark:NAME.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
@@ -91,7 +91,7 @@ impl Words {
     /// Reads words of the form NAME=VALUE. `state` reads the file that a state is in.
     pub fn parse<'a>(
         words: impl IntoIterator<Item = &'a str>,
-        mut state: impl FnMut(&str) -> Result<CutOutcome, String>,
+        mut state: impl FnMut(&str) -> Result<serde_json::Value, String>,
     ) -> Result<Self, String> {
         let mut all = Self::default();
         for word in words {
@@ -101,7 +101,7 @@ impl Words {
                 "lose" => std::mem::replace(&mut all.lose, text).is_some(),
                 "keep" => std::mem::replace(&mut all.keep, text).is_some(),
                 "seed" => all.seed.replace(number("seed", value)?).is_some(),
-                "state" => all.state.replace(Box::new(state(value)?)).is_some(),
+                "state" => all.state.replace(state(value)?).is_some(),
                 "at" => std::mem::replace(&mut all.at, text).is_some(),
                 "then" => std::mem::replace(&mut all.then, text).is_some(),
                 "model" => std::mem::replace(&mut all.model, text).is_some(),
@@ -123,7 +123,10 @@ impl Words {
         }
         let loss = match (self.lose.as_deref(), self.keep.as_deref(), self.seed, self.state) {
             (_, _, Some(seed), _) => Loss::Seed(seed),
-            (_, _, _, Some(state)) => Loss::State(state),
+            (_, _, _, Some(state)) => {
+                let expected = |error| format!("state is not what a power cut has printed: {error}");
+                Loss::State(Box::new(serde_json::from_value(state).map_err(expected)?))
+            }
             (_, Some(kept), ..) => Loss::AllBut(zones("keep", kept, "zone:N,N,...", geometry)?),
             (None | Some("all"), ..) => Loss::All,
             (Some("nothing"), ..) => Loss::Nothing,
@@ -207,7 +210,11 @@ fn moment(value: &str, geometry: &Geometry) -> Result<At, String> {
             if geometry.kind(zone) == ZoneKind::Conventional {
                 return Err(wrong("at", value, "a zone with a write pointer"));
             }
-            Ok(At::Zone(zone, count(offset)?))
+            // Reports have pointers as bytes of the disk, where no zone but the first is as short as that.
+            let (offset, start) = (count(offset)?, geometry.start(zone).0);
+            let from_start = if offset > geometry.len(zone).0 { offset.checked_sub(start) } else { Some(offset) };
+            let reachable = from_start.filter(|offset| *offset <= geometry.capacity(zone).0);
+            Ok(At::Zone(zone, reachable.ok_or_else(|| wrong("at", value, "a write pointer that the zone can have"))?))
         }
         "mark" if !what.is_empty() => Ok(At::Mark(what.to_owned())),
         _ => Err(bad()),
@@ -260,6 +267,7 @@ mod tests {
         assert_eq!(at("at=flush:2"), At::Flush(2, 0));
         assert_eq!(at("at=flush:2+9"), At::Flush(2, 9));
         assert_eq!(at("at=zone:5,wp>=4096"), At::Zone(ZoneIndex(5), 4096));
+        assert_eq!(at("at=zone:5,wp>=5246976"), At::Zone(ZoneIndex(5), 4096), "as reports have it");
         assert_eq!(at("at=bytes:1048576"), At::Written(1 << 20));
         assert_eq!(at("at=mark:before mount"), At::Mark("before mount".to_owned()));
         let cut = read(&["then=exit", "model=virtio", "mgmt=stable"]).unwrap();
@@ -286,6 +294,7 @@ mod tests {
             (&["at=flush:1+"], "at is 'flush:1+': expected request:N"),
             (&["at=zone:0,wp>=1"], "at is 'zone:0,wp>=1': expected a zone with a write pointer"),
             (&["at=zone:9,wp>=1"], "expected numbers of zones below 8"),
+            (&["at=zone:5,wp>=1048577"], "expected a write pointer that the zone can have"),
             (&["at=mark:"], "at is 'mark:': expected request:N"),
             (&["at=noon"], "at is 'noon': expected request:N"),
             (&["state=x"], "no file"),

@@ -96,6 +96,8 @@ pub struct Image<S> {
     file_len: u64,
     /// The last writer ended in order.
     orderly: bool,
+    /// What the last writer says that died while it changed several places at once.
+    changed_by: Option<u64>,
 }
 
 impl<S: Medium> Image<S> {
@@ -134,6 +136,12 @@ impl<S: Medium> Image<S> {
     /// every zone that holds data.
     pub fn ended_orderly(&self) -> bool {
         self.orderly
+    }
+
+    /// The word of the last writer, where that died while it [changed several places at once](Image::change_at_once): the open has
+    /// brought this to its end.
+    pub fn changed_by(&self) -> Option<u64> {
+        self.changed_by
     }
 
     /// What the image was opened for.

@@ -71,14 +71,15 @@ impl<S: Medium> Image<S> {
         }
         let (geometry, clamps) = check_geometry(&zoned, &header)?;
         let regions = place_tables(&zoned, &header, file_len)?;
+        let mut changed_by = None;
         if header.autoclear_features & header::CHANGING != 0
-            && let Some((changes, end)) = redo::find(&*storage, file_len)?
+            && let Some(redo) = redo::find(&*storage, file_len)?
         {
             if access == Access::ReadOnly {
                 return Err(OpenError::HalfChanged);
             }
-            redo::make_again(&*storage, &changes, end)?;
-            (header.autoclear_features, file_len) = (0, end);
+            let (end, word) = redo::make_again(&*storage, &redo)?;
+            (header.autoclear_features, file_len, changed_by) = (0, end, Some(word));
         }
         let orderly = header.autoclear_features & header::ORDERLY != 0;
         let (entries, pointers_right) = find_order(&*storage, &zoned, &geometry, aim)?;
@@ -105,6 +106,7 @@ impl<S: Medium> Image<S> {
             regions,
             file_len,
             orderly,
+            changed_by,
         };
         // Another process may be serving the image that is only looked at here. It lengthens the file before it writes
         // an entry that needs that, so the length that was read after the entries goes with them.

@@ -8,7 +8,8 @@
 //! ```text
 //! changes:   place (8 bytes), length (8 bytes), content; again for each
 //! ...        zeros up to the end of a cluster
-//! the end:   where the changes begin, how many bytes they are, "zbdredo\x01"; 8 bytes each, integers big-endian
+//! the end:   a word of whoever changes, where the changes begin, how many bytes they are, "zbdredo\x01"; 8 bytes each,
+//!            integers big-endian
 //! ```
 
 use std::io;
@@ -20,7 +21,7 @@ use crate::storage::{FileRange, Medium};
 use crate::units::{Bytes, FileOffset};
 
 const MAGIC: [u8; 8] = *b"zbdredo\x01";
-const TRAILER: u64 = 24;
+const TRAILER: u64 = 32;
 /// Changes of one image take no more memory than this.
 const MOST: u64 = 4 << 30;
 
@@ -28,26 +29,37 @@ const MOST: u64 = 4 << 30;
 pub type Change = (FileOffset, Vec<u8>);
 
 impl<S: Medium> Image<S> {
-    /// Makes all of these changes or none, whenever the process dies; durable once it returns. `before` is called when all is
-    /// prepared and nothing changed yet. After an error nothing is changed.
-    pub fn change_at_once(&mut self, changes: &[Change], before: impl FnOnce()) -> Result<(), MapError> {
+    /// Makes all of these changes or none, whenever the process dies; durable once it returns, unless the file has failed to be
+    /// made durable before. Whoever opens the image behind a process that died in the midst is told `word`; `decided` is called
+    /// at the moment from which on that is so. After an error nothing is changed.
+    pub fn change_at_once(&mut self, changes: &[Change], word: u64, decided: impl FnOnce()) -> Result<(), MapError> {
         if self.access == Access::ReadOnly {
             return Err(MapError::io("change a read-only image")(io::ErrorKind::ReadOnlyFilesystem.into()));
         }
         let end = self.file_len;
-        let log = encode(end, self.header.cluster_size().0, changes);
+        let log = encode(end, self.header.cluster_size().0, changes, word);
+        // A file that has failed a flush makes nothing durable any more; a process that dies needs none of that.
+        let durable = self.storage.flush().is_ok();
+        let sync = |range: FileRange| if durable { self.storage.sync_ranges(&[range]) } else { Ok(()) };
         let written = self.storage.write_at(FileOffset(end), &log);
-        let written = written.and_then(|()| self.storage.sync_ranges(&[(FileOffset(end), Bytes(log.len() as u64))]));
-        written.map_err(MapError::io("write down what is to be changed"))?;
-        before();
+        let written = written.and_then(|()| sync((FileOffset(end), Bytes(log.len() as u64))));
+        if let Err(error) = written {
+            let _ = self.storage.set_len(Bytes(end));
+            return Err(MapError::io("write down what is to be changed")(error));
+        }
         let mark = |word: u64| {
             let field = FileOffset(AUTOCLEAR_FIELD);
             self.storage.write_at(field, &word.to_be_bytes())?;
-            self.storage.sync_ranges(&[(field, Bytes(8))])
+            sync((field, Bytes(8)))
         };
-        mark(CHANGING).map_err(MapError::io("mark the image as being changed"))?;
+        if let Err(error) = mark(CHANGING) {
+            // The mark may be there: without what is behind the end it means nothing.
+            let _ = self.storage.set_len(Bytes(end)).and_then(|()| mark(0));
+            return Err(MapError::io("mark the image as being changed")(error));
+        }
         // From here on whoever opens the image makes the changes where this does not.
-        let made = make(&*self.storage, changes).and_then(|()| mark(0));
+        decided();
+        let made = make(&*self.storage, changes, durable).and_then(|()| mark(0));
         match made.and_then(|()| self.storage.set_len(Bytes(end))) {
             Ok(()) => {}
             Err(error) => {
@@ -58,7 +70,7 @@ impl<S: Medium> Image<S> {
     }
 }
 
-fn encode(start: u64, cluster_size: u64, changes: &[Change]) -> Vec<u8> {
+fn encode(start: u64, cluster_size: u64, changes: &[Change], word: u64) -> Vec<u8> {
     let mut log = Vec::new();
     for (place, content) in changes {
         log.extend_from_slice(&place.0.to_be_bytes());
@@ -67,31 +79,40 @@ fn encode(start: u64, cluster_size: u64, changes: &[Change]) -> Vec<u8> {
     }
     let len = log.len() as u64;
     log.resize((len + TRAILER).next_multiple_of(cluster_size) as usize - TRAILER as usize, 0);
+    log.extend_from_slice(&word.to_be_bytes());
     log.extend_from_slice(&start.to_be_bytes());
     log.extend_from_slice(&len.to_be_bytes());
     log.extend_from_slice(&MAGIC);
     log
 }
 
-fn make<S: Medium>(storage: &S, changes: &[Change]) -> io::Result<()> {
+fn make<S: Medium>(storage: &S, changes: &[Change], durable: bool) -> io::Result<()> {
     changes.iter().try_for_each(|(place, content)| storage.write_at(*place, content))?;
     let ranges: Vec<FileRange> = changes.iter().map(|(place, content)| (*place, Bytes(content.len() as u64))).collect();
-    storage.sync_ranges(&ranges)
+    if durable { storage.sync_ranges(&ranges) } else { Ok(()) }
 }
 
-/// The changes that are written down at the end of a file of this length, and where the file ends without them. None where
-/// nothing there makes sense: the mark is then another program's.
-pub(super) fn find<S: Medium>(storage: &S, file_len: u64) -> Result<Option<(Vec<Change>, u64)>, OpenError> {
+/// What an earlier process has written down.
+pub(super) struct Redo {
+    changes: Vec<Change>,
+    /// The length of the file without them.
+    end: u64,
+    /// What that process says with them.
+    word: u64,
+}
+
+/// What is written down at the end of a file of this length. None where nothing there makes sense: the mark is then another
+/// program's.
+pub(super) fn find<S: Medium>(storage: &S, file_len: u64) -> Result<Option<Redo>, OpenError> {
     let read = |at: u64, bytes: &mut [u8]| {
         storage.read_at(FileOffset(at), bytes).map_err(OpenError::io("read what is to be changed"))
     };
     let mut trailer = [0; TRAILER as usize];
     let Some(end) = file_len.checked_sub(TRAILER) else { return Ok(None) };
     read(end, &mut trailer)?;
-    let (start, rest) = (word(&trailer), &trailer[8..]);
-    let len = word(rest);
+    let (start, len) = (word(&trailer[8..]), word(&trailer[16..]));
     let fits = start != 0 && len <= MOST && start.checked_add(len).is_some_and(|behind| behind <= end);
-    if trailer[16..] != MAGIC || !fits {
+    if trailer[24..] != MAGIC || !fits {
         return Ok(None);
     }
     let mut log = Vec::new();
@@ -99,7 +120,7 @@ pub(super) fn find<S: Medium>(storage: &S, file_len: u64) -> Result<Option<(Vec<
     room.map_err(|_| OpenError::io("hold what is to be changed")(io::ErrorKind::OutOfMemory.into()))?;
     log.resize(len as usize, 0u8);
     read(start, &mut log)?;
-    Ok(decode(&log, start).map(|changes| (changes, start)))
+    Ok(decode(&log, start).map(|changes| Redo { changes, end: start, word: word(&trailer) }))
 }
 
 fn decode(mut log: &[u8], end: u64) -> Option<Vec<Change>> {
@@ -116,16 +137,17 @@ fn decode(mut log: &[u8], end: u64) -> Option<Vec<Change>> {
     Some(changes)
 }
 
-/// Makes changes that an earlier process has written down. The file ends at `end` without them.
-pub(super) fn make_again<S: Medium>(storage: &S, changes: &[Change], end: u64) -> Result<(), OpenError> {
+/// Makes changes that an earlier process has written down. Returns where the file ends, and the word.
+pub(super) fn make_again<S: Medium>(storage: &S, redo: &Redo) -> Result<(u64, u64), OpenError> {
+    let Redo { changes, end, word } = redo;
     let field = FileOffset(AUTOCLEAR_FIELD);
-    let made = make(storage, changes)
+    let made = make(storage, changes, true)
         .and_then(|()| storage.write_at(field, &[0; 8]))
         .and_then(|()| storage.sync_ranges(&[(field, Bytes(8))]))
-        .and_then(|()| storage.set_len(Bytes(end)));
+        .and_then(|()| storage.set_len(Bytes(*end)));
     made.map_err(OpenError::io("make the changes that an earlier process has written down"))?;
     log::info!("{} changes were made that an earlier process had written down", changes.len());
-    Ok(())
+    Ok((*end, *word))
 }
 
 fn word(bytes: &[u8]) -> u64 {

@@ -58,7 +58,7 @@ pub trait Journal: Send + Sync {
     fn settled(&self, tag: Tag, outcome: &Outcome);
     /// Notes that a zone was made empty, whose pointer stood at `from`. The request has the zone alone.
     fn emptied(&self, zone: ZoneIndex, from: Bytes);
-    /// Notes that a zone was made full, whose pointer stood at `from`. The request has the zone alone.
+    /// Notes that a zone was made full, whose pointer stood at `from`, or was full already. The request has the zone alone.
     fn filled(&self, zone: ZoneIndex, from: Bytes);
     /// Notes whether a zone is explicitly open.
     fn explicitly_open(&self, zone: ZoneIndex, open: bool);

@@ -128,7 +128,10 @@ impl<S: Medium> ZonedStore<S> {
         let parked = Ok(Step::Parked(Ticket { tag, work: Work::Fresh(op) }));
         let mut inner = self.zones.inner(zone);
         let outcome = match inner.zone.state() {
-            State::Full => Ok(Reply::Done),
+            State::Full => {
+                self.journal(|journal| journal.filled(zone, self.geometry.writable_end(zone)));
+                Ok(Reply::Done)
+            }
             State::NotWp | State::ReadOnly | State::Offline => Err(ZoneRefusal::InvalidCommand),
             State::Empty | State::ImplicitOpen | State::ExplicitOpen | State::Closed => {
                 if self.wait_for_clearing(&mut inner, zone, tag) || !inner.traffic().take_exclusive(tag) {

@@ -10,6 +10,10 @@ use crate::storage::Medium;
 use crate::units::{Bytes, FileOffset, ZoneIndex};
 use crate::zone::{Resources, State, Zone};
 
+/// What is written down with a change: how requests end until the device is reset.
+const DEAD: u64 = 1;
+const FAILS: u64 = 2;
+
 /// What zones change back to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rewind {
@@ -75,10 +79,9 @@ impl<S: Medium> ZonedStore<S> {
         for (at, content) in &to.blocks {
             wanted.append(&mut changes(keeper, *at, content)?);
         }
-        // What is left is stable from now on, also where the host's own power goes.
-        self.storage.flush().map_err(|error| failed("made durable", Bytes(0), &error))?;
         let noted = || self.journal(|journal| journal.power_lost(fails));
-        keeper.image.change_at_once(&wanted, noted).map_err(|error| {
+        // What is left is stable from now on, also where the host's own power goes: all of the file is made durable with it.
+        keeper.image.change_at_once(&wanted, if fails { FAILS } else { DEAD }, noted).map_err(|error| {
             log::error!("zones could not be changed back: {error}");
             Refusal::Io
         })?;
@@ -86,6 +89,11 @@ impl<S: Medium> ZonedStore<S> {
         lock(&self.jobs).retain(|job| matches!(job, Job::Clear { .. }));
         self.take_over(keeper, to);
         Ok(())
+    }
+
+    /// Whether the last process died while it changed zones back, and if so whether requests fail until the device is reset.
+    pub fn power_was_lost(&self) -> Option<bool> {
+        lock(&self.keeper).image.changed_by().map(|word| word == FAILS)
     }
 
     fn take_over(&self, keeper: &mut Keeper<S>, to: &Rewind) {

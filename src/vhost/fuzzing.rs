@@ -450,7 +450,14 @@ pub fn messages(bytes: &[u8]) {
     let sandbox = Sandbox::enter(options.sandbox, &[]).unwrap();
     let disk: Arc<dyn ZonedDevice> = Arc::clone(&store) as _;
     let host = Arc::new(
-        Host::new(Served { disk: Disk::Plain(disk), files }, &options, config.max_append(), None, sandbox).unwrap(),
+        Host::new(
+            Served { disk: Disk::Plain(disk), files, power_lost: None },
+            &options,
+            config.max_append(),
+            None,
+            sandbox,
+        )
+        .unwrap(),
     );
     let housekeeper = Housekeeper::start(Arc::clone(&host)).unwrap();
     let by = Supervised { stop: &stop, manager: &ServiceManager::default() };

@@ -125,6 +125,8 @@ pub(super) struct Handler {
     /// What the last process left behind, by queue, until the queue runs.
     left: Vec<LeftBehind>,
     complained: bool,
+    /// A queue ran on this connection.
+    has_run: bool,
     /// The frontend has come with requests in flight, or with a power cut behind it, and the device was not reset since.
     goes_on: bool,
 }
@@ -149,6 +151,7 @@ impl Handler {
             inflight: None,
             left: Vec::new(),
             complained: false,
+            has_run: false,
             goes_on: false,
         }
     }
@@ -232,10 +235,11 @@ impl Handler {
         if let Some(fails) = lost {
             self.device.switch.cut(if fails { Then::Fail } else { Then::Dead });
         }
-        self.goes_on = lost.is_some() || !region.is_empty();
+        // On a connection whose queues ran, a region that is told again is that of a device that is set up again.
+        self.goes_on = !self.has_run && (lost.is_some() || !region.is_empty());
         match self.device.switch.power() {
             // What was in flight before the cut never ends.
-            Power::Dead | Power::Failing if self.goes_on => {
+            Power::Dead | Power::Failing if self.goes_on || !region.is_empty() => {
                 region.lose_power(self.device.switch.power() == Power::Failing);
             }
             _ => self.left = journal::recover(&self.device.disk, &region, &self.host.journals),
@@ -314,6 +318,7 @@ impl Handler {
         let worker = WorkerHandle::start(&self.host, setup, left)
             .map_err(|source| ProtocolError::Worker { index: index.into(), source })?;
         log::debug!("queue {index} runs: {ring:x?}");
+        self.has_run = true;
         if let Some(vring) = self.vrings.get_mut(usize::from(index)) {
             vring.worker = Some(worker);
         }

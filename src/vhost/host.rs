@@ -11,6 +11,7 @@ use super::{Disk, ServeError, Served};
 use crate::device::router::Bell;
 use crate::device::{Device, Identity};
 use crate::io::{AioMode, Files};
+use crate::power::Then;
 use crate::sandbox::Sandbox;
 use crate::units::Bytes;
 
@@ -46,11 +47,14 @@ impl Host {
         let wakers = wakers.map_err(ServeError::system("create event descriptors"))?;
         let bells = wakers.iter().map(|waker| Arc::clone(waker) as Arc<dyn Bell>).collect();
         let journals = Arc::new(Journals::new());
-        let Served { disk, files } = served;
+        let Served { disk, files, power_lost } = served;
         let device = match disk {
             Disk::Plain(disk) => Device::new(disk, identity, bells, trace),
             Disk::Cached(cache) => Device::cached(cache, identity, bells, trace),
         };
+        if let Some(fails) = power_lost {
+            device.switch.cut(if fails { Then::Fail } else { Then::Dead });
+        }
         device.disk.set_journal(Box::new(Arc::clone(&journals)));
         Ok(Self {
             device: Arc::new(device),

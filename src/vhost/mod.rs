@@ -160,6 +160,8 @@ pub struct Served {
     pub disk: Disk,
     /// Its image, for the guest's data.
     pub files: DataFiles,
+    /// The last process died in a power cut; if so, whether requests fail until the device is reset.
+    pub power_lost: Option<bool>,
 }
 
 /// Serves the disk to one frontend after another until it is to stop. A socket that came already connected is served

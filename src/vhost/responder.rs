@@ -17,7 +17,7 @@ use crate::observe::info::Info;
 use crate::observe::metrics;
 use crate::observe::summary::Summary;
 use crate::observe::versioned;
-use crate::power::{VolatileCache, Words};
+use crate::power::{CutError, CutOutcome, VolatileCache, Words};
 use crate::store::{ZoneInfo, ZonedDevice};
 use crate::units::ZoneIndex;
 
@@ -99,17 +99,20 @@ impl DeviceResponder {
 
     /// Cuts the power, or has that come later.
     fn cut(&self, words: Words) -> Result<Value, String> {
-        let cache = self.cache()?;
         let (tell, told) = mpsc::channel();
         let done = Box::new(move |result| _ = tell.send(result));
-        match cache.command(words, done).map_err(|error| error.to_string())? {
+        match self.cache()?.command(words, done).map_err(|error| error.to_string())? {
             Some(at) => value(json!({ "armed": true, "at": at })),
-            None => match told.recv_timeout(CUT_TIMEOUT) {
-                Ok(result) => value(result.map_err(|error| error.to_string())?),
-                Err(_) => {
-                    Err(format!("the power is not cut yet: requests are in flight for {} s", CUT_TIMEOUT.as_secs()))
-                }
-            },
+            None => value(wait_for_cut(&told)?),
+        }
+    }
+
+    /// Sets a mark; where that cuts the power, tells what is left when it has.
+    fn mark(&self, name: &str) -> Result<Value, String> {
+        let (tell, told) = mpsc::channel();
+        match self.cache()?.mark(name, Box::new(move |result| _ = tell.send(result))) {
+            true => value(wait_for_cut(&told)?),
+            false => value(json!({})),
         }
     }
 
@@ -133,6 +136,13 @@ fn zones_of(disk: &dyn ZonedDevice, first: u32) -> impl Iterator<Item = ZoneInfo
         let _ = disk.report(geometry.start(ZoneIndex(first)).to_sector(), CHUNK, &mut chunk);
         chunk
     })
+}
+
+fn wait_for_cut(told: &mpsc::Receiver<Result<CutOutcome, CutError>>) -> Result<CutOutcome, String> {
+    match told.recv_timeout(CUT_TIMEOUT) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err(format!("the power is not cut yet: requests are in flight for {} s", CUT_TIMEOUT.as_secs())),
+    }
 }
 
 fn log_level(level: Option<&str>) -> Result<Value, String> {
@@ -161,10 +171,7 @@ impl Responder for DeviceResponder {
                 value(json!({}))
             }
             Command::PowerCut(words) => self.cut(words),
-            Command::Mark { name } => {
-                self.cache()?.mark(&name);
-                value(json!({}))
-            }
+            Command::Mark { name } => self.mark(&name),
             Command::Quit {} => self.quit().and_then(|()| value(json!({}))),
             Command::LogLevel { level } => log_level(level.as_deref()),
             Command::Metrics {} => Ok(self.metrics().into()),

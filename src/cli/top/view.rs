@@ -170,15 +170,19 @@ pub(super) fn period(shown: &Shown) -> String {
 
 fn header(shown: &Shown, size: Size) -> Vec<Line> {
     let now = shown.now;
-    let (style, frontend) = match now.frontend {
-        true => (Style::text(GOOD), "frontend connected"),
-        false => (Style::text(CLOSE), "no frontend"),
+    let (style, frontend) = match (now.frontend, now.power_off) {
+        (_, Some(true)) => (Style::text(BAD), "the power is off"),
+        (true, _) => (Style::text(GOOD), "frontend connected"),
+        (false, _) => (Style::text(CLOSE), "no frontend"),
     };
     let serving = format!("serving for {}, ", time(Duration::from_millis(now.uptime_ms)));
     let right = Line::plain(serving).with(style, frontend);
     let name = end_of(&printable(&shown.disk.name), size.columns.saturating_sub(right.width() + 2));
     let name = Line::default().with(Style::bold(), name);
-    vec![ends(name, right, size.columns), Line::plain(shown.disk.shape())]
+    let volatile = |bytes| format!("{} volatile", crate::cli::size::show(Bytes(bytes)));
+    let volatile = now.volatile_bytes.map_or(String::new(), volatile);
+    let shape = Line::plain(shown.disk.shape());
+    vec![ends(name, right, size.columns), ends(shape, Line::plain(volatile), size.columns)]
 }
 
 /// Two pieces at the ends of a line; the right one only where there is room for both.

@@ -44,8 +44,8 @@ fn a_process_that_dies_at_any_step_has_made_all_changes_or_none() {
             Arc::new(Failing { inner: file.clone(), left: (-1).into(), failures: i64::MAX.into(), longest: None });
         let mut image = Image::open(Arc::clone(&storage), Access::ReadWrite).unwrap();
         storage.left.store(left, Ordering::Relaxed);
-        let mut prepared = false;
-        let result = image.change_at_once(&changes, || prepared = true);
+        let mut decided = false;
+        let result = image.change_at_once(&changes, 5, || decided = true);
         drop(image);
         let dead = storage.inner.clone();
         let looked =
@@ -57,7 +57,8 @@ fn a_process_that_dies_at_any_step_has_made_all_changes_or_none() {
         let made = are_made(image.storage(), &changes);
         assert!(made.iter().all(|each| *each == made[0]), "after {left} changes: {made:?}");
         assert!(result.is_err() || made[0], "what was promised is not made");
-        assert!(prepared || !made[0]);
+        assert_eq!(image.changed_by(), half.then_some(5));
+        assert!(made[0] == decided || result.is_err());
         seen[usize::from(made[0])] += 1;
         assert_eq!(check(&(**image.storage()).clone()).unwrap().errors, 0);
         assert!(image.storage().len().unwrap().0 >= len.0);
