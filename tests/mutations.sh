@@ -7,6 +7,8 @@ cd "$(dirname "$0")/.."
 copy=$PWD/target/mutations
 export CARGO_TARGET_DIR=$copy/target
 simulations=(--lib --test store --test recover --test crash)
+# Those that know what a power cut may leave.
+of_power=(--test power_cuts)
 found=0
 missed=0
 wanted=" $* "
@@ -155,6 +157,48 @@ plant a-parked-request-forgotten src/device/requests.rs \
 plant an-error-answered-ok src/device/flushes.rs \
     'failed => Answer::new(answer.head, failed, 1),' \
     '_ => answer,'
+
+# What a power cut leaves.
+simulations=("${of_power[@]}")
+plant a-pointer-below-what-is-stable src/power/rules.rs \
+    'let mut left = Left { pointer: self.stable,' \
+    'let mut left = Left { pointer: self.stable.saturating_sub(4096).max(self.span.start),'
+plant a-pointer-beyond-what-was-accepted src/power/rules.rs \
+    'left.pointer += whole * len;' \
+    'left.pointer = (left.pointer + whole * len + 4096 * u64::from(whole < count)).min(self.span.end);'
+plant bytes-of-two-lives src/power/history.rs \
+    'if self.ends_in_reset() {
+            self.keep_reset();
+        }
+        if start < self.pointer' \
+    'if start < self.pointer'
+plant a-block-torn-inside src/power/rules.rs \
+    'torn: second % blocks * block }' \
+    'torn: second % blocks * block + 512 }'
+plant a-block-of-no-version src/power/cache.rs \
+    'old.push((at, content.to_vec()));' \
+    'old.push((at, content.iter().map(|byte| byte ^ 1).collect()));'
+plant a-full-zone-that-never-loses src/power/cache.rs \
+    'let chosen = self.place(cut, *zone, steps)?;' \
+    'let chosen = if steps.pointer() == steps.span.end { Place { operations: steps.operations(), torn: 0 } } else { self.place(cut, *zone, steps)? };'
+plant a-zone-never-flushed-that-never-loses src/power/cache.rs \
+    'let chosen = self.place(cut, *zone, steps)?;' \
+    'let chosen = if steps.stable == steps.span.start { Place { operations: steps.operations(), torn: 0 } } else { self.place(cut, *zone, steps)? };'
+plant a-reset-always-kept src/power/cache.rs \
+    'let kept = !self.below.can_take_back(zone);' \
+    'let kept = zone.0 < u32::MAX;'
+plant active-zones-beyond-the-limit src/power/rules.rs \
+    'if active + others <= limit {' \
+    'if active + others <= limit.max(u64::MAX) {'
+plant an-answer-after-the-cut src/power/switch.rs \
+    'if then == Then::Fail { Power::Failing }' \
+    'if then != Then::Exit { Power::Failing }'
+plant a-failed-flush-counted src/power/cache.rs \
+    'if outcome.is_ok() {' \
+    'if outcome.is_ok() || outcome.is_err() {'
+plant two-states-of-one-seed src/power/cache.rs \
+    'let number = |which| chance(*seed, [' \
+    'let number = |which| chance(*seed ^ std::process::id() as u64, ['
 
 echo "$found found, $missed missed"
 [[ $missed -eq 0 ]]
