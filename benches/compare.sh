@@ -19,7 +19,7 @@ die() {
     exit 1
 }
 
-all_contenders=(zbd zbd-older zbd-nopoll qsd-raw-uring qsd-raw-threads qsd-raw-iothread qsd-qcow2 fio ram ram-fresh)
+all_contenders=(zbd zbd-older zbd-nopoll zbd-cached qsd-raw-uring qsd-raw-threads qsd-raw-iothread qsd-qcow2 fio ram ram-fresh)
 contenders=(zbd zbd-nopoll qsd-raw-uring qsd-raw-threads qsd-qcow2 fio ram ram-fresh)
 
 # NAME JOB BLOCK QD QUEUES ZONES FLUSH-EVERY. QD and ZONES are those of all queues together; a zone has one write in
@@ -155,18 +155,19 @@ make_file() {
 
 # start CONTENDER FILE QUEUES: starts a backend in the background.
 start() {
-    local aio=io_uring format=raw program=$zbd poll=() thread=() on_thread=''
+    local aio=io_uring format=raw program=$zbd options=() thread=() on_thread=''
     rm -f "$socket"
     case $1 in
         qsd-raw-threads) aio=threads ;;
         qsd-raw-iothread) thread=(--object 'iothread,id=io') on_thread=,iothread=io ;;
         qsd-qcow2) format=qcow2 ;;
-        zbd-nopoll) poll=(--poll-us 0) ;;
+        zbd-nopoll) options=(--poll-us 0) ;;
+        zbd-cached) options=(--volatile-cache) ;;
         zbd-older) program=$older ;;
     esac
     case $1 in
         zbd*)
-            "$program" serve "$2" --socket-path "$socket" --num-queues "$3" --cache "$cache" "${poll[@]}" 2>"$work/log" &
+            "$program" serve "$2" --socket-path "$socket" --num-queues "$3" --cache "$cache" "${options[@]}" 2>"$work/log" &
             ;;
         qsd-*)
             qemu-storage-daemon "${thread[@]}" \
