@@ -1,5 +1,6 @@
-//! What a block of a disk holds: every sector of it says of which zone, life and request it is, and where in the request.
-//! So bytes of two lives, parts of two versions and blocks of requests that were never kept are all told apart.
+//! What a block of a disk holds: every sector of it says of which zone, life and request it is, and where in the
+//! request. So bytes of two lives, parts of two versions and blocks of requests that were never kept are all told
+//! apart.
 
 use crate::common::SECTOR;
 

@@ -1,12 +1,21 @@
-//! Cuts by the thousand, whose every result is judged: over what is kept, what the guest sees, each way that the power comes
-//! back, engines, queues, limits. What a cut has left is what the next round begins with.
+//! Cuts by the thousand, whose every result is judged: over what is kept, what the guest sees, each way that the power
+//! comes back, engines, queues, limits. What a cut has left is what the next round begins with.
 //!
-//! `POWER_CUTS` (environment) is how many, `POWER_SEED` another seed, `POWER_DISK` the one disk of a failure; `TMPDIR=/dev/shm`
-//! makes flushes cheap. The test fails where a class of losses was not seen often enough: a campaign that has not seen it
-//! shows nothing.
+//! `POWER_CUTS` (environment) is how many, `POWER_SEED` another seed, `POWER_DISK` the one disk of a failure, and with
+//! `POWER_GO_ON=1` a failure ends its disk and not the campaign. The test fails where a class of losses was not seen often
+//! enough: a campaign that has not seen it shows nothing.
+//!
+//! The images are in the folder for temporary files. On tmpfs flushes are cheap, but a request is over as soon as it has begun
+//! and none is in flight when the power goes. Both is had with a file system on a loop device whose file is in memory:
+//!
+//!     truncate -s 2G /dev/shm/image && mkfs.ext4 -q /dev/shm/image && mount -o loop /dev/shm/image /mnt
+//!     TMPDIR=/mnt POWER_CUTS=100000 cargo test --test power_cuts campaign -- --nocapture
 
 use std::collections::BTreeMap;
+use std::ffi::CString;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde_json::{Value, json};
@@ -23,7 +32,7 @@ use crate::common::request::State;
 use crate::common::{Rng, SECTOR};
 
 /// Cuts of an ordinary test run.
-const CUTS: u64 = 2000;
+const CUTS: u64 = 1000;
 
 /// Cuts of one disk before the next one is made.
 const CUTS_A_DISK: u64 = 125;
@@ -147,9 +156,8 @@ fn trigger(rng: &mut Rng, worker: &Worker, steps: u64) -> String {
         _ if rng.below(2) == 0 => format!("bytes:{}", (1 + rng.below(32)) * 4096),
         _ => {
             let zone = shape.conv as u64 + rng.below(shape.sequential().len() as u64);
-            // An offset on the disk that some write may reach.
-            let at = zone * u64::from(shape.len) + 1 + rng.below(u64::from(shape.cap));
-            format!("zone:{zone},wp>={}", at * 4096)
+            // From the zone's start, where some write may reach it.
+            format!("zone:{zone},wp>={}", (1 + rng.below(u64::from(shape.cap))) * 4096)
         }
     }
 }
@@ -191,11 +199,12 @@ fn check_report(report: &Value, plan: &Plan, shape: &Shape, sights: &[Sight], le
             assert_eq!(kept, start + sight.written * SECTOR, "what was kept of zone {zone}: {row}");
         }
         if matches!(plan.choice, Choice::Nothing) {
-            assert_eq!(row["kept"], row["accepted"], "nothing is lost: {row}");
+            // The furthest pointer that was accepted may be of an earlier life.
+            assert!(kept <= number_of(row, "accepted"), "nothing is lost: {row}");
             let lost = ["resets_lost", "finishes_lost"].map(|field| number_of(row, field));
             assert_eq!(lost, [0, 0], "nothing is lost: {row}");
         }
-        if matches!(plan.choice, Choice::All) && row["mended"] != true {
+        if matches!(plan.choice, Choice::All) && !plan.stable_management && row["mended"] != true {
             assert_eq!(row["kept"], row["stable"], "all is lost: {row}");
         }
     }
@@ -235,6 +244,10 @@ fn disk(seed: u64, disk: u64) -> Worker {
     } else {
         setup = setup.args(&["--volatile-cache"]);
     }
+    // Past the page cache requests take their time, so that some are in flight when the power goes.
+    if rng.below(2) == 0 {
+        setup = setup.args(&["--cache", "none"]);
+    }
     if write_through {
         setup = setup.without(feature::FLUSH | feature::CONFIG_WCE);
     }
@@ -252,6 +265,17 @@ fn disk(seed: u64, disk: u64) -> Worker {
 fn mix(seed: u64, disk: u64, cut: u64) -> u64 {
     let mut rng = Rng::new(seed ^ disk.wrapping_mul(0x1_0000_0001) ^ cut.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     rng.next()
+}
+
+/// Whether files of a folder are in memory only.
+fn is_in_memory(folder: &Path) -> bool {
+    let path = CString::new(folder.as_os_str().as_bytes()).expect("a path");
+    let mut found = std::mem::MaybeUninit::<libc::statfs>::uninit();
+    // SAFETY: a path that ends in NUL and room for the structure.
+    let done = unsafe { libc::statfs(path.as_ptr(), found.as_mut_ptr()) };
+    assert_eq!(done, 0, "statfs of {}: {}", folder.display(), std::io::Error::last_os_error());
+    // SAFETY: the call has filled it in.
+    unsafe { found.assume_init() }.f_type == libc::TMPFS_MAGIC
 }
 
 /// Classes, each with how often it was seen.
@@ -275,11 +299,14 @@ fn cut(worker: &mut Worker, plan: &Plan, rng: &mut Rng, whole: bool, counts: &mu
         }
     }
     if !worker.is_off {
-        // At once: also where what was waited for has not come.
-        worker.armed = None;
+        // At once: also where what was waited for has not come, or comes just now.
         let mut now = fields.clone();
         now.as_object_mut().expect("fields").remove("at");
-        report = if plan.then == "exit" { worker.rig.cut_and_exit(&now) } else { Some(worker.rig.cut(&now)) };
+        report = if plan.then == "exit" {
+            worker.rig.cut_and_exit(&now)
+        } else {
+            worker.rig.try_cut(&now).or_else(|error| worker.await_cut(&error)).ok()
+        };
     }
     if plan.then == "fail" {
         worker.assert_all_fail();
@@ -342,7 +369,8 @@ fn whatever_a_cut_leaves_keeps_all_rules_and_each_class_of_losses_is_seen() {
         let counts = cuts_of_disk(seed, disk, wanted.min(CUTS_A_DISK), &AtomicU64::new(0), wanted);
         return println!("disk {disk}: {counts:?}");
     }
-    let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (next, done, broken) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let go_on = number("POWER_GO_ON").is_some_and(|number| number != 0);
     let work = || {
         let mut counts = Counts::new();
         loop {
@@ -351,13 +379,16 @@ fn whatever_a_cut_leaves_keeps_all_rules_and_each_class_of_losses_is_seen() {
             if cuts == 0 {
                 return counts;
             }
-            for (class, count) in cuts_of_disk(seed, disk, cuts, &done, wanted) {
+            let run = || cuts_of_disk(seed, disk, cuts, &done, wanted);
+            let result = if go_on { std::panic::catch_unwind(run) } else { Ok(run()) };
+            broken.fetch_add(u64::from(result.is_err()), Ordering::Relaxed);
+            for (class, count) in result.unwrap_or_default() {
                 *counts.entry(class).or_default() += count;
             }
         }
     };
     let counts = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..number("POWER_THREADS").unwrap_or(2)).map(|_| scope.spawn(&work)).collect();
+        let threads: Vec<_> = (0..number("POWER_THREADS").unwrap_or(2)).map(|_| scope.spawn(work)).collect();
         let mut all = Counts::new();
         for thread in threads {
             let counts = thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -366,8 +397,13 @@ fn whatever_a_cut_leaves_keeps_all_rules_and_each_class_of_losses_is_seen() {
         all
     });
     println!("{wanted} cuts: {counts:?}");
+    assert_eq!(broken.into_inner(), 0, "disks on which a rule was broken: see above");
     let least = (wanted / A_THOUSAND).max(1);
     for class in Class::ALL {
+        if class == Class::KeptInFlight && is_in_memory(&std::env::temp_dir()) {
+            println!("on tmpfs nothing is in flight when the power goes: set TMPDIR");
+            continue;
+        }
         let seen = counts.get(&class).copied().unwrap_or(0);
         assert!(seen >= least, "{class:?} was seen {seen} times in {wanted} cuts, expected {least}: {counts:?}");
     }

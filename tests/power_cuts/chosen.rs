@@ -1,5 +1,5 @@
-//! What a cut keeps by `lose`, `keep`, `seed`, `state`, `mgmt` and `model`, to the byte: one request at a time, so that what was
-//! answered is all that was accepted.
+//! What a cut keeps by `lose`, `keep`, `seed`, `state`, `mgmt` and `model`, to the byte: one request at a time, so that
+//! what was answered is all that was accepted.
 
 use serde_json::{Value, json};
 
@@ -66,7 +66,7 @@ fn assert_all(sights: &[Sight], zone: usize) {
     }
 }
 
-fn row<'a>(report: &'a Value, zone: usize) -> &'a Value {
+fn row(report: &Value, zone: usize) -> &Value {
     let zones = report["zones"].as_array().unwrap_or_else(|| panic!("no zones: {report}"));
     zones.iter().find(|row| row["zone"] == zone).unwrap_or_else(|| panic!("nothing of zone {zone}: {report}"))
 }
@@ -243,7 +243,8 @@ fn a_state_that_an_earlier_cut_printed_is_left_again_on_a_twin_disk() {
     first.rig.finish();
 }
 
-/// At most two active zones, of which the first has given its slot to a third, by `free`. The first is told to lose that.
+/// At most two active zones, of which the first has given its slot to a third, by `free`. The first is told to lose
+/// that.
 fn slot_given_away(free: impl Fn(&mut Rig, usize)) -> (Value, Rig) {
     let (first, second, third) = (GROWN, GROWN + 1, GROWN + 2);
     let mut rig = Rig::start(Setup::new(Geo { open: 2, active: 2, ..GEO }));
@@ -298,6 +299,26 @@ fn management_that_is_told_to_be_stable_is_stable_with_all_before_it() {
     assert_holds(&sights, FINISHED, State::Full, &rows(FINISHED, &[(1, 4)]));
     assert_holds(&sights, LEFT_ALONE + 1, State::Full, &rows(LEFT_ALONE + 1, &[(30, 3)]));
     [GROWN, NEVER_FLUSHED, FILLED, FILLED_NEVER_FLUSHED].iter().for_each(|zone| assert_stable(&sights, *zone));
+    rig.finish();
+}
+
+/// It changes nothing, and is an operation of the zone's order all the same.
+#[test]
+fn a_finish_of_a_full_zone_and_a_reset_of_an_empty_one_are_management_that_is_stable() {
+    let mut rig = Rig::start(Setup::new(GEO));
+    rig.put(FILLED, 0..CAP, 1);
+    rig.put(RESET, 0..4, 2);
+    assert_ok(rig.disk.flush());
+    rig.put(FILLED_NEVER_FLUSHED, 0..CAP, 3);
+    assert_ok(rig.disk.finish(FILLED_NEVER_FLUSHED));
+    assert_ok(rig.disk.reset(RESET));
+    assert_ok(rig.disk.reset(RESET));
+    rig.cut(&json!({"mgmt": "stable"}));
+    rig.power_on(Way::ResetDevice);
+    let sights = rig.look_at_all();
+    assert_holds(&sights, FILLED, State::Full, &rows(FILLED, &[(1, CAP)]));
+    assert_holds(&sights, FILLED_NEVER_FLUSHED, State::Full, &rows(FILLED_NEVER_FLUSHED, &[(3, CAP)]));
+    assert_holds(&sights, RESET, State::Empty, &[]);
     rig.finish();
 }
 

@@ -173,6 +173,9 @@ fn each_reset_of_the_device_brings_the_power_back() {
     for tracked in [true, false] {
         for then in ["dead", "fail"] {
             for way in Way::all(tracked) {
+                if *way == (Way::StopRings { fresh: false }) {
+                    continue;
+                }
                 println!("{way:?}, tracked: {tracked}, then {then}");
                 let without = if tracked { 0 } else { pf::INFLIGHT_SHMFD };
                 let mut rig = start(Setup::new(GEO).queues(2).without_protocol(without));
@@ -191,6 +194,20 @@ fn each_reset_of_the_device_brings_the_power_back() {
                 rig.finish();
             }
         }
+    }
+}
+
+#[test]
+fn rings_set_up_again_with_base_0_bring_the_power_back_also_where_the_in_flight_region_stays() {
+    for then in ["dead", "fail"] {
+        let mut rig = start(Setup::new(GEO).queues(2));
+        rig.cut(&json!({"then": then}));
+        assert_as_told(&mut rig, then);
+        rig.power_on(Way::StopRings { fresh: false });
+        assert_eq!(rig.state_of_power(), "on");
+        assert_lost(&mut rig);
+        rig.disk.assert_works();
+        rig.finish();
     }
 }
 
@@ -277,7 +294,9 @@ fn info_says_how_the_power_is_and_what_the_last_cut_left() {
     rig.cut(&json!({"at": "mark:never"}));
     assert_eq!(rig.state_of_power(), "armed");
     rig.put(SEQ, 4..6, 3);
-    let said = rig.cut(&json!({}));
+    let mut said = rig.cut(&json!({}));
+    // Each answer tells its version, once.
+    said.as_object_mut().unwrap().remove("schema_version");
     let after = power(&mut rig);
     assert_eq!((&after["state"], &after["last_cut"]), (&json!("off"), &said), "{after}");
     rig.power_on(Way::ResetDevice);

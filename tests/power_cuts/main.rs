@@ -19,8 +19,8 @@
 //!
 //! - R1 A sequential zone is in the state after a prefix of its accepted operations, at least the stable ones; the write
 //!   or append behind the prefix may be torn between blocks, never inside one.
-//! - R2 Its pointer is so never below what is stable and never above what was accepted; all below it is of this life, all from it on
-//!   reads as zeros.
+//! - R2 Its pointer is so never below what is stable and never above what was accepted; all below it is of this life, all
+//!   from it on reads as zeros.
 //! - R3 A reset happened or did not; no zone has bytes of two lives.
 //! - R4 A finish happened or did not; a zone written to its capacity is full.
 //! - R5 No zone is open.

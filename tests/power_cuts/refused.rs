@@ -41,7 +41,7 @@ fn wrong_words_are_refused_by_name_and_value() {
         (json!({"lose": "all", "seed": 1}), &["lose", "seed"]),
         (json!({"lose": "all", "keep": "zone:3"}), &["lose", "keep"]),
         (json!({"keep": "zone:3", "seed": 1}), &["keep", "seed"]),
-        (json!({"state": {"digest": "x"}}), &["state"]),
+        (json!({"state": {"digest": "x"}}), &[]),
         (json!({"then": "sleep"}), &["then", "sleep"]),
         (json!({"model": "exact"}), &["model", "exact"]),
         (json!({"mgmt": "lost"}), &["mgmt", "lost"]),
@@ -61,6 +61,17 @@ fn wrong_words_are_refused_by_name_and_value() {
         }
         assert_eq!(error.lines().count(), 1, "{fields}: {error}");
         assert_eq!(rig.state_of_power(), "on", "{fields}");
+    }
+    let control = rig.disk.image.beside_name("control");
+    for (words, fragments) in [
+        (&["lose=zone:999"][..], &["999"][..]),
+        (&["seed=x"], &["seed", "x"]),
+        (&["lose=all", "seed=1"], &["lose", "seed"]),
+        (&["lose"], &["lose"]),
+        (&["loose=all"], &["loose"]),
+        (&["state=/nonexistent"], &["/nonexistent"]),
+    ] {
+        fails(&[&["ctl", &control, "power-cut"], words].concat(), fragments);
     }
     // Nothing was lost, and nothing is stable that was not.
     assert_eq!(rig.zone(SEQ), (State::ImplicitOpen, 4));

@@ -1,10 +1,10 @@
-//! What was asked of a disk and what was answered, and what a cut may make of it: rules R1 to R11, by the frontend's own
-//! log. Nothing of the program is asked here.
+//! What was asked of a disk and what was answered, and what a cut may make of it: rules R1 to R11, by the frontend's
+//! own log. Nothing of the program is asked here.
 //!
-//! The order in which a zone's operations were accepted is known: writes, resets and finishes go to one queue one behind the
-//! other, or one by one; of several appends at once the answers say where they landed, and what has no answer lies
-//! where it is found. Answers are looked at in *sweeps*, which are numbered: what was seen in one before a flush
-//! was submitted is covered by it.
+//! The order in which a zone's operations were accepted is known: writes, resets and finishes go to one queue one
+//! behind the other, or one by one; of several appends at once the answers say where they landed, and what has no
+//! answer lies where it is found. Answers are looked at in *sweeps*, which are numbered: what was seen in one before a
+//! flush was submitted is covered by it.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -327,12 +327,16 @@ impl Rules {
         self.asked[number].answered.is_some_and(|sweep| everything || sweep <= self.stable)
     }
 
-    /// Whether a device may think that it is stable: its answer may have been there one sweep before it was seen.
+    /// Whether a device may think that it is stable: a flush may cover more than what was answered before it, and one
+    /// that has no answer may have been done all the same.
     fn may_be_stable(&self, number: Number, management: bool) -> bool {
-        let everything = self.write_through || management && self.stable_management;
         let Asked { submitted, answered, .. } = self.asked[number];
-        let flushed = |sweep| submitted < self.flushed && sweep <= self.flushed + 1;
-        answered.is_some_and(|sweep| everything || flushed(sweep))
+        let in_flight = |asked: &Asked| asked.is_flush && !asked.refused && asked.answered.is_none();
+        // With write-through what has no answer yet may be stable already.
+        self.write_through
+            || management && self.stable_management && answered.is_some()
+            || submitted < self.flushed
+            || self.asked.iter().any(in_flight)
     }
 
     fn order(&self, zone: usize) -> Order {
@@ -478,7 +482,8 @@ impl Rules {
         Ok((found, (old > 0 && new > 0).then_some(Class::VersionsMixed)))
     }
 
-    /// Which version a block is, which is the last stable one, and which the last answered one: 0 is what the power came on with.
+    /// Which version a block is, which is the last stable one, and which the last answered one: 0 is what the power
+    /// came on with.
     fn version_of(
         &self,
         zone: usize,
@@ -541,7 +546,7 @@ impl Rules {
     fn judge_sequential(&self, zone: usize, sight: &Sight, fate: Fate) -> Result<Fit, String> {
         let base = &self.sequential[zone - self.shape.conv].base;
         let written = sight.written / SECTORS;
-        if sight.state != State::Full && sight.written % SECTORS != 0 {
+        if sight.state != State::Full && !sight.written.is_multiple_of(SECTORS) {
             return Err(format!(
                 "R1: the pointer is in the midst of a block, {} sectors from the start",
                 sight.written
@@ -726,7 +731,7 @@ impl Rules {
     }
 
     /// What was asked of a zone, for whoever reads of a failure.
-    fn story(&self, zone: usize) -> String {
+    pub(crate) fn story(&self, zone: usize) -> String {
         let mut text = String::new();
         if zone < self.shape.conv {
             return text;
@@ -742,7 +747,7 @@ impl Rules {
                 Some(sweep) => format!("answered in sweep {sweep}"),
             };
             let landed = asked.landed.map_or(String::new(), |at| format!(", landed at {at}"));
-            let _ = write!(text, "\n    {:?}: {fate}{landed}", turn.op);
+            let _ = write!(text, "\n    {}: {:?}: {fate}{landed}", turn.number, turn.op);
         }
         let _ = write!(text, "\n    stable up to sweep {}, last flush seen in {}", self.stable, self.flushed);
         text

@@ -412,7 +412,8 @@ fn too_many_active_zones_are_found() {
     assert!(broken.contains("R9"), "{broken}");
 }
 
-/// A conventional zone with three versions of its first two blocks, the second of which is stable, and one of its third.
+/// A conventional zone with three versions of its first two blocks, the second of which is stable, and one of its
+/// third.
 fn overwritten() -> (Log, [Label; 3]) {
     let mut log = Log::new(SHAPE);
     let first = log.wrote(0, 0, 0, 3);

@@ -1,5 +1,5 @@
-//! Cuts that come later: at a request, a flush, a number of bytes, a pointer, a mark. One request at a time, each answered before the
-//! next; after the cut each fails.
+//! Cuts that come later: at a request, a flush, a number of bytes, a pointer, a mark. One request at a time, each
+//! answered before the next; after the cut each fails.
 
 use serde_json::json;
 
@@ -118,8 +118,8 @@ fn a_cut_at_a_number_of_bytes_comes_when_so_many_were_written() {
 #[test]
 fn a_cut_at_a_pointer_comes_when_it_is_there() {
     let mut rig = Rig::start(Setup::new(GEO));
-    let offset = 512 * rig.shape.sector(SEQ, 3);
-    arm(&mut rig, &format!("zone:{SEQ},wp>={offset}"), "nothing");
+    // Bytes from the zone's start.
+    arm(&mut rig, &format!("zone:{SEQ},wp>={}", 3 * 4096), "nothing");
     // Other zones do not matter.
     let others = writes(&rig, SEQ + 1, 8);
     assert_eq!(good_before_the_cut(&mut rig, &others), 8);

@@ -1,8 +1,10 @@
 //! Requests from a seed, many of them in flight, and the log of them for the rules.
 //!
-//! What is asked next depends on the seed and on what was *waited for*, never on what happens to be answered already: the same
-//! seed asks the same until the power goes. A zone takes one kind of requests at a time, so that their order is known:
-//! writes, resets and finishes one behind the other on one queue; appends on any; resets that find nothing left to do.
+//! What is asked next depends on the seed and on what was *waited for*, never on what happens to be answered already:
+//! the same seed asks the same until the power goes. A zone takes one kind of requests at a time, so that their order
+//! is known: writes one behind the other on one queue, and a reset or a finish behind them; appends on any queue;
+//! resets of which all but the first find nothing to do, and finishes. A write behind a reset waits for it, as a device
+//! may look at the write first.
 
 use std::ops::Range;
 use std::time::{Duration, Instant};
@@ -24,15 +26,19 @@ const GLANCE: Duration = Duration::from_millis(2);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mode {
-    /// Writes, resets and finishes, in order, on one queue.
+    /// Writes, one behind the other on one queue.
     Ordered {
         queue: usize,
     },
     Appends,
-    /// Resets, of which all but one change nothing.
-    Resets,
+    /// Resets, of which all but the first change nothing: behind such writes, on their queue, or alone.
+    Resets {
+        queue: Option<usize>,
+    },
     /// Finishes, in the same way.
-    Finishes,
+    Finishes {
+        queue: Option<usize>,
+    },
 }
 
 /// What a sequential zone will be once everything in flight is done.
@@ -296,7 +302,7 @@ impl Worker {
         self.submit(queue, What::ResetAll, Kind::Change, &Req::reset_all());
         for zone in self.rules.shape.sequential() {
             self.planned[zone].out += 1;
-            self.planned[zone].mode = Mode::Resets;
+            self.planned[zone].mode = Mode::Resets { queue: None };
             self.plan_reset(zone);
         }
         if rng.below(2) == 0 {
@@ -337,18 +343,15 @@ impl Worker {
         let full = self.planned[zone].full;
         let ordered = Mode::Ordered { queue };
         match rng.below(100) {
-            0..50 if full => self.begin(zone, ordered).reset(zone),
-            50..65 if full => self.begin(zone, Mode::Finishes).finish_on(zone, queue),
-            65..75 if full => self.begin(zone, Mode::Resets).reset_on(zone, queue),
+            0..60 if full => self.begin(zone, Mode::Resets { queue: None }).reset_on(zone, queue),
+            60..75 if full => self.begin(zone, Mode::Finishes { queue: None }).finish_on(zone, queue),
             _ if full => return false,
             0..45 => return self.make_slot(rng, zone, plugged) && self.begin(zone, ordered).write(rng, zone),
             45..75 => {
                 return self.make_slot(rng, zone, plugged) && self.begin(zone, Mode::Appends).append(rng, zone, queue);
             }
-            75..84 => self.begin(zone, ordered).reset(zone),
-            84..89 => return self.begin(zone, ordered).finish(zone),
-            89..92 => self.begin(zone, Mode::Resets).reset_on(zone, queue),
-            92..95 if self.may_finish(zone) => self.begin(zone, Mode::Finishes).finish_on(zone, queue),
+            75..87 => self.begin(zone, Mode::Resets { queue: None }).reset_on(zone, queue),
+            87..95 if self.may_finish(zone) => self.begin(zone, Mode::Finishes { queue: None }).finish_on(zone, queue),
             95..98 => return self.open_or_close(zone, queue, plugged),
             _ => {
                 let held = self.rules.held(zone);
@@ -371,12 +374,18 @@ impl Worker {
     fn more(&mut self, rng: &mut Rng, zone: usize, queue: usize) -> bool {
         match self.planned[zone].mode {
             Mode::Appends => return self.append(rng, zone, queue),
-            Mode::Resets => self.reset_on(zone, queue),
-            Mode::Finishes => self.finish_on(zone, queue),
-            Mode::Ordered { .. } => match rng.below(100) {
-                0..65 if !self.planned[zone].full => return self.write(rng, zone),
-                65..80 => self.reset(zone),
-                _ => return self.finish(zone),
+            Mode::Resets { queue: behind } => self.reset_on(zone, behind.unwrap_or(queue)),
+            Mode::Finishes { queue: behind } => self.finish_on(zone, behind.unwrap_or(queue)),
+            Mode::Ordered { queue } => match rng.below(100) {
+                0..75 if !self.planned[zone].full => return self.write(rng, zone),
+                75..90 => self.begin(zone, Mode::Resets { queue: Some(queue) }).reset_on(zone, queue),
+                _ => {
+                    let may = self.may_finish(zone);
+                    if may {
+                        self.begin(zone, Mode::Finishes { queue: Some(queue) }).finish_on(zone, queue);
+                    }
+                    return may;
+                }
             },
         }
         true
@@ -397,13 +406,13 @@ impl Worker {
         }
         let other = *rng.pick(&others);
         let queue = rng.below(self.queues()) as usize;
-        self.begin(other, Mode::Ordered { queue });
         match rng.below(3) {
-            0 => self.reset(other),
-            1 => {
-                self.finish(other);
+            0 => self.begin(other, Mode::Resets { queue: None }).reset_on(other, queue),
+            1 if self.may_finish(other) => self.begin(other, Mode::Finishes { queue: None }).finish_on(other, queue),
+            _ => {
+                let rest = self.rules.shape.cap - self.planned[other].written;
+                self.begin(other, Mode::Ordered { queue }).write_blocks(other, rest);
             }
-            _ => self.write_blocks(other, self.rules.shape.cap - self.planned[other].written),
         }
         self.unplug(plugged);
         let last = self.flying.len() - 1;
@@ -453,11 +462,6 @@ impl Worker {
         }
     }
 
-    fn reset(&mut self, zone: usize) {
-        let Mode::Ordered { queue } = self.planned[zone].mode else { panic!("a reset in {:?}", self.planned[zone]) };
-        self.reset_on(zone, queue);
-    }
-
     fn reset_on(&mut self, zone: usize, queue: usize) {
         let req = Req::reset(self.rules.shape.sector(zone, 0));
         self.submit(queue, What::Reset { zone }, Kind::Change, &req);
@@ -469,15 +473,6 @@ impl Worker {
     fn may_finish(&self, zone: usize) -> bool {
         let planned = &self.planned[zone];
         self.rules.shape.active == 0 || planned.full || planned.steady
-    }
-
-    fn finish(&mut self, zone: usize) -> bool {
-        let Mode::Ordered { queue } = self.planned[zone].mode else { panic!("a finish in {:?}", self.planned[zone]) };
-        let may = self.may_finish(zone);
-        if may {
-            self.finish_on(zone, queue);
-        }
-        may
     }
 
     fn finish_on(&mut self, zone: usize, queue: usize) {
@@ -583,7 +578,10 @@ impl Worker {
                 self.refused += 1;
                 return self.rules.refused(flying.number);
             }
-            status => panic!("{flying:?} was answered with {status:?}"),
+            status => {
+                let story = flying.zone.map_or_else(String::new, |zone| self.rules.story(zone));
+                panic!("{flying:?} was answered with {status:?}{story}")
+            }
         }
         let landed = match flying.what {
             What::Append { zone, .. } => {
@@ -602,11 +600,26 @@ impl Worker {
         self.rules.answered(flying.number, landed);
     }
 
+    /// An armed cut has begun: what it leaves.
+    pub(crate) fn await_cut(&mut self, error: &str) -> Result<Value, String> {
+        assert!(self.armed.is_some() && error.contains("under way"), "{error}");
+        self.await_off();
+        Ok(self.rig.power().expect("the daemon runs")["last_cut"].clone())
+    }
+
+    fn await_off(&mut self) {
+        crate::common::eventually("an armed cut", || {
+            self.notice();
+            self.is_off.then_some(())
+        });
+    }
+
     /// A request has failed that an armed cut may have failed: then the power is off, or soon seen to be.
     fn notice_failing(&mut self) {
         if let Some(fields) = self.armed.clone()
             && !self.is_off
         {
+            // Not by notice(), which looks at the answers.
             crate::common::eventually("the power to be off, as a request has failed", || {
                 self.rig.is_off().then_some(())
             });
@@ -726,7 +739,8 @@ impl Worker {
         }
         if let Some(name) = at.strip_prefix("mark:") {
             self.rig.ask(&json!({"cmd": "mark", "name": name}));
-            return self.notice();
+            self.await_off();
+            return;
         }
         for _ in 0..200 {
             self.submit(0, What::Flush, Kind::Flush, &Req::flush());
