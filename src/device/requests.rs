@@ -252,6 +252,9 @@ impl<I: DataPath + ?Sized> Requests<I> {
             Request::Out { start, len } => Op::Write { start, len },
             Request::Append { zone, len } => Op::Append { zone, len },
             Request::Flush => {
+                if !self.device.write_through() {
+                    self.device.disk.flush_comes(self.queue);
+                }
                 self.flushes.wait(Answer::new(head, Status::Ok, 1));
                 return Ok(());
             }

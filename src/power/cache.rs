@@ -2,7 +2,7 @@
 //!
 //! What was accepted comes from the store's notes ([`Journal`]), which are made under the zones' locks, so that the order is that
 //! of the disk; what is stable comes from the flushes that pass. A flush makes stable what had been done when it began, which
-//! is at least what had been answered.
+//! is at least what had been answered. Flushes of a queue that come while one is under way are one; the last that came counts.
 //!
 //! Lock order: the gates of the queues, then the store's own, then `histories`; `blocks` and the rest are held alone. The histories
 //! are never locked while the store is called.
@@ -15,7 +15,7 @@ use super::blocks::{Admission, Blocks};
 use super::history::{Counter, History, Mark};
 use super::outcome::{CutConventional, CutOutcome, CutZone, Digest, PowerStatus};
 use super::rules::{Left, Place, Span, Steps, chance, mend};
-use super::switch::{Switch, Then};
+use super::switch::{Power, Switch, Then};
 use super::trigger::{Passed, Trigger};
 use super::words::{Cut, Loss, Words};
 use crate::store::device::Layer;
@@ -89,6 +89,8 @@ pub struct VolatileCache {
     blocks: Mutex<Blocks>,
     lacking: Mutex<Vec<Lacking>>,
     flushes: Mutex<HashMap<Tag, Covered>>,
+    /// By queue, what its next flush covers.
+    coming: Mutex<HashMap<u16, Covered>>,
     trigger: Trigger,
     pending: Mutex<Option<Pending>>,
     /// Requests that were held back while a cut was about to come.
@@ -124,6 +126,7 @@ impl VolatileCache {
             blocks: Mutex::new(Blocks::new(size.0)),
             lacking: Mutex::default(),
             flushes: Mutex::default(),
+            coming: Mutex::default(),
             trigger: Trigger::default(),
             pending: Mutex::default(),
             held: Mutex::default(),
@@ -263,7 +266,8 @@ impl VolatileCache {
             }
         }
         if op == Op::Flush {
-            let covered = self.covered();
+            let coming = lock(&self.coming).remove(&tag.queue);
+            let covered = coming.unwrap_or_else(|| self.covered());
             lock(&self.flushes).insert(tag, covered);
             self.watched.fetch_add(1, Ordering::Relaxed);
         }
@@ -385,6 +389,7 @@ impl VolatileCache {
                 *lock(&self.last) = Some(outcome.clone());
                 lock(&self.lacking).clear();
                 lock(&self.flushes).clear();
+                lock(&self.coming).clear();
                 lock(&self.held).clear();
                 self.watched.store(0, Ordering::Relaxed);
                 batch.events.clear();
@@ -622,7 +627,7 @@ impl Layer for Arc<VolatileCache> {
     fn begin(&self, tag: Tag, op: Op, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step {
         match self.switch.power() {
             power if power.is_off() => return Step::Done(Err(Refusal::Io)),
-            super::switch::Power::Frozen => return self.hold(tag, op),
+            Power::Frozen => return self.hold(tag, op),
             _ => {}
         }
         self.requests.fetch_add(1, Ordering::Relaxed);
@@ -638,8 +643,15 @@ impl Layer for Arc<VolatileCache> {
         step
     }
 
+    fn flush_comes(&self, queue: u16) {
+        if self.switch.power() == Power::On {
+            let covered = self.covered();
+            lock(&self.coming).insert(queue, covered);
+        }
+    }
+
     fn resume(&self, ticket: Ticket, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step {
-        if self.switch.power() != super::switch::Power::On {
+        if self.switch.power() != Power::On {
             self.remember(ticket.tag());
             return Step::Parked(ticket);
         }

@@ -27,6 +27,8 @@ pub(super) struct History {
     pointer: u64,
     /// Which life the zone is in; that after the reset where the last step is one.
     life: u64,
+    /// The life that this reset has ended.
+    ended: u64,
 }
 
 /// How far a zone had come at one moment.
@@ -46,7 +48,8 @@ impl Mark {
 impl History {
     /// Of the zone `span`, whose pointer stands at `stable`, nothing being volatile.
     pub(super) fn new(span: Span, stable: u64, counter: &Counter) -> Self {
-        Self { steps: Steps { span, stable, steps: Vec::new() }, pointer: stable, life: counter.next() }
+        let life = counter.next();
+        Self { steps: Steps { span, stable, steps: Vec::new() }, pointer: stable, life, ended: life }
     }
 
     pub(super) fn steps(&self) -> &Steps {
@@ -106,7 +109,7 @@ impl History {
         if self.pointer > self.steps.span.start {
             self.steps.steps.push(Step::Reset { order: counter.next() });
             self.pointer = self.steps.span.start;
-            self.life = counter.next();
+            self.ended = std::mem::replace(&mut self.life, counter.next());
         }
     }
 
@@ -146,11 +149,12 @@ impl History {
 
     /// Everything up to a mark is stable.
     pub(super) fn stable_up_to(&mut self, mark: Mark) {
-        if mark.life != self.life {
-            return;
-        }
-        if self.ends_in_reset() {
-            return self.keep_reset();
+        match self.ends_in_reset() {
+            true if mark.life == self.life => return self.keep_reset(),
+            // What was done before a reset that came meanwhile.
+            true if mark.life == self.ended => {}
+            false if mark.life == self.life => {}
+            _ => return,
         }
         let mut left = mark.pointer.saturating_sub(self.steps.stable);
         let mut gone = 0;
@@ -247,17 +251,20 @@ mod tests {
     }
 
     #[test]
-    fn a_flush_of_before_a_reset_does_not_count_for_the_life_after_it() {
+    fn a_flush_of_before_a_reset_counts_for_the_life_that_the_reset_ends_and_for_no_other() {
         let (mut history, counter) = history(1500);
         history.write(1500, 1600, &counter);
+        history.write(1600, 1700, &counter);
         let before = history.mark(1600);
         history.reset(&counter);
         history.stable_up_to(before);
         assert!(history.ends_in_reset());
+        assert_eq!((history.steps.stable, lens(&history)), (1600, vec![(100, 1), (0, 2)]));
         let after = history.mark(1000);
         history.write(1000, 1100, &counter);
         assert_eq!((history.steps.stable, lens(&history)), (1000, vec![(100, 1)]), "the reset is stable by now");
         history.stable_up_to(after);
+        history.stable_up_to(before);
         assert_eq!(history.steps.stable, 1000);
     }
 

@@ -50,6 +50,9 @@ device! {
     /// Starts a request. For [`Step::Io`] the pieces of its data are in `segments`, in order and together exactly as
     /// long as the request. `tag` names no other request in flight.
     fn begin(&self, tag: Tag, op: Op, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step;
+    /// A flush has come to a queue: the next one that this queue [begins](Self::begin) has to make stable what was answered by now,
+    /// and need not more.
+    fn flush_comes(&self, queue: u16);
     /// Goes on with a parked request after its [`Event::Retry`](super::Event::Retry). A parked ticket whose request was
     /// [`Event::Finished`](super::Event::Finished) instead is dropped.
     fn resume(&self, ticket: Ticket, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step;

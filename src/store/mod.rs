@@ -241,6 +241,9 @@ impl<S: Medium> ZonedStore<S> {
         self.advance(tag, Work::Fresh(op), segments, batch)
     }
 
+    /// A flush has come to a queue. Nothing here depends on when.
+    pub fn flush_comes(&self, _queue: u16) {}
+
     /// Goes on with a parked request after its [`Event::Retry`]. A parked ticket whose request was
     /// [`Event::Finished`] instead is dropped.
     pub fn resume(&self, ticket: Ticket, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step {

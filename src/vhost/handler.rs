@@ -238,11 +238,10 @@ impl Handler {
         // On a connection whose queues ran, a region that is told again is that of a device that is set up again.
         self.goes_on = !self.has_run && (lost.is_some() || !region.is_empty());
         match self.device.switch.power() {
-            // What was in flight before the cut never ends.
-            Power::Dead | Power::Failing if self.goes_on || !region.is_empty() => {
-                region.lose_power(self.device.switch.power() == Power::Failing);
-            }
-            _ => self.left = journal::recover(&self.device.disk, &region, &self.host.journals),
+            // What was in flight before the cut never ends, and what was open is closed.
+            Power::Dead => region.lose_power(false),
+            Power::Failing => region.lose_power(true),
+            Power::On | Power::Frozen => self.left = journal::recover(&self.device.disk, &region, &self.host.journals),
         }
         self.inflight = Some(region);
         Ok(())
