@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Boots the guest with a zoned disk and gives a shell in it on this terminal.
 #
-# Usage: boot.sh [--uml] [--socket PATH... | --image FILE] [--queues N] [--smp N] [--mem SIZE]
+# Usage: boot.sh [--uml] [--socket PATH... | --image FILE [--volatile-cache]] [--queues N] [--smp N] [--mem SIZE]
 #
 #   --uml       the guest is user-mode Linux and not QEMU's (see run.sh); so it is without it where the kernel is kept and one processor and
 #               queue are asked for. VUZ_MACHINE=qemu is QEMU's in any case
 #   --socket    the vhost-user socket of a running daemon; may be given several times
-#   --image     or an image, which is served as long as the guest runs
+#   --image     or an image, which is served as long as the guest runs; with --volatile-cache, so that its power can be cut (docs/power.md):
+#               how is said
 #   --queues    queues of a disk (1); has to equal the daemon's --num-queues (QEMU's generic device: or the guest refuses the disk)
 #   --smp       processors (1)
 #   --mem       memory (512M)
@@ -16,10 +17,10 @@
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 . "$VUZ_SCRIPTS/daemon.sh"
 
-sockets=() image='' queues=1 cpus=1 memory=512M
+sockets=() image='' volatile='' queues=1 cpus=1 memory=512M
 while [[ $# -gt 0 ]]; do
-    if [[ $1 == --uml ]]; then
-        VUZ_MACHINE=uml
+    if [[ $1 == --uml || $1 == --volatile-cache ]]; then
+        if [[ $1 == --uml ]]; then VUZ_MACHINE=uml; else volatile=1; fi
         shift
         continue
     fi
@@ -36,6 +37,7 @@ while [[ $# -gt 0 ]]; do
 done
 [[ ${#sockets[@]} -eq 0 || -z $image ]] || die "--socket and --image exclude each other"
 [[ ${#sockets[@]} -gt 0 || -n $image ]] || die "say which disk: --socket PATH or --image FILE"
+[[ -z $volatile || -n $image ]] || die "--volatile-cache is of the daemon that serves --image"
 for socket in "${sockets[@]}"; do
     [[ -S $socket ]] || die "$socket is not a socket"
 done
@@ -68,7 +70,10 @@ trap 'exit 129' HUP
 if [[ -n $image ]]; then
     daemon_build
     sockets=("$temp/socket")
-    daemon_start "$image" "$temp/socket" --num-queues "$queues"
+    options=(--num-queues "$queues")
+    [[ -z $volatile ]] || options+=(--volatile-cache --control-path "$temp/control")
+    daemon_start "$image" "$temp/socket" "${options[@]}"
+    [[ -z $volatile ]] || say "the power is cut by: vhost-user-zbd ctl $temp/control power-cut then=fail"
 fi
 machine_begin "$cpus" "$memory"
 for socket in "${sockets[@]}"; do

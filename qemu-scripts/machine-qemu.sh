@@ -76,6 +76,11 @@ machine_job() {
     )
 }
 
+machine_line() {
+    mkfifo "$1/line.in" "$1/line.out"
+    MACHINE_COMMAND+=(-chardev "pipe,id=power,path=${1//,/,,}/line" -device virtserialport,chardev=power,name=power)
+}
+
 machine_shell() {
     MACHINE_COMMAND+=(
         -initrd "$MACHINE_GUEST/initramfs" -append "console=ttyS0 $MACHINE_KERNEL_OPTIONS"

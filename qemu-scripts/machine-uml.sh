@@ -85,13 +85,21 @@ machine_job() {
     )
 }
 
+machine_line() {
+    mkfifo "$1/line.in" "$1/line.out"
+    MACHINE_COMMAND+=(con2=fd:5,fd:6)
+}
+
 machine_shell() {
     mkdir -p "$1/uml"
     MACHINE_COMMAND+=("uml_dir=$1/uml/" "init=$(init_of)" con=null con0=fd:0,fd:1 ssl=null)
 }
 
 machine_start() {
-    local status
+    local status line_in=/dev/null line_out=/dev/null
+    if [[ -p $1/line.in ]]; then
+        line_in=$1/line.in line_out=$1/line.out
+    fi
     # The status is whole when its reader has ended.
     exec {status}> >(exec cat >>"$1/status")
     MACHINE_STATUS_PID=$!
@@ -99,7 +107,7 @@ machine_start() {
     (
         ulimit -c 0
         exec setpriv --pdeathsig KILL "${MACHINE_COMMAND[@]}"
-    ) </dev/null >"$1/machine.log" 2>"$1/console" 3>"$1/output" 4>&"$status" {status}>&- &
+    ) </dev/null >"$1/machine.log" 2>"$1/console" 3>"$1/output" 4>&"$status" 5<>"$line_in" 6<>"$line_out" {status}>&- &
     MACHINE_PID=$!
     exec {status}>&-
 }

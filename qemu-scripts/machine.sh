@@ -8,14 +8,18 @@
 #   machine_disk SOCKET QUEUES           adds a zoned disk: the first is /dev/vda, the second /dev/vdb
 #   machine_job FOLDER SCRIPT FILE...    adds a job for guest-init.sh. FOLDER/status becomes "up", "alive" every ten seconds, "exit CODE";
 #                                        FOLDER/console gets the kernel's messages, FOLDER/machine.log those of the machine itself
+#   machine_line FOLDER                  adds a line to a job, both ways: FOLDER/line.in and line.out, FIFOs; "power" or tty2 in the guest
 #   machine_shell FOLDER                 adds a shell on this terminal instead
 #   machine_start FOLDER                 starts a machine with a job: MACHINE_PID. The script's output goes to FOLDER/output, a FIFO
 #   machine_wait                         waits for its end, after which FOLDER/status is whole
+#   machine_kill                         ends it as a loss of power does
 #   machine_end                          ends the process MACHINE_PID if it is still there, by force when it does not listen
 #
 #   MACHINE_BOOT_SECONDS, MACHINE_TRIES  how long a boot may take, and how often one that fails is tried
 #   MACHINE_SHELL_HINT                   what to say before a shell
 #   MACHINE_EXTRA (environment)          further options of the machine, split at blanks; for experiments
+
+machine_kill() { kill -KILL "$MACHINE_PID" || true; }
 
 # A Linux that hangs does not listen.
 machine_end() {

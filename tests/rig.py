@@ -26,11 +26,11 @@ class Failed(Exception):
 class Boot:
     """boot.sh, seen from the terminal's other end. How the terminal was set before is in "modes"."""
 
-    def __init__(self, image):
+    def __init__(self, image, *options):
         self.seen = b""
         ours, theirs = pty.openpty()
         self.terminal, self.modes = ours, termios.tcgetattr(theirs)
-        command = [TOP / "qemu-scripts/boot.sh", "--uml", "--image", image]
+        command = [TOP / "qemu-scripts/boot.sh", "--uml", "--image", image, *options]
         # In a session of its own, with that terminal, as a window has it.
         attach = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
         self.process = subprocess.Popen([sys.executable, "-c", attach, *command], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
@@ -99,9 +99,9 @@ def expect(what, found, expected):
         raise Failed(f"{what} is {found}, expected {expected}")
 
 
-def booted(image):
+def booted(image, *options):
     """A guest whose shell has taken a line from the terminal."""
-    boot = Boot(image)
+    boot = Boot(image, *options)
     boot.hear(rb"'exit' powers the guest off")
     # The answer is not in the line, which the terminal shows too.
     boot.type("echo $((6 * 7)) zones of $(cat /sys/block/vda/queue/zoned)")
@@ -154,11 +154,31 @@ def a_boot_sh_that_is_killed_leaves_neither(image):
         boot.close()
 
 
+def the_power_is_cut_by_the_socket_that_boot_sh_names(image):
+    boot = Boot(image, "--volatile-cache")
+    try:
+        boot.hear(rb"the power is cut by: vhost-user-zbd ")
+        boot.hear(rb"'exit' powers the guest off")
+        boot.type("dd if=/dev/vda of=/dev/null bs=4096 count=1 iflag=direct status=none && echo $((6 * 7)) is read")
+        boot.hear(rb"42 is read")
+        [daemon] = [pid for pid, word in boot.children().items() if word == b"serve"]
+        words = Path(f"/proc/{daemon}/cmdline").read_bytes().split(b"\0")
+        control = words[words.index(b"--control-path") + 1]
+        subprocess.run([os.environ["VUZ_BIN"], "ctl", control, "power-cut", "then=fail"], check=True, stdout=subprocess.DEVNULL)
+        boot.type("dd if=/dev/vda of=/dev/null bs=4096 count=1 iflag=direct status=none || echo $((6 * 8)) is not")
+        boot.hear(rb"48 is not")
+        boot.type("exit")
+        expect("the exit status", boot.end(), 0)
+    finally:
+        boot.close()
+    whole(image)
+
+
 def main(folder):
     image = Path(folder, "disk.qcow2")
     subprocess.run([os.environ["VUZ_BIN"], "create", image, "--preset", "zonefs"], check=True, stdout=subprocess.DEVNULL)
     tests = [the_shell_has_the_terminal_which_is_left_as_it_was, signals_that_end_boot_sh_end_the_machine_and_the_daemon,
-             a_boot_sh_that_is_killed_leaves_neither]
+             a_boot_sh_that_is_killed_leaves_neither, the_power_is_cut_by_the_socket_that_boot_sh_names]
     for test in tests:
         name = test.__name__.replace("_", "-")
         try:

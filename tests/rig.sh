@@ -39,6 +39,29 @@ helps qemu-scripts/boot.sh --uml -h
 helps harness/xfstests.sh folder --fs xfs --help
 ok every-script-says-how-it-is-called-when-asked-and-does-nothing-else
 
+# refuses TEXT WORD...: the command says that, in one line, and ends with status 1.
+refuses() {
+    local text=$1 code=0
+    shift
+    "$@" >"$temp/said" 2>"$temp/errors" </dev/null || code=$?
+    [[ $code -eq 1 && $(wc -l <"$temp/errors") -eq 1 ]] || fail "$* ends with status $code and says: $(cat "$temp/errors")"
+    grep -qF -- "$text" "$temp/errors" || fail "$* says: $(cat "$temp/errors")"
+}
+
+: >"$temp/image"
+refuses 'option --power-cut needs a value' qemu-scripts/run.sh --power-cut
+refuses 'usage: run.sh --power-cut WORDS' qemu-scripts/run.sh --image "$temp/image" --power-cut lose=all "$0"
+refuses 'no such file: none.sh' qemu-scripts/run.sh --image "$temp/image" --power-cut lose=all "$0" none.sh
+refuses 'say which disk: --image FILE, or --socket PATH and --control PATH' qemu-scripts/run.sh --power-cut lose=all "$0" "$0"
+refuses 'no such image: none.qcow2' qemu-scripts/run.sh --image none.qcow2 "$0"
+refuses '--socket and --image exclude each other' qemu-scripts/run.sh --image "$temp/image" --socket x "$0"
+refuses '--volatile-cache is of the daemon that serves --image' qemu-scripts/run.sh --volatile-cache "$0"
+refuses '--volatile-cache is of the daemon that serves --image' qemu-scripts/boot.sh --volatile-cache --socket x
+refuses '--control is of the daemon that is behind --socket' qemu-scripts/run.sh --control x "$0"
+refuses 'no power is cut' qemu-scripts/run.sh --cut x --image "$temp/image" "$0"
+refuses "--rounds is 'many'" tests/guest/power.sh --rounds many
+ok what-makes-no-sense-of-a-power-cut-is-refused-in-a-line
+
 # keep NAME REFRESH LINE: in a cache of its own has NAME be kept, as a folder with the file "whole" that LINE makes; "made" counts.
 cat >"$temp/keep" <<'EOF'
 . qemu-scripts/lib.sh
