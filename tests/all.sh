@@ -17,7 +17,7 @@ cargo clippy --locked --all-targets -- -D warnings
 (cd tests/guest && shellcheck ./*.sh)
 (cd harness && shellcheck ./*.sh)
 shellcheck tests/harness/*/check
-shellcheck packaging/*.sh packaging/debian/p* tests/*.sh examples/ci/*.sh benches/*.sh .ci/run
+shellcheck packaging/*.sh packaging/debian/p* tests/*.sh examples/ci/*.sh examples/power/*.sh benches/*.sh .ci/run
 
 step "what is released for other C libraries and processors compiles, where this Rust has their library"
 for target in {x86_64,aarch64}-unknown-linux-musl; do
@@ -58,10 +58,14 @@ step "in a guest of user-mode Linux"
 # QEMU's guest, as that of this kernel runs out of space by itself now and then (docs/uml.md).
 VUZ_MACHINE=uml tests/guest/all.sh zones software peers
 
+step "the power goes, in a guest of user-mode Linux"
+VUZ_MACHINE=uml tests/guest/power.sh
+
 step "in QEMU's guest"
 # What only this shows: two processors and queues, PCI, requests counted by the kernel; and btrfs under kills, which needs a Linux older
 # than the other guest's.
 tests/guest/all.sh zones btrfs machine
+tests/guest/power.sh cycle
 
 step "libvirt"
 tests/guest/libvirt.sh

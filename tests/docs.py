@@ -49,6 +49,11 @@ ELSEWHERE = {
     "git format-patch": "in a clone of QEMU's repository",
     "podman ": ("tests/static.sh", "chroot"),
     "crosvm run --vhost-user block,socket=disk.sock": "the page says that it was not tried",
+    "./power cut ": ("tests/guest/power-cycle.sh", "./power cut lose=all"),
+    "./power mark ": ("tests/guest/power-cycle.sh", "./power mark here"),
+    "./power cycle": ("tests/guest/power-cycle.sh", "./power cycle"),
+    "touch careful": ("tests/guest/power.sh", "careful"),
+    "echo nobarrier >options": "the file of the next command",
     "curl --unix-socket disk.ctl http://localhost/metrics": ("tests/lifecycle/control.rs", "/metrics"),
 }
 # Page and beginning of a block: what makes such output, a file here and a word that is in it.
@@ -66,6 +71,7 @@ SAMPLES = {
     ("docs/cli.md", "     2.162612 q0 write"): ("src/cli", "refused"),
     ("docs/cli.md", "IMAGE="): ("systemd/sample.conf", "IMAGE="),
     ("docs/ci.md", "- uses: OWNER"): ("examples/ci/github-actions.yml", "- uses: OWNER/vhost-user-zbd@v0.2.0"),
+    ("docs/power.md", '{ "conventional"'): ("qemu-scripts/power.sh", "power_note"),
     ("docs/uml.md", "NAME ZONED"): ("qemu-scripts/demo-guest.sh", "lsblk -z"),
     ("docs/control.md", "serving for 8 s"): ("src/cli", "serving for"),
     ("docs/control.md", "request       answered"): ("src/cli", "answered"),

@@ -7,6 +7,7 @@
 #
 #   blk       what all.sh tests with the generic device
 #   restarts  the daemon is by turns ended and killed, and started again, under fio with verification
+#   power     the power goes and comes back, the guest's driver having let go of the disk and taken it again
 #   plug      the disk is plugged in, out, and in again
 #   kills     the daemon is killed KILLS times (environment, 10) under btrfs, at any moment; then a scrub and a check
 #   machine   QEMU, and QEMU with the daemon, are killed MACHINE_KILLS times (environment, 4) by turns under btrfs, each time with a guest
@@ -20,9 +21,9 @@ PHASE_SECONDS=900
 KILLS=${KILLS:-10}
 
 sections=("$@")
-[[ $# -gt 0 ]] || sections=(blk restarts plug kills machine)
+[[ $# -gt 0 ]] || sections=(blk power restarts plug kills machine)
 for section in "${sections[@]}"; do
-    [[ $section =~ ^(blk|restarts|plug|kills|machine)$ ]] || die "no section \"$section\" (see the head of blk.sh)"
+    [[ $section =~ ^(blk|power|restarts|plug|kills|machine)$ ]] || die "no section \"$section\" (see the head of blk.sh)"
 done
 
 # under NAME SCRIPT COUNT HOW: a guest that runs SCRIPT; COUNT times meanwhile, each time when the guest has come a round further, the
@@ -112,6 +113,12 @@ blk() {
     fresh blk
     phase blk sysfs.sh zones.sh writes.sh fio.sh queues.sh
     stop blk "$temp/image.qcow2"
+}
+
+power() {
+    geometry SIZE=$((258 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((3 << 20)) CONVENTIONAL=4 MAX_OPEN=6 MAX_ACTIVE=12 \
+        MAX_APPEND=$((128 << 10)) BLOCK=4096 QUEUES=2
+    power_cycles power
 }
 
 restarts() {

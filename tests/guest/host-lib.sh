@@ -5,6 +5,8 @@
 # sourcing script:
 #   PHASE_SECONDS   a guest is given up after this long
 #   MEMORY          the guest's memory (768M)
+#   SERVE_OPTIONS   further options of the daemon, an array
+#   RUN_OPTIONS     further options of run.sh, an array
 # With VUZ_MACHINE=uml the guests are user-mode Linux instead of QEMU's. They have one processor, hence one queue.
 . "$(dirname "${BASH_SOURCE[0]}")/../../qemu-scripts/lib.sh"
 . "$VUZ_SCRIPTS/daemon.sh"
@@ -15,6 +17,7 @@ temp=$(mktemp -d)
 run_pid=
 # When the tests began; the sourcing script sets it again after it has built what it needs.
 started=$SECONDS
+SERVE_OPTIONS=() RUN_OPTIONS=()
 passed=0
 failed=0
 skipped=0
@@ -74,7 +77,7 @@ finish() {
 # serve PHASE IMAGE: starts the daemon; without it the tests are over.
 serve() {
     local code=0
-    daemon_start "$2" "$temp/socket" --block-size "$BLOCK" --num-queues "$QUEUES" || code=$?
+    daemon_start "$2" "$temp/socket" --block-size "$BLOCK" --num-queues "$QUEUES" "${SERVE_OPTIONS[@]}" || code=$?
     if [[ $code -ne 0 ]]; then
         fail "$1/serve"
         finish
@@ -103,7 +106,7 @@ guest_files() {
     mapfile -t GUEST_FILES < <(find "$HERE" -maxdepth 1 -name '*-lib.sh' ! -name host-lib.sh)
     printf '%s\n' "$*" >"$temp/suite"
     GUEST_FILES+=("$temp/suite" "$temp/image.env" "${@/#/$HERE/}")
-    for file in manifest operations rounds speed; do
+    for file in manifest operations rounds rounds.env speed; do
         [[ ! -e $temp/$file ]] || GUEST_FILES+=("$temp/$file")
     done
 }
@@ -115,7 +118,7 @@ guest() {
     # That of the guest before is not to be taken for this one's.
     : >"$temp/output"
     "$VUZ_SCRIPTS/run.sh" --socket "$temp/socket" --queues "$QUEUES" --smp "$QUEUES" --mem "${MEMORY:-768M}" --timeout "$PHASE_SECONDS" \
-        --console "$temp/console" "$HERE/suite.sh" "${GUEST_FILES[@]}" >"$temp/output" &
+        --console "$temp/console" "${RUN_OPTIONS[@]}" "$HERE/suite.sh" "${GUEST_FILES[@]}" >"$temp/output" &
     run_pid=$!
 }
 
@@ -207,4 +210,33 @@ machine_deaths() {
     expect "$name-last/without-complaints" without_complaints
     stop "$name" "$image" leaks
     rm "$image"
+}
+
+# volatile NAME: a fresh image, served with a volatile cache, whose power the guest may cut
+volatile() {
+    rm -f "$temp/image.qcow2" "$temp/cuts"
+    expect "$1/create" create_image "$temp/image.qcow2"
+    SERVE_OPTIONS=(--volatile-cache --control-path "$temp/control")
+    RUN_OPTIONS=(--control "$temp/control" --cut "$temp/cuts")
+    serve "$1" "$temp/image.qcow2"
+}
+
+# power_cycles NAME: a guest under which the power goes and comes back; QUEUES and the rest are set
+power_cycles() {
+    volatile "$1"
+    phase "$1" power-cycle.sh
+    expect "$1/what-each-cut-left" test "$(grep -c '"digest"' "$temp/cuts")" -eq 3
+    expect "$1/kept-what-was-stable" same_pointers "$temp/cuts"
+    stop "$1" "$temp/image.qcow2"
+    SERVE_OPTIONS=() RUN_OPTIONS=()
+}
+
+# same_pointers CUTS: each zone was left at its stable pointer
+# shellcheck disable=SC2317,SC2329 # called by expect
+same_pointers() {
+    python3 -c '
+import json, sys
+zones = [zone for line in open(sys.argv[1]) for zone in json.loads(line)["zones"]]
+wrong = [zone for zone in zones if zone["kept"] != zone["stable"]]
+sys.exit(f"{len(zones)} zones, wrong: {wrong}" if wrong or not zones else 0)' "$1"
 }
