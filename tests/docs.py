@@ -71,6 +71,7 @@ SAMPLES = {
     ("docs/cli.md", "     2.162612 q0 write"): ("src/cli", "refused"),
     ("docs/cli.md", "IMAGE="): ("systemd/sample.conf", "IMAGE="),
     ("docs/ci.md", "- uses: OWNER"): ("examples/ci/github-actions.yml", "- uses: OWNER/vhost-user-zbd@v0.2.0"),
+    ("docs/power.md", "for number in"): ("examples/power/append.sh", "for number in"),
     ("docs/power.md", '{ "conventional"'): ("qemu-scripts/power.sh", "power_note"),
     ("docs/uml.md", "NAME ZONED"): ("qemu-scripts/demo-guest.sh", "lsblk -z"),
     ("docs/control.md", "serving for 8 s"): ("src/cli", "serving for"),
