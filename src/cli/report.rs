@@ -56,7 +56,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let wanted = args.wanted(opened.image.geometry()).with_context(name)?;
     // Nothing is printed of a report that would end in the midst.
     opened.with_zones(wanted.clone(), |zones| zones.for_each(drop)).with_context(name)?;
-    opened.with_zones(wanted, |zones| print(zones, args.json)).with_context(name)??;
+    opened
+        .with_zones(wanted, |zones| print(zones.map(|zone| ZoneRow::from(&zone)), args.json))
+        .with_context(name)??;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -91,16 +93,17 @@ fn parse_sectors(text: &str) -> Result<Bytes, String> {
 /// Prints the zones of a running daemon, each as it was when it was asked for.
 pub(super) fn print_served(client: &mut Client, first: u32, count: u32, as_json: bool) -> Result<ExitCode> {
     let mut zones = Vec::new();
-    client.report(first, count, |part| {
-        zones.extend(part.zones.iter().filter_map(ZoneRow::to_info));
-    })?;
+    client.report(first, count, |part| zones.extend(part.zones.iter().cloned()))?;
     print(zones.into_iter(), as_json)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(zones: impl Iterator<Item = ZoneInfo>, as_json: bool) -> Result<()> {
+fn print(zones: impl Iterator<Item = ZoneRow>, as_json: bool) -> Result<()> {
     let mut out = output::stdout();
-    let printed = if as_json { print_json(&mut out, zones) } else { print_text(&mut out, zones) };
+    let printed = match as_json {
+        true => print_json(&mut out, zones),
+        false => print_text(&mut out, zones.filter_map(|zone| zone.to_info())),
+    };
     output::finish(out, printed)
 }
 
@@ -140,10 +143,10 @@ fn condition(state: State) -> &'static str {
 }
 
 /// One zone a line, so that a large report needs no memory here and is still pleasant to read.
-fn print_json(out: &mut impl Write, zones: impl Iterator<Item = ZoneInfo>) -> io::Result<()> {
+fn print_json(out: &mut impl Write, zones: impl Iterator<Item = ZoneRow>) -> io::Result<()> {
     write!(out, "{{\"schema_version\":{SCHEMA_VERSION},\"zones\":[")?;
     for (number, zone) in zones.enumerate() {
-        let line = serde_json::to_string(&ZoneRow::from(&zone))?;
+        let line = serde_json::to_string(&zone)?;
         write!(out, "{}\n  {line}", if number == 0 { "" } else { "," })?;
     }
     writeln!(out, "\n]}}")

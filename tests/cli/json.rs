@@ -99,11 +99,14 @@ fn with_a_bad_pointer() -> Image {
 fn outputs() -> Vec<(&'static str, Value)> {
     let image = Image::create(&GEO);
     let (control, trace) = (image.beside_name("control"), image.beside_name("trace"));
-    let mut disk = Setup::new(GEO).args(&["--control-path", &control, "--trace", &trace]).start_on(image);
+    let args = ["--control-path", &control, "--trace", &trace, "--volatile-cache"];
+    let mut disk = Setup::new(GEO).args(&args).start_on(image);
     disk.fill(2, 8192);
     assert_eq!(disk.write(GEO.start(2), &[1; 4096]), Status::UnalignedWp);
     disk.append(GEO.start(3), &[4; 4096]).expect("an append");
     assert_ok(disk.flush());
+    disk.append(GEO.start(3), &[5; 4096]).expect("an append");
+    assert_ok(disk.write(0, &[6; 4096]));
     let mut outputs: Vec<_> = ["info", "report", "stats", "map", "log-level", "metrics", "flush"]
         .map(|order| {
             let heading = match order {
@@ -111,7 +114,7 @@ fn outputs() -> Vec<(&'static str, Value)> {
                 "stats" => "ctl stats",
                 "log-level" => "ctl log-level",
                 "metrics" => "ctl metrics",
-                "flush" => "ctl flush, ctl quit",
+                "flush" => "ctl flush, ctl mark, ctl quit",
                 same => same,
             };
             (heading, printed(&["ctl", &control, order]))
@@ -121,7 +124,12 @@ fn outputs() -> Vec<(&'static str, Value)> {
     outputs.push(("report", printed(&["report", "--socket", &control])));
     let traced = run(&["trace", &trace, "--json"]).stdout;
     outputs.extend(traced.lines().map(|line| ("trace", serde_json::from_str(line).expect("a line of JSON"))));
-    outputs.push(("ctl flush, ctl quit", printed(&["ctl", &control, "quit"])));
+    outputs.push(("ctl power-cut", printed(&["ctl", &control, "power-cut", "at=mark:never"])));
+    outputs.push(("ctl flush, ctl mark, ctl quit", printed(&["ctl", &control, "mark", "other"])));
+    assert_ok(disk.write(0, &[7; 4096]));
+    disk.fill(4, 8192);
+    outputs.push(("ctl power-cut", printed(&["ctl", &control, "power-cut", "lose=nothing"])));
+    outputs.push(("ctl flush, ctl mark, ctl quit", printed(&["ctl", &control, "quit"])));
     let name = disk.image.name();
     assert!(disk.daemon.wait().success());
     outputs.push(("info", printed(&["info", &name])));

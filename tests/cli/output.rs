@@ -37,6 +37,8 @@ const PRINTING: &[(&str, i32)] = &[
     ("ctl CONTROL flush --json", 0),
     ("trace TRACE", 0),
     ("trace TRACE --json", 0),
+    ("ctl CONTROL power-cut at=mark:never", 0),
+    ("ctl CONTROL mark other --json", 0),
     ("check FILE", 3),
     ("check FILE --json", 3),
     ("check FILE --repair", 0),
@@ -90,7 +92,8 @@ impl Stage {
         killed.daemon.kill9();
         let image = Image::create(&SMALL);
         let (control, trace) = (image.beside_name("control"), image.beside_name("trace"));
-        let mut served = Setup::new(SMALL).args(&["--control-path", &control, "--trace", &trace]).start_on(image);
+        let args = ["--control-path", &control, "--trace", &trace, "--volatile-cache"];
+        let mut served = Setup::new(SMALL).args(&args).start_on(image);
         served.fill(2, 4096);
         Self { leaky: killed.image, served }
     }
