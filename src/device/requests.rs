@@ -112,7 +112,7 @@ impl<I: DataPath + ?Sized> Requests<I> {
                 if let Some(slot) = self.slots.get(head) {
                     slot.parked = None;
                 }
-                self.answer_now(head, RequestError::from(Refusal::Io).status(), 1);
+                self.answer_now(head, RequestError::from(Refusal::NoPower).status(), 1);
             } else {
                 self.slots.give_back(head);
             }
@@ -227,7 +227,7 @@ impl<I: DataPath + ?Sized> Requests<I> {
     /// The rules that are not the store's.
     fn check(&self, request: Request) -> Result<Request, RequestError> {
         if self.device.switch.power().is_off() {
-            return Err(Refusal::Io.into());
+            return Err(Refusal::NoPower.into());
         }
         if !self.device.zoned() {
             return Err(match request.is_zone_request() {

@@ -52,11 +52,13 @@ pub enum Rule {
     OpenLimit = 17,
     /// So many zones can be active.
     ActiveLimit = 18,
+    /// There is power.
+    Power = 19,
 }
 
 impl Rule {
     /// All there are.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Malformed,
         Self::UnknownType,
         Self::NotNegotiated,
@@ -75,6 +77,7 @@ impl Rule {
         Self::AppendLength,
         Self::OpenLimit,
         Self::ActiveLimit,
+        Self::Power,
     ];
 
     /// Its name, for people and filters.
@@ -98,6 +101,7 @@ impl Rule {
             Self::AppendLength => "append-length",
             Self::OpenLimit => "open-limit",
             Self::ActiveLimit => "active-limit",
+            Self::Power => "power",
         }
     }
 
@@ -138,6 +142,7 @@ impl Refused {
             RequestError::AppendTooLong(_) => Rule::AppendLength,
             RequestError::Refused(Refusal::ReadOnly) => Rule::ReadOnlyDisk,
             RequestError::Refused(Refusal::Io) => Rule::HostIo,
+            RequestError::Refused(Refusal::NoPower) => Rule::Power,
             RequestError::Refused(Refusal::Zone(refusal)) => self.zone_rule(refusal),
         }
     }
@@ -228,9 +233,12 @@ impl Refused {
                 Some(now) => self.explain_zone(f, rule, now),
                 None => write!(f, "{}", self.error),
             },
-            Rule::Malformed | Rule::UnknownType | Rule::NotNegotiated | Rule::ReportBuffer | Rule::HostIo => {
-                write!(f, "{}", self.error)
-            }
+            Rule::Malformed
+            | Rule::UnknownType
+            | Rule::NotNegotiated
+            | Rule::ReportBuffer
+            | Rule::HostIo
+            | Rule::Power => write!(f, "{}", self.error),
         }
     }
 

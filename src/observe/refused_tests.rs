@@ -156,6 +156,11 @@ fn each_rule_that_is_broken_is_named_with_what_came_and_what_was_expected() {
             Rule::HostIo,
             "write at 2048 of 8 sectors: IOERR: input/output error of the image file",
         ),
+        (
+            refused(write(2048, 8), Refusal::NoPower, open()),
+            Rule::Power,
+            "write at 2048 of 8 sectors: IOERR: the power is off",
+        ),
     ];
     for (refused, rule, text) in table {
         assert_eq!((refused.rule(), refused.to_string().as_str()), (rule, text));

@@ -626,7 +626,7 @@ impl Layer for Arc<VolatileCache> {
 
     fn begin(&self, tag: Tag, op: Op, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step {
         match self.switch.power() {
-            power if power.is_off() => return Step::Done(Err(Refusal::Io)),
+            power if power.is_off() => return Step::Done(Err(Refusal::NoPower)),
             Power::Frozen => return self.hold(tag, op),
             _ => {}
         }

@@ -272,6 +272,9 @@ pub enum Refusal {
     /// The device is read-only.
     #[error("the device is read-only")]
     ReadOnly,
+    /// The power was cut, and the device not reset since.
+    #[error("the power is off")]
+    NoPower,
     /// The file below failed.
     #[error("input/output error of the image file")]
     Io,

@@ -127,7 +127,7 @@ impl RequestError {
             Self::Unknown(_) | Self::ZoneRequestNotNegotiated => Status::Unsupported,
             Self::ReportTooShort(_) | Self::ReportBeyondEnd | Self::AppendTooLong(_) => Status::ZoneInvalidCommand,
             Self::Refused(refusal) => match refusal {
-                Refusal::BadRange | Refusal::ReadOnly | Refusal::Io => Status::IoErr,
+                Refusal::BadRange | Refusal::ReadOnly | Refusal::Io | Refusal::NoPower => Status::IoErr,
                 Refusal::Zone(zone) => match zone {
                     zone::Refusal::InvalidCommand => Status::ZoneInvalidCommand,
                     zone::Refusal::UnalignedWrite => Status::ZoneUnalignedWrite,
@@ -146,7 +146,7 @@ impl RequestError {
             Self::ReportTooShort(_) | Self::ReportBeyondEnd | Self::AppendTooLong(_) => Level::Debug,
             Self::Refused(refusal) => match refusal {
                 Refusal::Io => Level::Error,
-                Refusal::BadRange | Refusal::ReadOnly | Refusal::Zone(_) => Level::Debug,
+                Refusal::BadRange | Refusal::ReadOnly | Refusal::NoPower | Refusal::Zone(_) => Level::Debug,
             },
         }
     }
@@ -170,6 +170,7 @@ mod tests {
             (RequestError::Refused(Refusal::BadRange), 1),
             (RequestError::Refused(Refusal::ReadOnly), 1),
             (RequestError::Refused(Refusal::Io), 1),
+            (RequestError::Refused(Refusal::NoPower), 1),
             (zone(zone::Refusal::InvalidCommand), 3),
             (zone(zone::Refusal::UnalignedWrite), 4),
             (zone(zone::Refusal::OpenResource), 5),
