@@ -175,16 +175,16 @@ plant bytes-of-two-lives src/power/history.rs \
 plant a-block-torn-inside src/power/rules.rs \
     'torn: second % blocks * block }' \
     'torn: second % blocks * block + 512 }'
-plant a-block-of-no-version src/power/cache.rs \
+plant a-block-of-no-version src/power/choice.rs \
     'old.push((at, content.to_vec()));' \
     'old.push((at, content.iter().map(|byte| byte ^ 1).collect()));'
-plant a-full-zone-that-never-loses src/power/cache.rs \
+plant a-full-zone-that-never-loses src/power/choice.rs \
     'let chosen = self.place(cut, *zone, steps)?;' \
     'let chosen = if steps.pointer() == steps.span.end { Place { operations: steps.operations(), torn: 0 } } else { self.place(cut, *zone, steps)? };'
-plant a-zone-never-flushed-that-never-loses src/power/cache.rs \
+plant a-zone-never-flushed-that-never-loses src/power/choice.rs \
     'let chosen = self.place(cut, *zone, steps)?;' \
     'let chosen = if steps.stable == steps.span.start { Place { operations: steps.operations(), torn: 0 } } else { self.place(cut, *zone, steps)? };'
-plant a-reset-always-kept src/power/cache.rs \
+plant a-reset-always-kept src/power/choice.rs \
     'let kept = !self.below.can_take_back(zone);' \
     'let kept = zone.0 < u32::MAX;'
 plant active-zones-beyond-the-limit src/power/rules.rs \
@@ -196,7 +196,7 @@ plant an-answer-after-the-cut src/power/switch.rs \
 plant a-failed-flush-counted src/power/cache.rs \
     'if outcome.is_ok() {' \
     'if outcome.is_ok() || outcome.is_err() {'
-plant two-states-of-one-seed src/power/cache.rs \
+plant two-states-of-one-seed src/power/choice.rs \
     'let number = |which| chance(*seed, [' \
     'let number = |which| chance(*seed ^ std::process::id() as u64, ['
 

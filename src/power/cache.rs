@@ -7,33 +7,26 @@
 //! Lock order: the gates of the queues, then the store's own, then `histories`; `blocks` and the rest are held alone. The histories
 //! are never locked while the store is called.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::blocks::{Admission, Blocks};
-use super::history::{Counter, History, Mark};
-use super::outcome::{CutConventional, CutOutcome, CutZone, Digest, PowerStatus};
-use super::rules::{Left, Place, Span, Steps, chance, mend};
+use super::history::Mark;
+use super::notes::{Notes, Noting, lock};
+use super::outcome::{CutOutcome, PowerStatus};
 use super::switch::{Power, Switch, Then};
 use super::trigger::{Passed, Trigger};
-use super::words::{Cut, Loss, Words};
+use super::words::{Cut, Words};
 use crate::store::device::Layer;
 use crate::store::{
-    Batch, Doorbell, Event, IoKind, IoResult, Journal, Note, Op, Outcome, Refusal, Reserved, Rewind, Segment, Step,
-    Tag, Ticket, ZoneInfo, ZonedDevice,
+    Batch, Doorbell, Event, IoKind, IoResult, Journal, Op, Outcome, Refusal, Segment, Step, Tag, Ticket, ZonedDevice,
 };
 use crate::units::{Bytes, ZoneIndex};
-use crate::zone::{Geometry, State, ZoneKind};
+use crate::zone::{Geometry, ZoneKind};
 
 /// Old versions of blocks of conventional zones that are kept where nothing is said.
 pub const DEFAULT_SIZE: Bytes = Bytes(64 << 20);
-
-/// Parts that the histories are kept in, so that queues seldom meet.
-const SHARDS: usize = 64;
-
-/// Zones looked at in one go.
-const CHUNK: usize = 1024;
 
 /// Why there was no cut.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,13 +73,13 @@ struct Lacking {
 
 /// The layer. See the module's documentation.
 pub struct VolatileCache {
-    below: Arc<dyn ZonedDevice>,
-    switch: Arc<Switch>,
-    notes: Arc<Notes>,
-    block: u64,
+    pub(super) below: Arc<dyn ZonedDevice>,
+    pub(super) switch: Arc<Switch>,
+    pub(super) notes: Arc<Notes>,
+    pub(super) block: u64,
     /// Where conventional zones end.
-    conventional: u64,
-    blocks: Mutex<Blocks>,
+    pub(super) conventional: u64,
+    pub(super) blocks: Mutex<Blocks>,
     lacking: Mutex<Vec<Lacking>>,
     flushes: Mutex<HashMap<Tag, Covered>>,
     /// By queue, what its next flush covers.
@@ -95,17 +88,12 @@ pub struct VolatileCache {
     pending: Mutex<Option<Pending>>,
     /// Requests that were held back while a cut was about to come.
     held: Mutex<Vec<Tag>>,
-    requests: AtomicU64,
+    pub(super) requests: AtomicU64,
     /// Flushes and writes to conventional zones that are under way.
     watched: AtomicUsize,
     last: Mutex<Option<CutOutcome>>,
     bell: Arc<OnceLock<Doorbell>>,
     after_cut: OnceLock<AfterCut>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // In the daemon a panic ends the process, so poison exists only in tests that caught one.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl VolatileCache {
@@ -413,210 +401,6 @@ impl VolatileCache {
         }
         true
     }
-
-    /// Chooses what is left, and has the store change to it. Nothing is in flight.
-    fn cut(&self, cut: &Cut) -> Result<CutOutcome, CutError> {
-        let (zones, others) = self.touched();
-        let geometry = self.below.geometry();
-        let (lefts, mended) = self.choose(cut, &zones, others)?;
-        let pairs = zones.iter().zip(&lefts).zip(mended);
-        let report = pairs.map(|(((zone, steps), left), mended)| CutZone {
-            zone: zone.0,
-            stable: steps.stable,
-            accepted: steps.furthest(),
-            kept: left.pointer,
-            operations: steps.operations(),
-            torn: left.torn,
-            resets_lost: left.resets_lost,
-            finishes_lost: left.finishes_lost,
-            mended,
-        });
-        let report = report.collect();
-        let (conventional, blocks) = self.choose_blocks(cut, geometry);
-        let rewind = Rewind {
-            pointers: zones.iter().zip(&lefts).map(|((zone, _), left)| (*zone, Bytes(left.pointer))).collect(),
-            blocks,
-        };
-        self.below.rewind(&rewind, cut.then == Then::Fail).map_err(CutError::Store)?;
-        self.notes.clear();
-        lock(&self.blocks).clear();
-        if cut.anything_unstable {
-            zones.iter().zip(&lefts).for_each(|((zone, steps), left)| self.scramble(cut, *zone, steps, left));
-        }
-        Ok(CutOutcome {
-            digest: self.digest(&conventional),
-            seed: match cut.loss {
-                Loss::Seed(seed) => Some(seed),
-                _ => None,
-            },
-            then: cut.then,
-            model: cut.model().to_owned(),
-            mgmt: cut.management().to_owned(),
-            requests: self.requests.load(Ordering::Relaxed),
-            zones: report,
-            conventional,
-        })
-    }
-
-    /// The zones that have anything to lose, in order, each as far as it has come; and how many others are active.
-    fn touched(&self) -> (Vec<(ZoneIndex, Steps)>, u64) {
-        let mut zones = BTreeMap::new();
-        for zone in self.notes.all(|zone, _| zone) {
-            let now = self.below.zone_now(self.below.geometry().start(zone).to_sector());
-            let Some(pointer) = now.map(|now| now.info.write_pointer.0) else { continue };
-            let kept = !self.below.can_take_back(zone);
-            if let Some(history) = lock(self.notes.shard(zone)).get_mut(&zone) {
-                match history.ends_in_reset() {
-                    true if kept => history.keep_reset(),
-                    true => {}
-                    // What did not land cannot be kept.
-                    false => history.cut_back(pointer),
-                }
-                zones.insert(zone, history.steps().clone());
-            }
-        }
-        let mut others = 0;
-        self.each_zone(|info| {
-            let active = info.write_pointer > info.start && info.write_pointer.0 < info.start.0 + info.capacity.0;
-            let active = active && info.state != State::Full && info.kind != ZoneKind::Conventional;
-            others += u64::from(active && !zones.contains_key(&info.index));
-        });
-        (zones.into_iter().collect(), others)
-    }
-
-    fn each_zone(&self, mut each: impl FnMut(&ZoneInfo)) {
-        let geometry = self.below.geometry();
-        let mut chunk = Vec::with_capacity(CHUNK);
-        for first in (0..geometry.nr_zones()).step_by(CHUNK) {
-            chunk.clear();
-            // Cannot fail: the zone exists.
-            let _ = self.below.report(geometry.start(ZoneIndex(first)).to_sector(), CHUNK, &mut chunk);
-            chunk.iter().for_each(&mut each);
-        }
-    }
-
-    /// What each zone is afterwards, and whether that was mended.
-    fn choose(&self, cut: &Cut, zones: &[(ZoneIndex, Steps)], others: u64) -> Result<(Vec<Left>, Vec<bool>), CutError> {
-        let mut places = Vec::with_capacity(zones.len());
-        for (zone, steps) in zones {
-            let chosen = self.place(cut, *zone, steps)?;
-            let least = if cut.stable_management { steps.behind_management() } else { chosen };
-            places.push(chosen.max(least));
-        }
-        let all: Vec<Steps> = zones.iter().map(|(_, steps)| steps.clone()).collect();
-        let mended = mend(&all, &mut places, others, self.below.geometry().max_active_zones().into());
-        Ok((all.iter().zip(places).map(|(steps, place)| steps.left(place)).collect(), mended))
-    }
-
-    fn place(&self, cut: &Cut, zone: ZoneIndex, steps: &Steps) -> Result<Place, CutError> {
-        let (first, last) = (Place { operations: 0, torn: 0 }, Place { operations: steps.operations(), torn: 0 });
-        Ok(match &cut.loss {
-            Loss::All => first,
-            Loss::Nothing => last,
-            Loss::Zones(lost) => {
-                if lost.contains(&zone.0) {
-                    first
-                } else {
-                    last
-                }
-            }
-            Loss::AllBut(kept) => {
-                if kept.contains(&zone.0) {
-                    last
-                } else {
-                    first
-                }
-            }
-            Loss::Seed(seed) => {
-                let count = steps.operations();
-                let number = |which| chance(*seed, [zone.0.into(), count, which]);
-                steps.chosen(number(0), number(1), self.block)
-            }
-            Loss::State(state) => {
-                let Some(left) = state.zones.iter().find(|left| left.zone == zone.0) else { return Ok(last) };
-                let place = steps.place_of(left.kept, left.resets_lost, left.finishes_lost);
-                place.ok_or_else(|| {
-                    CutError::State(format!(
-                        "state leaves the write pointer of zone {zone} at {}, {} resets and {} finishes lost: expected \
-                         something between {} and {}, as this disk has it",
-                        left.kept,
-                        left.resets_lost,
-                        left.finishes_lost,
-                        steps.stable,
-                        steps.furthest()
-                    ))
-                })?
-            }
-        })
-    }
-
-    /// What each block with an old version is afterwards: in words, and those that become old again.
-    fn choose_blocks(&self, cut: &Cut, geometry: &Geometry) -> (Vec<CutConventional>, Vec<(Bytes, Vec<u8>)>) {
-        let blocks = lock(&self.blocks);
-        let (mut told, mut old): (Vec<CutConventional>, Vec<_>) = (Vec::new(), Vec::new());
-        for (block, content) in blocks.volatile() {
-            let at = Bytes(block * self.block);
-            let Some(zone) = geometry.zone_at(at) else { continue };
-            let new = match &cut.loss {
-                Loss::All => false,
-                Loss::Nothing => true,
-                Loss::Zones(lost) => !lost.contains(&zone.0),
-                Loss::AllBut(kept) => kept.contains(&zone.0),
-                Loss::Seed(seed) => chance(*seed, [zone.0.into(), block, 2]) & 1 == 1,
-                Loss::State(state) => {
-                    state.conventional.iter().find(|told| told.zone == zone.0).is_none_or(|told| told.is_new(block))
-                }
-            };
-            match told.last_mut() {
-                Some(last) if last.zone == zone.0 => last.add(block, new),
-                _ => {
-                    let mut next = CutConventional { zone: zone.0, volatile: 0, kept: 0, new: Vec::new() };
-                    next.add(block, new);
-                    told.push(next);
-                }
-            }
-            if !new {
-                old.push((at, content.to_vec()));
-            }
-        }
-        (told, old)
-    }
-
-    /// Makes the bytes of a zone that are not stable something else. The pointer stays.
-    fn scramble(&self, cut: &Cut, zone: ZoneIndex, steps: &Steps, left: &Left) {
-        let kept_reset = left.resets_lost == 0 && left.pointer < steps.stable;
-        let from = if kept_reset { steps.span.start } else { steps.stable };
-        let seed = if let Loss::Seed(seed) = cut.loss { seed } else { 0 };
-        for at in (from..left.pointer).step_by(self.block as usize) {
-            let number = chance(seed, [zone.0.into(), at, 3]);
-            let len = self.block.min(left.pointer - at) as usize;
-            let content = match number % 3 {
-                0 => continue,
-                1 => vec![0; len],
-                _ => vec![(number >> 8) as u8; len],
-            };
-            if let Err(refusal) = self.below.poke(Bytes(at), &content) {
-                log::error!("zone {zone}: what was not stable could not be changed: {refusal}");
-            }
-        }
-    }
-
-    /// The same for the same pointers and states of all zones, and the same choice of blocks.
-    fn digest(&self, conventional: &[CutConventional]) -> String {
-        let mut digest = Digest::default();
-        self.each_zone(|info| {
-            digest.add(info.write_pointer.0);
-            digest.add(info.state as u64);
-        });
-        for zone in conventional {
-            digest.add(zone.zone.into());
-            zone.new.iter().for_each(|(first, count)| {
-                digest.add(*first);
-                digest.add(*count);
-            });
-        }
-        digest.text()
-    }
 }
 
 impl Layer for Arc<VolatileCache> {
@@ -720,115 +504,5 @@ impl VolatileCache {
         let (Op::Write { start, .. } | Op::Append { zone: start, .. }) = op else { return None };
         let now = self.below.zone_now(start).filter(|now| now.info.kind != ZoneKind::Conventional)?;
         Some((now.info.index, now.next_write.0.saturating_sub(now.info.start.0)))
-    }
-}
-
-type Shard = Mutex<HashMap<ZoneIndex, History>>;
-
-/// What is not stable of all sequential zones, as the store's notes tell it.
-struct Notes {
-    geometry: Geometry,
-    counter: Counter,
-    shards: Vec<Shard>,
-    journal: OnceLock<Box<dyn Journal>>,
-}
-
-impl Notes {
-    fn new(geometry: Geometry) -> Self {
-        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
-        Self { geometry, counter: Counter::default(), shards, journal: OnceLock::new() }
-    }
-
-    fn shard(&self, zone: ZoneIndex) -> &Shard {
-        // The remainder is below their number.
-        &self.shards[zone.index() % SHARDS]
-    }
-
-    fn history<R>(&self, zone: ZoneIndex, stable: Bytes, with: impl FnOnce(&mut History) -> R) -> R {
-        let span = || Span { start: self.geometry.start(zone).0, end: self.geometry.writable_end(zone).0 };
-        let mut shard = lock(self.shard(zone));
-        let history = shard.entry(zone).or_insert_with(|| History::new(span(), stable.0, &self.counter));
-        let result = with(history);
-        if history.is_empty() {
-            shard.remove(&zone);
-        }
-        result
-    }
-
-    fn all<T>(&self, each: impl Fn(ZoneIndex, &History) -> T) -> Vec<T> {
-        let mut found = Vec::new();
-        for shard in &self.shards {
-            found.extend(lock(shard).iter().map(|(zone, history)| each(*zone, history)));
-        }
-        found
-    }
-
-    fn volatile(&self) -> u64 {
-        self.all(|_, history| history.volatile()).into_iter().sum()
-    }
-
-    /// Returns whether that made a reset stable.
-    fn stable_up_to(&self, zone: ZoneIndex, mark: Mark) -> bool {
-        let mut shard = lock(self.shard(zone));
-        let Some(history) = shard.get_mut(&zone) else { return false };
-        let was_reset = history.ends_in_reset();
-        history.stable_up_to(mark);
-        let kept = was_reset && !history.ends_in_reset();
-        if history.is_empty() {
-            shard.remove(&zone);
-        }
-        kept
-    }
-
-    fn clear(&self) {
-        self.shards.iter().for_each(|shard| lock(shard).clear());
-    }
-}
-
-/// The store's notes on their way to whoever keeps them.
-struct Noting(Arc<Notes>);
-
-impl Noting {
-    fn pass(&self, with: impl FnOnce(&dyn Journal)) {
-        if let Some(journal) = self.0.journal.get() {
-            with(journal.as_ref());
-        }
-    }
-}
-
-impl Journal for Noting {
-    fn note(&self, tag: Tag, note: Note) {
-        if let Note::Reserved(Reserved { zone, start, end, .. }) = note {
-            self.0.history(zone, start, |history| history.write(start.0, end.0, &self.0.counter));
-        }
-        self.pass(|journal| journal.note(tag, note));
-    }
-
-    fn settled(&self, tag: Tag, outcome: &Outcome) {
-        self.pass(|journal| journal.settled(tag, outcome));
-    }
-
-    fn emptied(&self, zone: ZoneIndex, from: Bytes) {
-        self.0.history(zone, from, |history| {
-            history.cut_back(from.0);
-            history.reset(&self.0.counter);
-        });
-        self.pass(|journal| journal.emptied(zone, from));
-    }
-
-    fn filled(&self, zone: ZoneIndex, from: Bytes) {
-        self.0.history(zone, from, |history| {
-            history.cut_back(from.0);
-            history.finish(&self.0.counter);
-        });
-        self.pass(|journal| journal.filled(zone, from));
-    }
-
-    fn explicitly_open(&self, zone: ZoneIndex, open: bool) {
-        self.pass(|journal| journal.explicitly_open(zone, open));
-    }
-
-    fn power_lost(&self, fails: bool) {
-        self.pass(|journal| journal.power_lost(fails));
     }
 }

@@ -10,7 +10,9 @@
 //! | `trigger` | the moment of a cut that comes later |
 //! | [`outcome`] | what a cut has left, as it is told |
 //! | [`switch`] | whether there is power; the gates of the queues |
+//! | `notes` | the histories of all zones, from the store's notes |
 //! | [`cache`] | the layer |
+//! | `choice` | what a cut leaves |
 //!
 //! # The fact it rests on
 //!
@@ -28,7 +30,9 @@
 
 mod blocks;
 pub mod cache;
+mod choice;
 mod history;
+mod notes;
 pub mod outcome;
 pub mod rules;
 pub mod switch;

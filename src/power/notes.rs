@@ -1,0 +1,129 @@
+//! What is not stable of all sequential zones, as the store's notes tell it on their way to whoever keeps them.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use super::history::{Counter, History, Mark};
+use super::rules::Span;
+use crate::store::{Journal, Note, Outcome, Reserved, Tag};
+use crate::units::{Bytes, ZoneIndex};
+use crate::zone::Geometry;
+
+/// Parts that the histories are kept in, so that queues seldom meet.
+const SHARDS: usize = 64;
+
+/// Takes a lock.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // In the daemon a panic ends the process, so poison exists only in tests that caught one.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) type Shard = Mutex<HashMap<ZoneIndex, History>>;
+
+/// What is not stable of all sequential zones, as the store's notes tell it.
+pub(super) struct Notes {
+    geometry: Geometry,
+    counter: Counter,
+    shards: Vec<Shard>,
+    pub(super) journal: OnceLock<Box<dyn Journal>>,
+}
+
+impl Notes {
+    pub(super) fn new(geometry: Geometry) -> Self {
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { geometry, counter: Counter::default(), shards, journal: OnceLock::new() }
+    }
+
+    pub(super) fn shard(&self, zone: ZoneIndex) -> &Shard {
+        // The remainder is below their number.
+        &self.shards[zone.index() % SHARDS]
+    }
+
+    fn history<R>(&self, zone: ZoneIndex, stable: Bytes, with: impl FnOnce(&mut History) -> R) -> R {
+        let span = || Span { start: self.geometry.start(zone).0, end: self.geometry.writable_end(zone).0 };
+        let mut shard = lock(self.shard(zone));
+        let history = shard.entry(zone).or_insert_with(|| History::new(span(), stable.0, &self.counter));
+        let result = with(history);
+        if history.is_empty() {
+            shard.remove(&zone);
+        }
+        result
+    }
+
+    pub(super) fn all<T>(&self, each: impl Fn(ZoneIndex, &History) -> T) -> Vec<T> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            found.extend(lock(shard).iter().map(|(zone, history)| each(*zone, history)));
+        }
+        found
+    }
+
+    pub(super) fn volatile(&self) -> u64 {
+        self.all(|_, history| history.volatile()).into_iter().sum()
+    }
+
+    /// Returns whether that made a reset stable.
+    pub(super) fn stable_up_to(&self, zone: ZoneIndex, mark: Mark) -> bool {
+        let mut shard = lock(self.shard(zone));
+        let Some(history) = shard.get_mut(&zone) else { return false };
+        let was_reset = history.ends_in_reset();
+        history.stable_up_to(mark);
+        let kept = was_reset && !history.ends_in_reset();
+        if history.is_empty() {
+            shard.remove(&zone);
+        }
+        kept
+    }
+
+    pub(super) fn clear(&self) {
+        self.shards.iter().for_each(|shard| lock(shard).clear());
+    }
+}
+
+/// The store's notes on their way to whoever keeps them.
+pub(super) struct Noting(pub(super) Arc<Notes>);
+
+impl Noting {
+    fn pass(&self, with: impl FnOnce(&dyn Journal)) {
+        if let Some(journal) = self.0.journal.get() {
+            with(journal.as_ref());
+        }
+    }
+}
+
+impl Journal for Noting {
+    fn note(&self, tag: Tag, note: Note) {
+        if let Note::Reserved(Reserved { zone, start, end, .. }) = note {
+            self.0.history(zone, start, |history| history.write(start.0, end.0, &self.0.counter));
+        }
+        self.pass(|journal| journal.note(tag, note));
+    }
+
+    fn settled(&self, tag: Tag, outcome: &Outcome) {
+        self.pass(|journal| journal.settled(tag, outcome));
+    }
+
+    fn emptied(&self, zone: ZoneIndex, from: Bytes) {
+        self.0.history(zone, from, |history| {
+            history.cut_back(from.0);
+            history.reset(&self.0.counter);
+        });
+        self.pass(|journal| journal.emptied(zone, from));
+    }
+
+    fn filled(&self, zone: ZoneIndex, from: Bytes) {
+        self.0.history(zone, from, |history| {
+            history.cut_back(from.0);
+            history.finish(&self.0.counter);
+        });
+        self.pass(|journal| journal.filled(zone, from));
+    }
+
+    fn explicitly_open(&self, zone: ZoneIndex, open: bool) {
+        self.pass(|journal| journal.explicitly_open(zone, open));
+    }
+
+    fn power_lost(&self, fails: bool) {
+        self.pass(|journal| journal.power_lost(fails));
+    }
+}
