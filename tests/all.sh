@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Passes all tests: format, lints, unit and integration tests, a minute of each fuzz target, the service files under a real
+# Passes all tests: format, lints, unit and integration tests, half a minute of each fuzz target, the service files under a real
 # systemd, the tests in a Linux guest, libvirt's domains, and the pages of the documentation as they are shown.
 # Installs what it needs (apt, as root; otherwise it says what to install). Usage: tests/all.sh
 set -euo pipefail
@@ -47,7 +47,7 @@ step "documentation"
 tests/docs.sh
 
 step "fuzzing"
-tests/fuzz.sh 60
+tests/fuzz.sh 30
 
 step "service files"
 tests/systemd.sh
