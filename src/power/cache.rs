@@ -19,9 +19,7 @@ use super::switch::{Power, Switch, Then};
 use super::trigger::{Passed, Trigger};
 use super::words::{Cut, Words};
 use crate::store::device::Layer;
-use crate::store::{
-    Batch, Doorbell, Event, IoKind, IoResult, Journal, Op, Outcome, Refusal, Segment, Step, Tag, Ticket, ZonedDevice,
-};
+use crate::store::{Batch, Doorbell, Event, Journal, Op, Outcome, Refusal, Segment, Step, Tag, Ticket, ZonedDevice};
 use crate::units::{Bytes, ZoneIndex};
 use crate::zone::{Geometry, ZoneKind};
 
@@ -451,11 +449,6 @@ impl Layer for Arc<VolatileCache> {
                 step
             }
         }
-    }
-
-    fn io_done(&self, ticket: Ticket, result: IoResult, batch: &mut Batch) {
-        debug_assert!(ticket.io_kind() != IoKind::Sync || lock(&self.flushes).contains_key(&ticket.tag()));
-        self.below.io_done(ticket, result, batch);
     }
 
     fn commit(&self, batch: &mut Batch) {

@@ -13,6 +13,7 @@
 //! | [`daemon`] | the program as a child process: start, log, signals, limits |
 //! | [`disk`] | image + daemon + connected frontend, with one method for each request |
 //! | [`cli`] | the commands, and images made by them |
+//! | [`syncs`] | a host on which a file cannot be made durable |
 //! | [`model`] | recognisable sector contents, and what each sector of a disk must read as |
 //!
 //! Every wait has a generous bound ([`PATIENCE`]) and fails with what was awaited; nothing else depends on time.
@@ -36,6 +37,7 @@ pub mod proto;
 pub mod request;
 pub mod ring;
 mod rng;
+pub mod syncs;
 
 pub use rng::Rng;
 

@@ -15,6 +15,7 @@ use crate::common::disk::Setup;
 use crate::common::frontend::{Frontend, Options, feature};
 use crate::common::model::{assert_ok, pattern};
 use crate::common::request::{Req, Status};
+use crate::common::syncs::refuse_syncs_but_of;
 
 /// Clusters with room for every write of these tests: they ask for no other change of the image.
 const GEO: Geo = Geo { cluster: 256 * KIB, ..SMALL };
@@ -22,31 +23,6 @@ const GEO: Geo = Geo { cluster: 256 * KIB, ..SMALL };
 /// Zones that have such a cluster.
 const CONV: usize = 1;
 const SEQ: usize = 2;
-
-/// From here on, every fsync and fdatasync of this process fails with EIO, but for those of one descriptor.
-fn refuse_syncs_but_of(descriptor: u32) -> io::Result<()> {
-    let statement = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
-    let (load, equal, answer) =
-        (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::BPF_RET);
-    let filter = [
-        // The number of the system call is the first word of what the filter sees.
-        statement(load, 0, 0, 0),
-        statement(equal, 1, 0, libc::SYS_fdatasync as u32),
-        statement(equal, 0, 3, libc::SYS_fsync as u32),
-        // The lower half of its first argument.
-        statement(load, 0, 0, 16),
-        statement(equal, 1, 0, descriptor),
-        statement(answer, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EIO as u32),
-        statement(answer, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_ptr().cast_mut() };
-    // SAFETY: both calls take numbers and a pointer to a program that lives until they return.
-    let set = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
-    };
-    if set { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
 
 fn image() -> Image {
     let mut disk = Setup::new(GEO).start();
