@@ -6,6 +6,7 @@
 //! | --- | --- |
 //! | [`cli`] | the commands |
 //! | [`vhost`] | sockets, connections, guest memory, rings, the threads of queues |
+//! | [`disk`] | a disk in a test's own process |
 //! | [`device`] | the requests of queues: from their chains to the store, through their I/O, to their answers |
 //! | [`io`] | data paths: who carries the guest's bytes between its memory and the file |
 //! | [`control`] | the control socket: asking and telling a running daemon |
@@ -30,6 +31,7 @@ extern crate self as vhost_user_zbd;
 pub mod cli;
 pub mod control;
 pub mod device;
+pub mod disk;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -1,17 +1,15 @@
 //! Opening image files for the commands.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::ops::{ControlFlow, Range};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use anyhow::{Context, Result};
 
 use crate::logging;
 use crate::qcow2::{Image, OpenError};
-use crate::storage::file::FileMedium;
+use crate::storage::file::{self, FileMedium};
 use crate::storage::lock::{self, Purpose};
 use crate::store::ZoneInfo;
 use crate::zone::Zone;
@@ -32,18 +30,7 @@ pub(super) struct Opened {
 
 /// Opens a regular file. A device or a pipe is refused at once, whoever has its other end.
 pub(super) fn open_regular(path: &Path, options: &mut OpenOptions, expected: &str) -> Result<File> {
-    let regular = |about: Metadata| match about.is_file() {
-        true => Ok(()),
-        false => Err(anyhow!("not a regular file: expected {expected}")),
-    };
-    // A file that is yet to be made, and what else is wrong, is for opening it to tell.
-    fs::metadata(path).map_or(Ok(()), regular)?;
-    // Something else may have come in its place.
-    let file = options.custom_flags(libc::O_NONBLOCK).open(path)?;
-    regular(file.metadata()?)?;
-    let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
-    fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
-    Ok(file)
+    Ok(file::open_regular(path, options, expected)?)
 }
 
 /// Opens the file of an image.

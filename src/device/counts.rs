@@ -120,6 +120,11 @@ impl Counts {
         refusals.push_back(Remembered { at: Instant::now(), queue, refused });
     }
 
+    /// Hands out the newest of the remembered requests, and forgets it.
+    pub fn take_refusal(&self) -> Option<Refused> {
+        lock(&self.refusals).pop_back().map(|remembered| remembered.refused)
+    }
+
     /// The requests refused last, the newest last.
     fn refusals(&self) -> Vec<RefusedLately> {
         let told = |Remembered { at, queue, refused }: &Remembered| RefusedLately {

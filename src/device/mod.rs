@@ -21,7 +21,5 @@ pub mod requests;
 pub mod router;
 mod shared;
 mod slots;
-#[cfg(test)]
-pub(crate) mod testing;
 
 pub use shared::{Device, Identity};

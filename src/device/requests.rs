@@ -73,6 +73,10 @@ pub struct Requests<I: ?Sized = dyn DataPath> {
     in_io: usize,
 }
 
+// SAFETY: what is not `Send` by itself are iovecs, in `slots` and `scratch`. They are addresses in the mappings of `mem`, which
+// belong to no thread, and are used by the path alone, which goes along.
+unsafe impl<I: DataPath + Send + ?Sized> Send for Requests<I> {}
+
 impl<I: DataPath + ?Sized> Requests<I> {
     /// The requests of a ring of so many descriptors.
     pub fn new(path: Box<I>, device: Arc<Device>, queue: u16, mem: Arc<Memory>, ring_size: u16) -> Self {

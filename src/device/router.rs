@@ -4,6 +4,7 @@
 //! worker and wake it. A mailbox lives as long as the daemon. It is empty whenever its queue does not run, since a
 //! worker stops only after its last request had its outcome.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::store::Event;
@@ -12,6 +13,28 @@ use crate::store::Event;
 pub trait Bell: Send + Sync {
     /// Wakes it, or has it look before it next sleeps. Called with locks held: quick.
     fn ring(&self);
+}
+
+/// A bell that remembers that it was rung, for a caller that looks by itself.
+#[derive(Debug, Default)]
+pub struct Rung(AtomicBool);
+
+impl Bell for Rung {
+    fn ring(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Rung {
+    /// Whether it was rung since the last [`take`](Self::take).
+    pub fn is_rung(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// The same, and forgets it.
+    pub fn take(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
 }
 
 struct Mailbox {
@@ -78,7 +101,7 @@ pub fn queue_of(event: &Event) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
     use crate::store::Tag;

@@ -6,15 +6,17 @@
 //! | `files` | the image file twice: direct and through the page cache |
 //! | `uring` | io_uring |
 //! | `plain` | system calls, where io_uring is not allowed |
+//! | `over_medium` | any medium, on the calling thread |
 //! | `at_once` | a layer: does on the calling thread what ends in memory |
 //! | `joined` | a layer: does as one what goes on from each other in the file |
 //!
-//! The bottom of a path is `uring` or `plain`. Over `uring` lie the two layers ([`open`]); another layer is another
+//! The bottom of a path is `uring`, `plain` or `over_medium`. Over `uring` lie the two layers ([`open`]); another layer is another
 //! [`DataPath`] that has one below it.
 
 mod at_once;
 mod files;
 mod joined;
+mod over_medium;
 pub mod pieces;
 mod plain;
 mod uring;
@@ -27,6 +29,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use at_once::AtOnce;
 pub use files::{DataFiles, Files};
 use joined::Joined;
+pub use over_medium::OverMedium;
+#[cfg(test)]
+pub(crate) use over_medium::carry;
 use plain::Plain;
 use uring::Uring;
 

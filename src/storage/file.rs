@@ -5,14 +5,15 @@
 //! anew (because it copies on write, or compresses), the mapping would end this process instead of failing, so there it
 //! is not used.
 
-use std::fs::File;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
-use nix::fcntl::{FallocateFlags, PosixFadviseAdvice, fallocate, posix_fadvise};
+use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, PosixFadviseAdvice, fallocate, fcntl, posix_fadvise};
 use nix::sys::statfs::{EXT4_SUPER_MAGIC, FsType, TMPFS_MAGIC, fstatfs};
 use vm_memory::{Bytes as _, MmapRegion, VolatileMemory};
 
@@ -54,6 +55,22 @@ impl FileSystem {
     fn commits_whole_inodes(self) -> bool {
         self != Self::Other
     }
+}
+
+/// Opens a regular file. A device or a pipe is refused at once, whoever has its other end; the error says what was `expected`.
+pub fn open_regular(path: &Path, options: &mut OpenOptions, expected: &str) -> io::Result<File> {
+    let regular = |about: Metadata| match about.is_file() {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("not a regular file: expected {expected}"))),
+    };
+    // A file that is yet to be made, and what else is wrong, is for opening it to tell.
+    path.metadata().map_or(Ok(()), regular)?;
+    // Something else may have come in its place.
+    let file = options.custom_flags(libc::O_NONBLOCK).open(path)?;
+    regular(file.metadata()?)?;
+    let flags = OFlag::from_bits_retain(fcntl(&file, FcntlArg::F_GETFL)?);
+    fcntl(&file, FcntlArg::F_SETFL(flags - OFlag::O_NONBLOCK))?;
+    Ok(file)
 }
 
 /// An image file opened through the page cache.

@@ -12,8 +12,7 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
 use super::*;
 use crate::device::Identity;
-use crate::device::router::Bell;
-use crate::device::testing::Rung;
+use crate::device::router::{Bell, Rung};
 use crate::io::{self as data, AioMode, Completion, DataFiles, Files, Transfer};
 use crate::qcow2::{self, Access, ByteOrder, CreateOptions, Image};
 use crate::storage::memory::MemoryMedium;

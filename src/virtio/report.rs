@@ -2,12 +2,12 @@
 
 use virtio_bindings::bindings::virtio_blk::{VIRTIO_BLK_ZT_CONV, VIRTIO_BLK_ZT_SWR};
 use zerocopy::byteorder::little_endian::U64;
-use zerocopy::{Immutable, IntoBytes};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::status::{Malformed, RequestError};
 use crate::store::{Refusal, ZoneInfo};
 use crate::units::{Bytes, Sector};
-use crate::zone::{Geometry, ZoneKind};
+use crate::zone::{Geometry, State, ZoneKind};
 
 /// Bytes of the header, and of each zone's descriptor.
 pub const ENTRY_BYTES: usize = 64;
@@ -15,7 +15,7 @@ pub const ENTRY_BYTES: usize = 64;
 /// Zones asked of the store at a time: bounds the scratch memory of a report.
 const CHUNK: usize = 256;
 
-#[derive(IntoBytes, Immutable)]
+#[derive(FromBytes, Immutable, IntoBytes, KnownLayout)]
 #[repr(C)]
 struct Descriptor {
     z_cap: U64,
@@ -43,6 +43,31 @@ impl From<&ZoneInfo> for Descriptor {
             reserved: [0; 38],
         }
     }
+}
+
+impl Descriptor {
+    /// The zone of a disk of this shape that is described; none where there is no such zone.
+    fn zone(&self, geometry: &Geometry) -> Option<ZoneInfo> {
+        let bytes = |sectors: U64| Sector(sectors.get()).to_bytes();
+        let start = bytes(self.z_start)?;
+        let index = geometry.zone_starting_at(start)?;
+        let kind = match u32::from(self.z_type) {
+            VIRTIO_BLK_ZT_CONV => ZoneKind::Conventional,
+            VIRTIO_BLK_ZT_SWR => ZoneKind::SequentialWriteRequired,
+            _ => return None,
+        };
+        let (capacity, write_pointer) = (bytes(self.z_cap)?, bytes(self.z_wp)?);
+        let state = State::from_number(self.z_state)?;
+        Some(ZoneInfo { index, kind, state, start, len: geometry.len(index), capacity, write_pointer })
+    }
+}
+
+/// Reads a report of a disk of this shape, as [`write_report`] writes it. None where the bytes are no such report.
+pub fn read_report(geometry: &Geometry, bytes: &[u8]) -> Option<Vec<ZoneInfo>> {
+    let (header, zones) = bytes.split_at_checked(ENTRY_BYTES)?;
+    let nr_zones = usize::try_from(u64::from_le_bytes(*header.first_chunk()?)).ok()?;
+    let zones = zones.get(..nr_zones.checked_mul(ENTRY_BYTES)?)?.chunks_exact(ENTRY_BYTES);
+    zones.map(|entry| Descriptor::read_from_bytes(entry).ok()?.zone(geometry)).collect()
 }
 
 /// Scratch memory of reports, kept from one to the next.
@@ -95,7 +120,6 @@ mod tests {
     use super::*;
     use crate::units::ZoneIndex;
     use crate::virtio::testing::geometry;
-    use crate::zone::State;
 
     /// The first zone is conventional, the second holds 8 sectors, the others are empty.
     fn info(index: u32) -> ZoneInfo {
@@ -158,6 +182,21 @@ mod tests {
         assert_eq!([le64(sequential, 8), le64(sequential, 16)], [zone_sectors, zone_sectors + 8]);
         assert_eq!(sequential[24..26], [2, 2]);
         assert!(sequential[26..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn a_report_reads_as_it_was_written_and_nothing_else_reads_as_one() {
+        let (_, bytes) = report(0, 64 * 4).unwrap();
+        let read = |bytes: &[u8]| read_report(&geometry(), bytes);
+        assert_eq!(read(&bytes).unwrap(), [0, 1, 2].map(info));
+        assert_eq!(read(&bytes[..64 * 4 - 1]), None, "cut short");
+        assert_eq!(read(&bytes[..63]), None, "no header");
+        // The number of zones, the start, the type and the state of the first.
+        for at in [7, 64 + 8, 64 + 24, 64 + 25] {
+            let mut wrong = bytes.clone();
+            wrong[at] = 77;
+            assert_eq!(read(&wrong), None, "byte {at}");
+        }
     }
 
     #[test]

@@ -1,16 +1,14 @@
 //! A data path over the simulated disk: operations end in any order, late, in part, or not at all.
 
 use std::cell::RefCell;
-use std::io;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::disk::SimDisk;
 use super::rng::Rng;
-use crate::io::{Completion, DataPath, Transfer};
+use crate::io::{self, Completion, DataPath, Transfer};
 use crate::storage::Medium;
-use crate::units::FileOffset;
 
 /// The unit in which a transfer can end early.
 const BLOCK: u64 = 512;
@@ -98,29 +96,7 @@ impl SimPath {
         let end = self.disk.len().unwrap().0;
         let len = if transfer.write { len } else { len.min(end.saturating_sub(transfer.offset)) };
         // SAFETY: whoever submitted the transfer keeps iovecs and memory valid until it is completed.
-        let buffers = unsafe { std::slice::from_raw_parts(transfer.buffers, transfer.count) };
-        let mut bytes = vec![0; len as usize];
-        let place = FileOffset(transfer.offset);
-        if !transfer.write {
-            self.disk.read_at(place, &mut bytes).unwrap();
-        }
-        let mut rest = bytes.as_mut_slice();
-        for buffer in buffers {
-            let (part, later) = rest.split_at_mut(buffer.iov_len.min(rest.len()));
-            let memory = buffer.iov_base.cast::<u8>();
-            // SAFETY: as above, and the part is no longer than the buffer.
-            unsafe {
-                match transfer.write {
-                    true => std::ptr::copy_nonoverlapping(memory, part.as_mut_ptr(), part.len()),
-                    false => std::ptr::copy_nonoverlapping(part.as_ptr(), memory, part.len()),
-                }
-            }
-            rest = later;
-        }
-        if transfer.write && len != 0 {
-            // At once: no sector is torn by where the guest's buffers were cut.
-            self.disk.write_at(place, &bytes).unwrap();
-        }
+        unsafe { io::carry(&*self.disk, transfer, len, &mut Vec::new()) }.unwrap();
         len
     }
 }
@@ -134,7 +110,7 @@ impl DataPath for SimPath {
         self.taken.push(Operation::Sync(token));
     }
 
-    fn poll(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
+    fn poll(&mut self, done: &mut Vec<Completion>) -> std::io::Result<()> {
         let mut at = 0;
         while at < self.taken.len() {
             if self.weather.borrow_mut().rng.below(2) == 0 {

@@ -1,0 +1,98 @@
+//! The bottom of a data path over any [`Medium`]: the calling thread copies between guest memory and the medium. It is for
+//! disks without a file, and where one copy more does not count.
+
+use std::io;
+use std::os::fd::RawFd;
+use std::sync::Arc;
+
+use super::{Completion, DataPath, Transfer};
+use crate::storage::Medium;
+use crate::units::FileOffset;
+
+/// Bytes kept allocated from one transfer to the next.
+const KEPT: usize = 1 << 20;
+
+/// Does each transfer and sync when it is taken.
+pub struct OverMedium<M> {
+    medium: Arc<M>,
+    bytes: Vec<u8>,
+    done: Vec<Completion>,
+}
+
+impl<M: Medium> OverMedium<M> {
+    /// A path to this medium.
+    pub fn new(medium: Arc<M>) -> Self {
+        Self { medium, bytes: Vec::new(), done: Vec::new() }
+    }
+}
+
+impl<M: Medium> DataPath for OverMedium<M> {
+    unsafe fn submit(&mut self, transfer: Transfer) {
+        // SAFETY: the caller promises that the buffers are valid.
+        let carried = unsafe { carry(&*self.medium, &transfer, transfer.len, &mut self.bytes) };
+        let done = || i32::try_from(transfer.len).unwrap_or(i32::MAX);
+        let result = carried.map_or_else(|error| code_of(&error), |()| done());
+        self.bytes.clear();
+        self.bytes.shrink_to(KEPT);
+        self.done.push(Completion { token: transfer.token, result });
+    }
+
+    fn sync(&mut self, token: u64) {
+        let result = self.medium.flush().map_or_else(|error| code_of(&error), |()| 0);
+        self.done.push(Completion { token, result });
+    }
+
+    fn poll(&mut self, done: &mut Vec<Completion>) -> io::Result<()> {
+        done.append(&mut self.done);
+        Ok(())
+    }
+
+    fn descriptor(&self) -> Option<RawFd> {
+        None
+    }
+}
+
+/// As a completion of io_uring has it.
+fn code_of(error: &io::Error) -> i32 {
+    error.raw_os_error().filter(|code| *code > 0).unwrap_or(libc::EIO).saturating_neg()
+}
+
+/// Carries the first `len` bytes of a transfer between its buffers and the medium, by way of `bytes`. A write reaches the medium
+/// in one operation, so that no sector is torn by where the guest's buffers were cut.
+///
+/// # Safety
+///
+/// The iovecs of the transfer and the memory that they name are valid, and no Rust reference leads into that memory.
+pub(crate) unsafe fn carry(
+    medium: &impl Medium,
+    transfer: &Transfer,
+    len: u64,
+    bytes: &mut Vec<u8>,
+) -> io::Result<()> {
+    let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
+    bytes.clear();
+    bytes.resize(len, 0);
+    let place = FileOffset(transfer.offset);
+    if !transfer.write {
+        medium.read_at(place, bytes)?;
+    }
+    let mut rest = bytes.as_mut_slice();
+    // SAFETY: the caller promises that the iovecs are valid.
+    for buffer in unsafe { transfer.iovecs() } {
+        let (part, later) = rest.split_at_mut(buffer.iov_len.min(rest.len()));
+        let memory = buffer.iov_base.cast::<u8>();
+        // SAFETY: the caller promises that the memory is valid; the part is no longer than the buffer, and is none of it, as it
+        // belongs to `bytes`.
+        unsafe {
+            match transfer.write {
+                true => std::ptr::copy_nonoverlapping(memory, part.as_mut_ptr(), part.len()),
+                false => std::ptr::copy_nonoverlapping(part.as_ptr(), memory, part.len()),
+            }
+        }
+        rest = later;
+    }
+    if transfer.write && len != 0 {
+        medium.write_at(place, bytes)?;
+    }
+    Ok(())
+}
