@@ -21,7 +21,8 @@ const CAP: u64 = CAPACITY / 512;
 const SEQUENTIAL: u64 = 3;
 
 fn disk(block: u64) -> Disk {
-    let shape = Shape::new(6, Bytes(ZONE)).zone_capacity(Bytes(CAPACITY)).conventional_zones(1).max_append(Bytes(APPEND));
+    let shape =
+        Shape::new(6, Bytes(ZONE)).zone_capacity(Bytes(CAPACITY)).conventional_zones(1).max_append(Bytes(APPEND));
     Disk::in_memory(&shape.block(Bytes(block))).unwrap()
 }
 
@@ -190,11 +191,7 @@ const ROWS: &[Row] = &[
         |s, d| write(d, s.at(s.written), LEN - s.written + s.block),
         |s| s.same(Status::ZoneInvalidCommand),
     ),
-    (
-        "write of half a sector",
-        |s, d| nothing(d.write(s.at(s.written), &[1; 256])),
-        |s| s.same(Status::IoErr),
-    ),
+    ("write of half a sector", |s, d| nothing(d.write(s.at(s.written), &[1; 256])), |s| s.same(Status::IoErr)),
     ("append", |s, d| append(d, s.zone(), s.block), |s| s.grows(s.block)),
     (
         "append past the capacity",
@@ -232,9 +229,11 @@ const ROWS: &[Row] = &[
     ("finish of a conventional zone", |_, d| nothing(d.finish(Sector(0))), |s| s.same(Status::ZoneInvalidCommand)),
     ("append to a conventional zone", |s, d| append(d, Sector(0), s.block), |s| s.same(Status::ZoneInvalidCommand)),
     ("read past the disk", |_, d| nothing(d.read(Sector(6 * LEN), Bytes(512)).map(drop)), |s| s.same(Status::IoErr)),
-    ("report past the disk", |_, d| nothing(d.report(Sector(6 * LEN), 1).map(drop)), |s| {
-        s.same(Status::ZoneInvalidCommand)
-    }),
+    (
+        "report past the disk",
+        |_, d| nothing(d.report(Sector(6 * LEN), 1).map(drop)),
+        |s| s.same(Status::ZoneInvalidCommand),
+    ),
     ("write past the disk", |s, d| write(d, Sector(6 * LEN), s.block), |s| s.same(Status::IoErr)),
 ];
 
@@ -335,11 +334,23 @@ fn a_refusal_says_what_was_asked_and_which_rule_it_broke() {
     let table: Vec<(Result<(), DiskError>, Rule, &str)> = vec![
         (disk.write(zone, &[1; 4096]), Rule::WritePointer, "write at 384 of 8 sectors: ZONE_UNALIGNED_WP: zone 3 is"),
         (disk.append(zone, &[1; 512]).map(drop), Rule::BlockSize, "append to 384 of 1 sectors: ZONE_UNALIGNED_WP: "),
-        (disk.append(zone, &long).map(drop), Rule::Capacity, "ZONE_INVALID_CMD: zone 3 is implicit-open, its write pointer"),
+        (
+            disk.append(zone, &long).map(drop),
+            Rule::Capacity,
+            "ZONE_INVALID_CMD: zone 3 is implicit-open, its write pointer",
+        ),
         (disk.append(Sector(385), &[1; 4096]).map(drop), Rule::ZoneStart, "expected the first sector of a zone"),
         (disk.read(Sector(LEN * 4 - 1), Bytes(1024)).map(drop), Rule::ZoneBorder, "zone 3 ends at 512"),
-        (disk.read(Sector(u64::MAX), Bytes(512)).map(drop), Rule::Range, "read at 18446744073709551615 of 1 sectors: IOERR: "),
-        (disk.read(Sector(0), Bytes(1 << 40)).map(drop), Rule::Malformed, "read: IOERR: malformed request: more than 268435456"),
+        (
+            disk.read(Sector(u64::MAX), Bytes(512)).map(drop),
+            Rule::Range,
+            "read at 18446744073709551615 of 1 sectors: IOERR: ",
+        ),
+        (
+            disk.read(Sector(0), Bytes(1 << 40)).map(drop),
+            Rule::Malformed,
+            "read: IOERR: malformed request: more than 268435456",
+        ),
         (disk.read(Sector(0), Bytes(u64::MAX)).map(drop), Rule::Malformed, "read: IOERR: malformed request: more than"),
     ];
     for (done, rule, words) in table {
@@ -353,7 +364,9 @@ fn a_refusal_says_what_was_asked_and_which_rule_it_broke() {
 fn a_report_has_as_many_zones_as_asked_for_from_the_one_that_holds_its_start() {
     let mut disk = Disk::in_memory(&Shape::new(3000, Bytes(8 * KIB))).unwrap();
     assert_eq!(disk.report(Sector(0), 0).unwrap(), []);
-    for (start, max, first, count) in [(0, 1, 0, 1), (15, 2, 0, 2), (16, 1025, 1, 1025), (0, usize::MAX, 0, 3000), (47_999, 9, 2999, 1)] {
+    for (start, max, first, count) in
+        [(0, 1, 0, 1), (15, 2, 0, 2), (16, 1025, 1, 1025), (0, usize::MAX, 0, 3000), (47_999, 9, 2999, 1)]
+    {
         let zones = disk.report(Sector(start), max).unwrap();
         let numbers: Vec<u32> = zones.iter().map(|zone| zone.index.0).collect();
         assert_eq!(numbers, (first..first + count).collect::<Vec<u32>>(), "{max} from {start}");
@@ -374,7 +387,10 @@ fn a_disk_need_not_consist_of_whole_zones() {
     let mut disk = Disk::in_memory(&Shape::from(geometry)).unwrap();
     assert_eq!(disk.append(Sector(2 * LEN), &pattern(1, 16)).unwrap(), Sector(2 * LEN));
     let last = disk.report(Sector(2 * LEN), 9).unwrap();
-    assert_eq!((last.len(), last[0].len, last[0].capacity, last[0].state), (1, Bytes(8 * KIB), Bytes(8 * KIB), State::Full));
+    assert_eq!(
+        (last.len(), last[0].len, last[0].capacity, last[0].state),
+        (1, Bytes(8 * KIB), Bytes(8 * KIB), State::Full)
+    );
 }
 
 #[test]
@@ -398,7 +414,9 @@ fn what_cannot_be_is_refused_by_its_name_and_value() {
 fn volatile() -> Disk {
     let mut disk = Disk::in_memory(&Shape::new(5, Bytes(ZONE)).conventional_zones(1)).unwrap();
     disk.write(Sector(0), &pattern(1, 8)).unwrap();
-    (1..4).for_each(|zone| drop(disk.append(Sector(zone * LEN), &pattern(zone, 16)).unwrap()));
+    for zone in 1..4 {
+        disk.append(Sector(zone * LEN), &pattern(zone, 16)).unwrap();
+    }
     disk.flush().unwrap();
     assert_eq!(disk.volatile_bytes(), 0);
     disk.write(Sector(0), &pattern(7, 8)).unwrap();
@@ -584,7 +602,8 @@ fn a_disk_that_is_read_only_refuses_changes_and_never_writes() {
     let before = fs::read(&path).unwrap();
     let mut disk = Disk::open_image(&path, Opening::default().read_only()).unwrap();
     assert_eq!(disk.read(Sector(0), Bytes(4096)).unwrap(), pattern(1, 8));
-    let asked = [disk.append(Sector(0), &[1; 4096]).map(drop), disk.open(Sector(0)), disk.reset(Sector(0)), disk.reset_all()];
+    let asked =
+        [disk.append(Sector(0), &[1; 4096]).map(drop), disk.open(Sector(0)), disk.reset(Sector(0)), disk.reset_all()];
     for done in asked {
         let error = done.unwrap_err();
         assert_eq!((error.status(), error.rule()), (Some(Status::IoErr), Some(Rule::ReadOnlyDisk)), "{error}");

@@ -91,11 +91,11 @@ pub use shape::{Opening, Shape};
 
 use crate::device::Device;
 use crate::device::requests::Requests;
-use crate::device::router::Rung;
+use crate::device::router::{Bell, Rung};
 use crate::io::DataPath;
 pub use crate::observe::Rule;
-use crate::power::switch::{Gate, enter};
 use crate::power::Power;
+use crate::power::switch::{Gate, enter};
 pub use crate::power::{CutConventional, CutError, CutOutcome, CutZone, Words};
 use crate::store::{Batch, Refusal};
 pub use crate::store::{Usage, ZoneInfo};
@@ -284,7 +284,8 @@ impl Disk {
     /// # Ok::<(), vhost_user_zbd::disk::DiskError>(())
     /// ```
     pub fn power_cut(&mut self, words: &str) -> Result<CutOutcome, DiskError> {
-        let state = |_: &str| Err("state is a file of ctl's: expected power_cut_as with what that cut has returned".to_owned());
+        let state =
+            |_: &str| Err("state is a file of ctl's: expected power_cut_as with what that cut has returned".to_owned());
         self.cut(Words::parse(words.split_whitespace(), state).map_err(CutError::Words)?)
     }
 
@@ -309,6 +310,10 @@ impl Disk {
         if bytes as u64 > MAX_DATA.0 {
             return Err(too_long(name));
         }
+        if !self.requests.is_quiet() {
+            // What was held back and has ended comes first.
+            self.go_on(|_| true);
+        }
         while self.device.counts.take_refusal().is_some() {}
         let no_memory = |_| DiskError::NoMemory { bytes: Bytes(bytes as u64) };
         if self.guest.make_room(bytes).map_err(no_memory)? {
@@ -323,10 +328,9 @@ impl Disk {
         let status = self.guest.status(&asked).filter(|_| answered);
         match status {
             None => Err(DiskError::Unanswered { request: name }),
-            Some(Status::Ok) => Ok(Answer {
-                data: self.guest.data(&asked),
-                appended: self.guest.appended(&asked).unwrap_or_default(),
-            }),
+            Some(Status::Ok) => {
+                Ok(Answer { data: self.guest.data(&asked), appended: self.guest.appended(&asked).unwrap_or_default() })
+            }
             Some(status) => Err(self.refused(name, status)),
         }
     }
@@ -341,7 +345,12 @@ impl Disk {
             }
             let mut worked = self.requests.settle();
             // A data path in this process does not fail as a whole: a layer that does leaves the request unanswered.
-            worked |= self.requests.collect().unwrap_or(false);
+            let ended = self.requests.collect().unwrap_or(false);
+            if ended && self.power == Power::Frozen {
+                // A cut may have waited for it.
+                self.work.ring();
+            }
+            worked |= ended;
             worked |= self.requests.settle();
             // No answer goes out while the power is about to go.
             if self.power != Power::Frozen {
@@ -403,16 +412,21 @@ impl Disk {
         match self.device.counts.take_refusal().filter(|refused| refused.error.status() == status) {
             Some(refused) => DiskError::Status { status, rule: refused.rule(), words: refused.to_string() },
             // Only what is below the store fails without being looked into.
-            None => {
-                DiskError::Status { status, rule: Rule::HostIo, words: format!("{name}: {}: {}", status.name(), Refusal::Io) }
-            }
+            None => DiskError::Status {
+                status,
+                rule: Rule::HostIo,
+                words: format!("{name}: {}: {}", status.name(), Refusal::Io),
+            },
         }
     }
 }
 
 impl fmt::Debug for Disk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Disk").field("geometry", self.geometry()).field("power", &self.device.switch.power()).finish_non_exhaustive()
+        f.debug_struct("Disk")
+            .field("geometry", self.geometry())
+            .field("power", &self.device.switch.power())
+            .finish_non_exhaustive()
     }
 }
 

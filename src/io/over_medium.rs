@@ -63,12 +63,7 @@ fn code_of(error: &io::Error) -> i32 {
 /// # Safety
 ///
 /// The iovecs of the transfer and the memory that they name are valid, and no Rust reference leads into that memory.
-pub(crate) unsafe fn carry(
-    medium: &impl Medium,
-    transfer: &Transfer,
-    len: u64,
-    bytes: &mut Vec<u8>,
-) -> io::Result<()> {
+pub(crate) unsafe fn carry(medium: &impl Medium, transfer: &Transfer, len: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
     let len = usize::try_from(len).map_err(|_| io::ErrorKind::InvalidInput)?;
     bytes.clear();
     bytes.resize(len, 0);
