@@ -1,5 +1,5 @@
-//! The disk in a test's own process: what each operation does to a zone in each state, by the rules of virtio 1.3, 5.2.6; what a cut
-//! of the power leaves; images. Only what the library shows its users is used.
+//! The disk in a test's own process: what each operation does to a zone in each state, by the rules of virtio 1.3,
+//! 5.2.6; what a cut of the power leaves; images. Only what the library shows its users is used.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests fail by panicking")]
 
 use std::fs;

@@ -25,8 +25,8 @@ pub enum DiskError {
         /// The request, its status, the rule and what was expected, in one line.
         words: String,
     },
-    /// The request was not answered, and nothing is under way that would answer it. It stays in flight: it may be answered while
-    /// later ones are, and is gone when the power is cut.
+    /// The request was not answered, and nothing is under way that would answer it. It stays in flight: it may be
+    /// answered while later ones are, and is gone when the power is cut.
     #[error("the {request} is not answered, and nothing goes on that would answer it")]
     Unanswered {
         /// What was asked for.

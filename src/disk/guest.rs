@@ -1,5 +1,5 @@
-//! The guest's side of a disk in its own process: memory, and in it a chain of descriptors for each request, as a driver of
-//! virtio 1.3, 5.2.6 lays them out. It trusts the device with its memory as any guest does.
+//! The guest's side of a disk in its own process: memory, and in it a chain of descriptors for each request, as a
+//! driver of virtio 1.3, 5.2.6 lays them out. It trusts the device with its memory as any guest does.
 
 use std::sync::Arc;
 
@@ -19,7 +19,8 @@ const CHAIN: u16 = 4;
 /// Requests in flight, at most.
 const PLACES: u16 = RING / CHAIN;
 
-// Where things lie: the table of descriptors, then the available ring, then what each place has beside its data, then data.
+// Where things lie: the table of descriptors, then the available ring, then what each place has beside its data, then
+// data.
 const AVAILABLE: u64 = 16 * RING as u64;
 const BESIDE: u64 = 0x2000;
 const DATA: u64 = 0x3000;
@@ -110,8 +111,8 @@ impl Guest {
         &self.mem
     }
 
-    /// Has memory for a request with so much data. Returns whether it is other memory than before, which it can be only while
-    /// nothing is in flight.
+    /// Has memory for a request with so much data. Returns whether it is other memory than before, which it can be only
+    /// while nothing is in flight.
     pub(super) fn make_room(&mut self, data: usize) -> Result<bool, NoMemory> {
         let busy = self.in_flight.contains(&true);
         if !busy {

@@ -1,9 +1,9 @@
 //! A zoned disk in a process's own memory: for unit tests of software for zones, without a guest, a daemon or a socket.
 //!
-//! A [`Disk`] answers as the served disk does, since the same code does it: each operation is a chain of descriptors in a small
-//! guest memory, [`Requests`] carries it out, and the answer is the status byte found there. What is refused comes
-//! back as [`DiskError::Status`], with that status and the rule in words. There are no threads and no sockets, no result depends
-//! on a clock, and the same calls have the same results.
+//! A [`Disk`] answers as the served disk does, since the same code does it: each operation is a chain of descriptors in
+//! a small guest memory, [`Requests`] carries it out, and the answer is the status byte found there. What is refused
+//! comes back as [`DiskError::Status`], with that status and the rule in words. There are no threads and no sockets, no
+//! result depends on a clock, and the same calls have the same results.
 //!
 //! ```
 //! use vhost_user_zbd::disk::{Bytes, Disk, Sector, Shape, State, Status};
@@ -21,15 +21,16 @@
 //! assert_eq!(refused.status(), Some(Status::ZoneUnalignedWrite));
 //! assert_eq!(
 //!     refused.to_string(),
-//!     "write at 0 of 8 sectors: ZONE_UNALIGNED_WP: zone 0 is implicit-open, its write pointer is 16: expected a write at 16"
+//!     "write at 0 of 8 sectors: ZONE_UNALIGNED_WP: zone 0 is implicit-open, its write pointer is 16: \
+//!      expected a write at 16"
 //! );
 //! # Ok::<(), vhost_user_zbd::disk::DiskError>(())
 //! ```
 //!
 //! # Loss of power
 //!
-//! A disk has a volatile cache: what was not flushed is lost when the [power is cut](Disk::power_cut), as a drive may lose it.
-//! Then every request fails until the [power is back](Disk::power_on).
+//! A disk has a volatile cache: what was not flushed is lost when the [power is cut](Disk::power_cut), as a drive may
+//! lose it. Then every request fails until the [power is back](Disk::power_on).
 //!
 //! ```
 //! use vhost_user_zbd::disk::{Bytes, Disk, Sector, Shape, Status};
@@ -110,7 +111,8 @@ use guest::{Chain, Guest};
 /// Zones asked for in one report.
 const REPORTED: usize = 1024;
 
-/// Rounds without anything to do before a request counts as never answered: a round may have left something for the next.
+/// Rounds without anything to do before a request counts as never answered: a round may have left something for the
+/// next.
 const IDLE: u32 = 2;
 
 /// Rounds of one request, at most. A reset of all zones of the largest disk takes some hundred thousand.
@@ -118,8 +120,8 @@ const ROUNDS: u32 = 1 << 24;
 
 /// A zoned disk in this process. See the [module](self).
 ///
-/// A disk that is dropped leaves its image as a killed daemon does: all that was answered is there. [`end`](Self::end) also gives
-/// back what was reserved.
+/// A disk that is dropped leaves its image as a killed daemon does: all that was answered is there. [`end`](Self::end)
+/// also gives back what was reserved.
 pub struct Disk {
     requests: Requests<dyn DataPath + Send>,
     guest: Guest,
@@ -266,9 +268,10 @@ impl Disk {
         self.manage("flush", wire::VIRTIO_BLK_T_FLUSH, Sector(0))
     }
 
-    /// Cuts the power now, and says what is left. `words` are those of `ctl power-cut`, separated by spaces: one of `lose=all`
-    /// (which holds where nothing is said), `lose=nothing`, `lose=zone:N,N`, `keep=zone:N,N` and `seed=N`; besides `model=virtio`
-    /// and `mgmt=stable`. Every request fails with IOERR until [`power_on`](Self::power_on); zones that were open are closed.
+    /// Cuts the power now, and says what is left. `words` are those of `ctl power-cut`, separated by spaces: one of
+    /// `lose=all` (which holds where nothing is said), `lose=nothing`, `lose=zone:N,N`, `keep=zone:N,N` and `seed=N`;
+    /// besides `model=virtio` and `mgmt=stable`. Every request fails with IOERR until [`power_on`](Self::power_on);
+    /// zones that were open are closed.
     ///
     /// ```
     /// # use vhost_user_zbd::disk::{Bytes, Disk, Sector, Shape};
@@ -335,7 +338,8 @@ impl Disk {
         }
     }
 
-    /// Does what there is to do, the housekeeper's work included, until nothing is left. Returns whether it has come `to_this`.
+    /// Does what there is to do, the housekeeper's work included, until nothing is left. Returns whether it has come
+    /// `to_this`.
     fn go_on(&mut self, to_this: impl Fn(&Self) -> bool) -> bool {
         let mut idle = 0;
         for _ in 0..ROUNDS {

@@ -12,8 +12,8 @@ const LEAST_CLUSTER: u64 = 512;
 /// The unit of writes where nothing is said, as `serve` has it.
 pub(super) const BLOCK: Bytes = Bytes(4096);
 
-/// What a new disk looks like. Where nothing is said zones can be written as a whole, none is conventional, there are no limits,
-/// and a block has 4096 bytes.
+/// What a new disk looks like. Where nothing is said zones can be written as a whole, none is conventional, there are
+/// no limits, and a block has 4096 bytes.
 ///
 /// ```
 /// use vhost_user_zbd::disk::{Bytes, Disk, Shape};

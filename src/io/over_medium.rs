@@ -1,5 +1,5 @@
-//! The bottom of a data path over any [`Medium`]: the calling thread copies between guest memory and the medium. It is for
-//! disks without a file, and where one copy more does not count.
+//! The bottom of a data path over any [`Medium`]: the calling thread copies between guest memory and the medium. It is
+//! for disks without a file, and where one copy more does not count.
 
 use std::io;
 use std::os::fd::RawFd;
@@ -57,8 +57,8 @@ fn code_of(error: &io::Error) -> i32 {
     error.raw_os_error().filter(|code| *code > 0).unwrap_or(libc::EIO).saturating_neg()
 }
 
-/// Carries the first `len` bytes of a transfer between its buffers and the medium, by way of `bytes`. A write reaches the medium
-/// in one operation, so that no sector is torn by where the guest's buffers were cut.
+/// Carries the first `len` bytes of a transfer between its buffers and the medium, by way of `bytes`. A write reaches
+/// the medium in one operation, so that no sector is torn by where the guest's buffers were cut.
 ///
 /// # Safety
 ///
@@ -76,8 +76,8 @@ pub(crate) unsafe fn carry(medium: &impl Medium, transfer: &Transfer, len: u64, 
     for buffer in unsafe { transfer.iovecs() } {
         let (part, later) = rest.split_at_mut(buffer.iov_len.min(rest.len()));
         let memory = buffer.iov_base.cast::<u8>();
-        // SAFETY: the caller promises that the memory is valid; the part is no longer than the buffer, and is none of it, as it
-        // belongs to `bytes`.
+        // SAFETY: the caller promises that the memory is valid; the part is no longer than the buffer, and is none of
+        // it, as it belongs to `bytes`.
         unsafe {
             match transfer.write {
                 true => std::ptr::copy_nonoverlapping(memory, part.as_mut_ptr(), part.len()),

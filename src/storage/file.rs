@@ -57,7 +57,8 @@ impl FileSystem {
     }
 }
 
-/// Opens a regular file. A device or a pipe is refused at once, whoever has its other end; the error says what was `expected`.
+/// Opens a regular file. A device or a pipe is refused at once, whoever has its other end; the error says what was
+/// `expected`.
 pub fn open_regular(path: &Path, options: &mut OpenOptions, expected: &str) -> io::Result<File> {
     let regular = |about: Metadata| match about.is_file() {
         true => Ok(()),

@@ -1,7 +1,8 @@
-//! The disk of the library for Python: `vhost_user_zbd._native`. The package around it has the exceptions and the types.
+//! The disk of the library for Python: `vhost_user_zbd._native`. The package around it has the exceptions and the
+//! types.
 //!
-//! Positions and lengths are in bytes: Python has no types for units, and one unit cannot be mistaken for another. While a disk
-//! works the interpreter goes on with other threads.
+//! Positions and lengths are in bytes: Python has no types for units, and one unit cannot be mistaken for another.
+//! While a disk works the interpreter goes on with other threads.
 
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -107,10 +108,7 @@ struct Disk {
 }
 
 impl Disk {
-    fn made(
-        py: Python<'_>,
-        make: impl FnOnce() -> Result<disk::Disk, DiskError> + Send,
-    ) -> PyResult<Self> {
+    fn made(py: Python<'_>, make: impl FnOnce() -> Result<disk::Disk, DiskError> + Send) -> PyResult<Self> {
         let made = py.detach(make).map_err(|error| raise(py, &error))?;
         Ok(Self { disk: Mutex::new(Some(made)) })
     }
@@ -170,8 +168,8 @@ fn to_dict<'py>(py: Python<'py>, outcome: &CutOutcome) -> PyResult<Bound<'py, Py
 impl Disk {
     /// A new disk in memory.
     #[staticmethod]
-    #[pyo3(signature = (zones, zone_size, *, zone_capacity=None, conventional_zones=0, max_open_zones=0, max_active_zones=0,
-        max_append=0, block=4096))]
+    #[pyo3(signature = (zones, zone_size, *, zone_capacity=None, conventional_zones=0, max_open_zones=0,
+        max_active_zones=0, max_append=0, block=4096))]
     #[allow(clippy::too_many_arguments, reason = "each is a keyword")]
     fn in_memory(
         py: Python<'_>,
@@ -362,9 +360,8 @@ impl Disk {
     /// Cuts the power, and leaves what an earlier cut of a disk with the same past has left.
     fn power_cut_as<'py>(&self, py: Python<'py>, outcome: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let text: String = py.import("json")?.call_method1("dumps", (outcome,))?.extract()?;
-        let read = serde_json::from_str(&text);
-        let wanted: CutOutcome =
-            read.map_err(|error| PyValueError::new_err(format!("outcome is not what a power cut has returned: {error}")))?;
+        let wrong = |error| PyValueError::new_err(format!("outcome is not what a power cut has returned: {error}"));
+        let wanted: CutOutcome = serde_json::from_str(&text).map_err(wrong)?;
         let outcome = self.with(py, |disk| disk.power_cut_as(&wanted))?;
         to_dict(py, &outcome)
     }
