@@ -8,6 +8,7 @@
 //! | [`vhost`] | sockets, connections, guest memory, rings, the threads of queues |
 //! | [`disk`] | a disk in a test's own process |
 //! | [`device`] | the requests of queues: from their chains to the store, through their I/O, to their answers |
+//! | [`fault`] | rules that fail, delay and spoil requests, and take zones away: a layer over the device and one over the data path |
 //! | [`io`] | data paths: who carries the guest's bytes between its memory and the file |
 //! | [`control`] | the control socket: asking and telling a running daemon |
 //! | [`observe`] | what is told about an image and a running device: zones summed up, counts, refusals in words, traces |
@@ -32,6 +33,7 @@ pub mod cli;
 pub mod control;
 pub mod device;
 pub mod disk;
+pub mod fault;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -63,6 +63,8 @@ impl Journal for Notes {
         self.add(tag, Entry::Settled(*outcome));
     }
 
+    fn chosen(&self, _: Tag, _: u64) {}
+
     fn emptied(&self, _zone: ZoneIndex, _from: Bytes) {}
 
     fn filled(&self, _zone: ZoneIndex, _from: Bytes) {}

@@ -8,7 +8,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{cut, info, map, output, report, size};
+use super::{cut, fault, info, map, output, report, size};
 use crate::control::client::Client;
 use crate::control::{Command, MAX_CELLS};
 use crate::observe::stats::{HotZone, Operation, RefusedLately, Stats};
@@ -66,7 +66,12 @@ enum Order {
         #[arg(value_name = "NAME=VALUE")]
         words: Vec<String>,
     },
-    /// Set a mark, which a power cut may wait for.
+    /// Fail requests, delay them, have them bring wrong bytes, take zones away: by rules.
+    Fault {
+        #[command(subcommand)]
+        order: fault::Order,
+    },
+    /// Set a mark, which a power cut and rules for faults may wait for.
     Mark {
         /// Its name.
         name: String,
@@ -95,6 +100,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
                 None => Ok(cut::in_words(&serde_json::from_value(answer)?)),
             })
         }
+        Order::Fault { order } => (order.command(), |answer| match answer.get("rules") {
+            Some(_) => Ok(fault::in_words(&serde_json::from_value(answer)?)),
+            None => Ok(String::new()),
+        }),
         Order::Mark { name } => (Command::Mark { name: name.clone() }, |answer| match answer.get("digest") {
             Some(_) => Ok(cut::in_words(&serde_json::from_value(answer)?)),
             None => Ok(String::new()),

@@ -9,6 +9,7 @@ mod create;
 mod ctl;
 mod cut;
 mod disk;
+mod fault;
 mod image;
 mod info;
 mod make;

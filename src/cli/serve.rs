@@ -16,7 +16,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::named::Wanted;
 use super::verbosity::Verbosity;
-use super::{cut, image, make, process, size, trace};
+use super::{cut, fault, image, make, process, size, trace};
 use crate::logging;
 use crate::power::{self, Switch, VolatileCache, Words};
 use crate::qcow2::ByteOrder;
@@ -81,6 +81,9 @@ pub(super) struct Args {
     /// Cut the power as "ctl power-cut" does, at the moment that at= says; with --volatile-cache. Words are separated by spaces.
     #[arg(long, value_name = "WORDS", conflicts_with = "read_only")]
     power_cut: Option<String>,
+    /// Keep the rules of "ctl fault" in this file, and begin with those that are there; made where there is none.
+    #[arg(long, value_name = "FILE")]
+    faults: Option<PathBuf>,
     /// Make the image first where there is none: a size, and options by the names that "create -o" takes, "preset" among
     /// them.
     #[arg(long, value_name = "SIZE,NAME=VALUE,...", conflicts_with = "read_only")]
@@ -171,8 +174,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     };
     let by = Supervised { stop: &stop, manager: &manager };
     let power_lost = store.power_was_lost();
+    let rules = args.faults.as_deref().map(fault::open).transpose()?;
     let disk = disk(Arc::clone(&store) as Arc<dyn ZonedDevice>, args, cut)?;
-    let served = vhost::serve(Served { disk, files, power_lost }, listen_on(args), options, observers, by);
+    let served = vhost::serve(Served { disk, files, power_lost, rules }, listen_on(args), options, observers, by);
     let closed = store.close().with_context(|| format!("{}: the image could not be closed well", name()));
     served?;
     closed?;

@@ -2,7 +2,8 @@
 //!
 //! A client sends lines, each one JSON object with a command, and gets a line of JSON for each, in order:
 //! `{"result": ...}` or `{"error": "..."}`. A client that begins with `GET /metrics` is a scraper: it gets one answer of
-//! HTTP and the connection ends. Nothing a client sends changes a zone, but a power cut, where the disk has a volatile cache.
+//! HTTP and the connection ends. Nothing a client sends changes a zone, but a power cut, where the disk has a
+//! volatile cache, and rules for faults that take zones away.
 //!
 //! | module | subject |
 //! | --- | --- |
@@ -14,6 +15,7 @@ pub mod server;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fault::RuleWords;
 use crate::power::Words;
 use crate::store::ZoneInfo;
 use crate::units::{Bytes, ZoneIndex};
@@ -61,7 +63,28 @@ pub enum Command {
     Metrics {},
     /// Cuts the power: [`CutOutcome`](crate::power::CutOutcome), or, where that is to come later, when.
     PowerCut(Words),
-    /// Sets a mark, which a power cut may wait for.
+    /// Adds a rule for faults, or changes zones where the words have no requests.
+    FaultAdd {
+        /// The rule.
+        rule: RuleWords,
+        /// Zones are restored without waiting for the device to be reset.
+        #[serde(default)]
+        now: bool,
+    },
+    /// The rules for faults and the zones taken away: [`Saved`](crate::fault::Saved).
+    FaultList {},
+    /// Removes a rule for faults.
+    FaultClear {
+        /// Its name; all where there is none.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<String>,
+    },
+    /// Lets the requests go on that a rule for faults holds back.
+    FaultRelease {
+        /// Its name.
+        name: String,
+    },
+    /// Sets a mark, which a power cut and rules for faults may wait for.
     Mark {
         /// Its name.
         name: String,

@@ -23,7 +23,7 @@ use crate::io::pieces::Progress;
 use crate::io::{Completion, DataPath, error_of};
 use crate::observe::trace::Record;
 use crate::store::{Batch, Event, IoKind, IoResult, Op, Outcome, Refusal, Reply, Segment, Step, Tag, Ticket};
-use crate::units::Bytes;
+use crate::units::{Bytes, Sector};
 use crate::virtio::report::{self, write_report};
 use crate::virtio::request::{Buffers, Direction, Request};
 use crate::virtio::status::{Malformed, RequestError, Status};
@@ -256,29 +256,13 @@ impl<I: DataPath + ?Sized> Requests<I> {
             Request::Out { start, len } => Op::Write { start, len },
             Request::Append { zone, len } => Op::Append { zone, len },
             Request::Flush => {
-                if !self.device.write_through() {
-                    self.device.disk.flush_comes(self.queue);
-                }
-                self.flushes.wait(Answer::new(head, Status::Ok, 1));
+                self.ask_for_flush(head);
                 return Ok(());
             }
             Request::Manage { action, zone } => Op::Manage { action, zone },
             Request::ResetAll => Op::ResetAll,
             Request::GetId => return self.get_id(head),
-            Request::Report { start, len } => {
-                let (device, mem) = (&self.device, &self.mem);
-                let buffers = self.slots.get(head).map(|slot| &slot.buffers);
-                let written = write_report(
-                    device.disk.geometry(),
-                    start,
-                    len,
-                    &mut self.scratch.report,
-                    |start, max, out| device.disk.report(start, max, out),
-                    |offset, bytes| buffers.map_or(Ok(0), |buffers| buffers.write(mem, offset, bytes)),
-                )?;
-                self.answer_now(head, Status::Ok, written.0.saturating_add(1));
-                return Ok(());
-            }
+            Request::Report { start, .. } => Op::Report { start },
         };
         // Where the data lies is checked before the store reserves anything for it.
         if let Some(direction) = direction_of(&request) {
@@ -287,6 +271,35 @@ impl<I: DataPath + ?Sized> Requests<I> {
         let tag = Tag { queue: self.queue, slot: head };
         let step = self.device.disk.begin(tag, op, &mut self.scratch.segments, &mut self.batch);
         self.take_step(head, step);
+        Ok(())
+    }
+
+    /// Has a flush wait for the next sync, unless the disk says otherwise.
+    fn ask_for_flush(&mut self, head: u16) {
+        match self.device.disk.flush_asked(Tag { queue: self.queue, slot: head }) {
+            Some(step) => self.take_step(head, step),
+            None => {
+                if !self.device.write_through() {
+                    self.device.disk.flush_comes(self.queue);
+                }
+                self.flushes.wait(Answer::new(head, Status::Ok, 1));
+            }
+        }
+    }
+
+    /// Writes the report that a request is for.
+    fn report(&mut self, head: u16, start: Sector, len: Bytes) -> Result<(), RequestError> {
+        let (device, mem) = (&self.device, &self.mem);
+        let buffers = self.slots.get(head).map(|slot| &slot.buffers);
+        let written = write_report(
+            device.disk.geometry(),
+            start,
+            len,
+            &mut self.scratch.report,
+            |start, max, out| device.disk.report(start, max, out),
+            |offset, bytes| buffers.map_or(Ok(0), |buffers| buffers.write(mem, offset, bytes)),
+        )?;
+        self.answer_now(head, Status::Ok, written.0.saturating_add(1));
         Ok(())
     }
 
@@ -427,6 +440,9 @@ impl<I: DataPath + ?Sized> Requests<I> {
             log::error!("queue {}: the store retries request {head}, which is not parked", self.queue);
             return;
         };
+        if slot.request == Some(Request::Flush) && !self.flushes.is_led_by(head) {
+            return self.ask_for_flush(head);
+        }
         let direction = slot.request.as_ref().and_then(direction_of);
         if let Some(direction) = direction
             && self.resolve(head, direction).is_err()
@@ -459,6 +475,9 @@ impl<I: DataPath + ?Sized> Requests<I> {
             Ok(reply) => reply,
             Err(refusal) => return self.refuse(head, refusal.into()),
         };
+        if let Request::Report { start, len } = request {
+            return self.report(head, start, len).unwrap_or_else(|error| self.refuse(head, error));
+        }
         let mut written = 1;
         if let Reply::Appended(sector) = reply {
             slot.observed.position = Some(sector);

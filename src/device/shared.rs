@@ -9,11 +9,12 @@ use virtio_bindings::bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
 use super::counts::Counts;
 use super::limiter::Lines;
 use super::router::{Bell, Router};
+use crate::fault::Faults;
 use crate::observe::stats::Stats;
 use crate::observe::{Refused, Subject};
 use crate::power::{Switch, VolatileCache};
-use crate::store::ZonedDevice;
 use crate::store::device::Layered;
+use crate::store::{Refusal, ZonedDevice};
 use crate::units::Bytes;
 use crate::virtio::features::Features;
 use crate::virtio::request::Request;
@@ -46,6 +47,8 @@ pub struct Device {
     pub lines: Lines,
     /// Whether there is power.
     pub switch: Arc<Switch>,
+    /// Rules that fail and delay requests; the disk is behind them.
+    pub faults: Arc<Faults>,
     /// What knows how to lose what is not stable, where that is wanted.
     pub cache: Option<Arc<VolatileCache>>,
     write_through: AtomicBool,
@@ -80,8 +83,10 @@ impl Device {
         switch: Arc<Switch>,
     ) -> Self {
         let queues = bells.len();
+        let faults = Faults::over(disk, identity.block);
         Self {
-            disk,
+            disk: Arc::new(Layered(Arc::clone(&faults))),
+            faults,
             identity,
             router: Router::new(bells),
             counts: Counts::new(queues, trace),
@@ -111,8 +116,9 @@ impl Device {
         self.write_through.load(Ordering::Relaxed)
     }
 
-    /// Does what follows for its power when the driver has reset the device.
+    /// Does what follows for its power and its zones when the driver has reset the device. No request is in flight.
     pub fn reset(&self) {
+        self.faults.device_reset();
         if self.switch.device_reset() {
             log::info!("the device is reset: the power is back");
         }
@@ -121,6 +127,10 @@ impl Device {
     /// Looks into a refused request and remembers it.
     pub(super) fn look_into(&self, queue: u16, request: Option<Request>, error: RequestError) -> Refused {
         let at = Subject::from(request).sector;
+        let fault = match error {
+            RequestError::Refused(Refusal::Injected { rule, .. }) => self.faults.name_of(rule),
+            _ => None,
+        };
         let refused = Refused {
             request,
             error,
@@ -129,6 +139,7 @@ impl Device {
             block: self.identity.block,
             max_append: self.identity.max_append,
             disk: self.disk.geometry().size(),
+            fault,
         };
         self.counts.remember(queue, refused.clone());
         refused

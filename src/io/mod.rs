@@ -38,7 +38,8 @@ use uring::Uring;
 /// One file operation: a vectored read or write.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer {
-    /// Comes back with the completion. The highest bit is not set: layers have tokens of their own.
+    /// Comes back with the completion. Its upper half is the slot of the request that the transfer is part of; the highest bit is
+    /// not set: layers have tokens of their own.
     pub token: u64,
     /// From guest memory to the file.
     pub write: bool,
@@ -57,12 +58,17 @@ pub struct Transfer {
 }
 
 impl Transfer {
+    /// The slot of the request that the transfer is part of.
+    pub fn slot(&self) -> u16 {
+        (self.token >> 32) as u16
+    }
+
     /// The buffers.
     ///
     /// # Safety
     ///
     /// The iovecs are valid for as long as the slice is used.
-    unsafe fn iovecs<'a>(&self) -> &'a [libc::iovec] {
+    pub(crate) unsafe fn iovecs<'a>(&self) -> &'a [libc::iovec] {
         // SAFETY: the caller promises that there are `count` valid iovecs.
         unsafe { std::slice::from_raw_parts(self.buffers, self.count) }
     }

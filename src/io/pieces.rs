@@ -120,6 +120,12 @@ impl Pieces {
                     cursor.advance(len.0, |_| {})?;
                     at += len.0;
                 }
+                Segment::Lost => {
+                    if !self.write {
+                        return Err(Mismatch);
+                    }
+                    cursor.rest = &[];
+                }
                 Segment::File { offset, len } => {
                     let mut left = len.0;
                     while left > 0 {

@@ -54,11 +54,13 @@ pub enum Rule {
     ActiveLimit = 18,
     /// There is power.
     Power = 19,
+    /// No rule for faults fails it.
+    Fault = 20,
 }
 
 impl Rule {
     /// All there are.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Malformed,
         Self::UnknownType,
         Self::NotNegotiated,
@@ -78,6 +80,7 @@ impl Rule {
         Self::OpenLimit,
         Self::ActiveLimit,
         Self::Power,
+        Self::Fault,
     ];
 
     /// Its name, for people and filters.
@@ -102,6 +105,7 @@ impl Rule {
             Self::OpenLimit => "open-limit",
             Self::ActiveLimit => "active-limit",
             Self::Power => "power",
+            Self::Fault => "fault",
         }
     }
 
@@ -128,6 +132,8 @@ pub struct Refused {
     pub max_append: Bytes,
     /// The size of the disk.
     pub disk: Bytes,
+    /// What the rule for faults is called that refused it.
+    pub fault: Option<String>,
 }
 
 impl Refused {
@@ -143,6 +149,7 @@ impl Refused {
             RequestError::Refused(Refusal::ReadOnly) => Rule::ReadOnlyDisk,
             RequestError::Refused(Refusal::Io) => Rule::HostIo,
             RequestError::Refused(Refusal::NoPower) => Rule::Power,
+            RequestError::Refused(Refusal::Injected { .. }) => Rule::Fault,
             RequestError::Refused(Refusal::Zone(refusal)) => self.zone_rule(refusal),
         }
     }
@@ -216,6 +223,10 @@ impl Refused {
                 )
             }
             Rule::AppendLength => write!(f, "expected at most {} sectors in an append", sectors(self.max_append)),
+            Rule::Fault => match &self.fault {
+                Some(name) => write!(f, "the rule '{name}' for faults fails it"),
+                None => write!(f, "a rule for faults that is gone by now has failed it"),
+            },
             Rule::OpenLimit => write!(
                 f,
                 "{open} zones are open, none of them implicitly, and {max_open} may be: close, finish or reset one first"

@@ -27,6 +27,7 @@ fn refused(request: Request, error: impl Into<RequestError>, zone: ZoneNow) -> R
         block: Bytes(4096),
         max_append: Bytes(65536),
         disk: Bytes(8 << 20),
+        fault: None,
     }
 }
 

@@ -103,6 +103,10 @@ impl Journal for Noting {
         self.pass(|journal| journal.settled(tag, outcome));
     }
 
+    fn chosen(&self, tag: Tag, choice: u64) {
+        self.pass(|journal| journal.chosen(tag, choice));
+    }
+
     fn emptied(&self, zone: ZoneIndex, from: Bytes) {
         self.0.history(zone, from, |history| {
             history.cut_back(from.0);

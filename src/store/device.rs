@@ -53,6 +53,11 @@ device! {
     /// A flush has come to a queue: the next one that this queue [begins](Self::begin) has to make stable what was answered by now,
     /// and need not more.
     fn flush_comes(&self, queue: u16);
+    /// A driver asks for a flush. `None` lets the flush join those that wait for the next sync; otherwise this is what becomes of
+    /// it, and after an [`Event::Retry`](super::Event::Retry) it is asked for again.
+    fn flush_asked(&self, tag: Tag) -> Option<Step>;
+    /// A queue is to become quiet, so that whatever is held back of its requests goes on; or is to be so no longer.
+    fn drain(&self, queue: u16, drains: bool);
     /// Goes on with a parked request after its [`Event::Retry`](super::Event::Retry). A parked ticket whose request was
     /// [`Event::Finished`](super::Event::Finished) instead is dropped.
     fn resume(&self, ticket: Ticket, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step;
@@ -95,6 +100,12 @@ device! {
     /// Says what becomes of a request by the note that was found of it. Of one zone the lowest range comes first; no
     /// request of its zone has been begun yet. Notes are not trusted.
     fn recover(&self, tag: Tag, note: Note) -> Recovered;
+    /// Says what a layer has [noted](Journal::chosen) of a request that the last process left behind, before it is recovered.
+    fn recall(&self, tag: Tag, choice: u64);
+    /// Takes a sequential zone away, read-only or offline, as a drive does. False while requests of the zone are in flight.
+    fn take_away(&self, zone: ZoneIndex, offline: bool) -> bool;
+    /// Gives a zone back that was taken away: closed, or empty or full as it was. Fails where no active zone is free.
+    fn give_back(&self, zone: ZoneIndex) -> Result<(), Refusal>;
     /// Gives up a recovered request that nobody will resume. Its range is free again.
     fn abandon(&self, ticket: Ticket);
     /// Opens a zone that was explicitly open before this process was started. The limits hold as ever.

@@ -56,6 +56,8 @@ pub trait Journal: Send + Sync {
     fn note(&self, tag: Tag, note: Note);
     /// Notes the outcome of a request that changes zones.
     fn settled(&self, tag: Tag, outcome: &Outcome);
+    /// Notes what a layer has chosen to do with a request, in words of its own that are not 0, before anything is done for it.
+    fn chosen(&self, tag: Tag, choice: u64);
     /// Notes that a zone was made empty, whose pointer stood at `from`. The request has the zone alone.
     fn emptied(&self, zone: ZoneIndex, from: Bytes);
     /// Notes that a zone was made full, whose pointer stood at `from`, or was full already. The request has the zone alone.

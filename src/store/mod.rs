@@ -13,6 +13,7 @@
 //! | `zones` | one zone: model, writes in flight, waiters |
 //! | `map` | where a zone lies in the file |
 //! | `rewind` | changing zones back to what they were, for layers |
+//! | `taken` | zones that the drive takes away and gives back, for layers |
 //! | `fuse` | a failed flush stays failed |
 //! | [`device`] | the device as a trait, and layers over it |
 //! | [`journal`] | notes of requests in flight, for a successor of this process |
@@ -54,6 +55,7 @@ mod read;
 pub mod request;
 mod rewind;
 mod set;
+mod taken;
 mod write;
 mod zones;
 
@@ -244,6 +246,17 @@ impl<S: Medium> ZonedStore<S> {
     /// A flush has come to a queue. Nothing here depends on when.
     pub fn flush_comes(&self, _queue: u16) {}
 
+    /// A driver asks for a flush, which joins those that wait for the next sync.
+    pub fn flush_asked(&self, _tag: Tag) -> Option<Step> {
+        None
+    }
+
+    /// A queue is to become quiet, or is no longer. Nothing here is held back for long.
+    pub fn drain(&self, _queue: u16, _drains: bool) {}
+
+    /// What a layer has noted of a request is the layer's affair.
+    pub fn recall(&self, _tag: Tag, _choice: u64) {}
+
     /// Goes on with a parked request after its [`Event::Retry`]. A parked ticket whose request was
     /// [`Event::Finished`] instead is dropped.
     pub fn resume(&self, ticket: Ticket, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step {
@@ -265,7 +278,7 @@ impl<S: Medium> ZonedStore<S> {
     }
 
     fn start(&self, tag: Tag, op: Op, segments: &mut Vec<Segment>, batch: &mut Batch) -> Result<Step, Refusal> {
-        if self.read_only && !matches!(op, Op::Read { .. } | Op::Flush) {
+        if self.read_only && !matches!(op, Op::Read { .. } | Op::Flush | Op::Report { .. }) {
             return Err(Refusal::ReadOnly);
         }
         match op {
@@ -283,6 +296,7 @@ impl<S: Medium> ZonedStore<S> {
             }
             Op::Append { zone, len } => self.append(tag, op, zone, len, segments),
             Op::Flush => self.flush(tag),
+            Op::Report { .. } => Ok(Step::Done(Ok(Reply::Done))),
             Op::Manage { action, zone } => self.manage(tag, op, action, zone, batch),
             Op::ResetAll => self.reset_all(tag, ZoneIndex(self.geometry.conventional_zones()), batch),
         }

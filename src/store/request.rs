@@ -41,6 +41,11 @@ pub enum Op {
     },
     /// Make everything acknowledged so far durable.
     Flush,
+    /// Report zones: whether that may be done, as the caller asks for the zones itself.
+    Report {
+        /// A sector of the first zone.
+        start: Sector,
+    },
     /// Open, close, finish or reset a zone.
     Manage {
         /// What to do.
@@ -80,6 +85,8 @@ pub enum Segment {
         /// How many.
         len: Bytes,
     },
+    /// Whatever data is left goes nowhere (writes only).
+    Lost,
 }
 
 /// The I/O that a ticket in [`Step::Io`] stands for.
@@ -263,6 +270,23 @@ pub struct Usage {
     pub max_active: u32,
 }
 
+/// As what a request fails that has broken no rule of the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// An input/output error.
+    Io,
+    /// A request that the device does not know.
+    Unsupported,
+    /// A zone rule was broken that has no code of its own.
+    InvalidCommand,
+    /// A write off the write pointer.
+    UnalignedWrite,
+    /// Too many open zones.
+    OpenResource,
+    /// Too many active zones.
+    ActiveResource,
+}
+
 /// Why a request was refused. The virtio layer gives each its status byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -278,6 +302,14 @@ pub enum Refusal {
     /// The file below failed.
     #[error("input/output error of the image file")]
     Io,
+    /// A rule that the user has made fails it.
+    #[error("rule {rule} fails it")]
+    Injected {
+        /// The number of the rule.
+        rule: u16,
+        /// As what it fails.
+        failure: Failure,
+    },
     /// A zone rule was broken.
     #[error(transparent)]
     Zone(#[from] crate::zone::Refusal),

@@ -8,7 +8,7 @@ use super::{Refusal, ZonedStore, sequential};
 use crate::qcow2::{Change, Extent};
 use crate::storage::Medium;
 use crate::units::{Bytes, FileOffset, ZoneIndex};
-use crate::zone::{Resources, State, Zone};
+use crate::zone::{Resources, State};
 
 /// What is written down with a change: how requests end until the device is reset.
 const DEAD: u64 = 1;
@@ -113,8 +113,8 @@ impl<S: Medium> ZonedStore<S> {
             }
             inner.forget_traffic();
             let explicit = inner.zone.state() == State::ExplicitOpen;
-            if !matches!(inner.zone.state(), State::ReadOnly | State::Offline) && sequential(&self.geometry, zone) {
-                inner.zone = Zone::from_pointer(&self.geometry, zone, pointer);
+            if sequential(&self.geometry, zone) {
+                inner.zone = inner.zone.moved_to(&self.geometry, zone, pointer);
             }
             resources.count(&inner.zone);
             drop(inner);

@@ -112,6 +112,11 @@ impl Inner {
         self.traffic.is_none()
     }
 
+    /// Whether requests that change the zone are in flight.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.traffic.as_ref().is_some_and(|traffic| !traffic.writes.is_empty() || traffic.exclusive.is_some())
+    }
+
     /// Forgets whatever is in flight and whoever waits.
     pub(super) fn forget_traffic(&mut self) {
         self.traffic = None;

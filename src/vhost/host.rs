@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::journal::Journals;
 use super::options::{CacheMode, MAX_QUEUES, ServeOptions};
 use super::wake::Waker;
-use super::{Disk, ServeError, Served};
+use super::{Disk, Rules, ServeError, Served};
 use crate::device::router::Bell;
 use crate::device::{Device, Identity};
 use crate::io::{AioMode, Files};
@@ -47,13 +47,17 @@ impl Host {
         let wakers = wakers.map_err(ServeError::system("create event descriptors"))?;
         let bells = wakers.iter().map(|waker| Arc::clone(waker) as Arc<dyn Bell>).collect();
         let journals = Arc::new(Journals::new());
-        let Served { disk, files, power_lost } = served;
+        let Served { disk, files, power_lost, rules } = served;
         let device = match disk {
             Disk::Plain(disk) => Device::new(disk, identity, bells, trace),
             Disk::Cached(cache) => Device::cached(cache, identity, bells, trace),
         };
         if let Some(fails) = power_lost {
             device.switch.cut(if fails { Then::Fail } else { Then::Dead });
+        }
+        if let Some(Rules { name, saved, keep }) = rules {
+            device.faults.take_over(saved).map_err(|reason| ServeError::Rules { name, reason })?;
+            device.faults.set_keep(keep);
         }
         device.disk.set_journal(Box::new(Arc::clone(&journals)));
         Ok(Self {

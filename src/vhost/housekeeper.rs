@@ -43,11 +43,17 @@ impl Bell {
         self.changed.notify_one();
     }
 
-    /// Waits for work; false when it is time to stop and no work is left.
-    fn wait(&self) -> bool {
+    /// Waits for work, or until `limit` has passed where there is one; false when it is time to stop and no work is left.
+    fn wait(&self, limit: Option<Duration>) -> bool {
         let mut orders = self.orders();
         while !orders.work && !orders.stop {
-            orders = self.changed.wait(orders).unwrap_or_else(PoisonError::into_inner);
+            let Some(limit) = limit else {
+                orders = self.changed.wait(orders).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let (woken, timeout) = self.changed.wait_timeout(orders, limit).unwrap_or_else(PoisonError::into_inner);
+            orders = woken;
+            orders.work |= timeout.timed_out();
         }
         std::mem::take(&mut orders.work)
     }
@@ -74,8 +80,10 @@ impl Housekeeper {
                     log::warn!("the housekeeper's thread may do all that the process may: {error}");
                 }
                 let mut batch = Batch::default();
-                let mut pace = Pace::new(Instant::now());
-                while listener.wait() {
+                let begun = Instant::now();
+                let mut pace = Pace::new(begun);
+                while listener.wait(host.device.faults.time_is(begun.elapsed())) {
+                    host.device.faults.time_is(begun.elapsed());
                     keep(&host.device, &listener, &mut pace, &mut batch);
                 }
             })

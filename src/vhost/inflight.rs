@@ -27,7 +27,7 @@ use crate::units::ZoneIndex;
 use crate::zone::Geometry;
 
 /// The first word of the daemon's own part; its last byte is the version of the layout.
-const MAGIC: u64 = u64::from_be_bytes(*b"zbdinfl\x02");
+const MAGIC: u64 = u64::from_be_bytes(*b"zbdinfl\x03");
 
 /// Version of the blocks in the vhost-user protocol.
 const BLOCK_VERSION: u16 = 1;
@@ -43,6 +43,8 @@ const DEAD: u64 = 1;
 const FAILS: u64 = 2;
 /// Bytes of a journal record.
 pub(super) const RECORD: usize = 32;
+/// Where in a record a layer's choice is.
+pub(super) const CHOICE: usize = 24;
 
 /// Why a region was refused.
 #[derive(Debug, thiserror::Error)]
@@ -333,6 +335,7 @@ impl Tracker {
         if let Some(record) = self.region.record(self.queue, head) {
             // What is left of an earlier request with this head.
             self.region.store(record, 0u64);
+            self.region.store(record + CHOICE, 0u64);
             self.region.store(self.entry(head) + 8, self.counter);
             self.region.store(self.entry(head), 1u8);
             self.counter = self.counter.wrapping_add(1);

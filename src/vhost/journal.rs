@@ -1,14 +1,14 @@
 //! The store's notes about requests in flight, kept in the in-flight region of the frontend, and what they say to the
 //! next process.
 //!
-//! One record a descriptor: a word that says what it is, and two positions. That word is written last, and a record
+//! One record a descriptor: a word that says what it is, two positions, and what a layer has chosen to do with the request. That word is written last, and a record
 //! that replaces another of the same request has the same positions or none, so that what is found is always one or
 //! the other. Notes come from any thread; each queue has a lock of its own, which only events for another queue's
 //! requests ever contend for.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::inflight::{Inflight, RECORD};
+use super::inflight::{CHOICE, Inflight, RECORD};
 use super::options::MAX_QUEUES;
 use crate::device::recovery::{LeftBehind, Recovery};
 use crate::store::{Journal, Note, Outcome, Recovered, Reply, Reserved, Tag, ZonedDevice};
@@ -46,7 +46,7 @@ impl Noted {
     }
 
     fn store(&self, region: &Inflight, at: usize) {
-        const { assert!(RECORD >= 24) }
+        const { assert!(RECORD >= CHOICE + 8) }
         match self {
             Noted::UnderWay(Note::Reserved(Reserved { start, end, .. })) => {
                 region.store(at + 8, start.0);
@@ -136,6 +136,16 @@ impl Journal for Arc<Journals> {
         self.record(tag, &Noted::from(outcome));
     }
 
+    fn chosen(&self, tag: Tag, choice: u64) {
+        let Some(queue) = self.queues.get(usize::from(tag.queue)) else { return };
+        let region = lock(queue);
+        if let Some(region) = region.as_ref()
+            && let Some(at) = region.record(tag.queue, tag.slot)
+        {
+            region.store(at + CHOICE, choice);
+        }
+    }
+
     fn emptied(&self, _: ZoneIndex, _: Bytes) {}
 
     fn filled(&self, _: ZoneIndex, _: Bytes) {}
@@ -162,6 +172,7 @@ pub(super) fn recover(disk: &Arc<dyn ZonedDevice>, region: &Inflight, journals: 
     });
     disk.explicitly_open_zones().into_iter().for_each(|zone| region.set_open_zone(zone, true));
 
+    recall(disk, region);
     let mut left: Vec<_> = (0..MAX_QUEUES).map(|_| LeftBehind::none(disk)).collect();
     let mut records = records(region);
     // Of one zone the lowest range first.
@@ -194,6 +205,20 @@ pub(super) fn recover(disk: &Arc<dyn ZonedDevice>, region: &Inflight, journals: 
         }
     }
     left
+}
+
+/// Has the disk know what its layers had chosen for requests that have no outcome yet.
+fn recall(disk: &Arc<dyn ZonedDevice>, region: &Inflight) {
+    for queue in 0..region.queues() {
+        for head in (0..region.entries()).filter(|head| region.is_taken(queue, *head)) {
+            let Some(at) = region.record(queue, head) else { continue };
+            let choice: u64 = region.load(at + CHOICE);
+            let settled = matches!(Noted::load(region, at), Some(Noted::Settled { .. }));
+            if choice != 0 && !settled {
+                disk.recall(Tag { queue, slot: head }, choice);
+            }
+        }
+    }
 }
 
 /// The records of all requests that are marked as taken.

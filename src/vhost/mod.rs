@@ -72,6 +72,7 @@ pub use options::{CacheMode, ServeOptions};
 pub use socket::{ListenOn, SocketAccess, SocketError};
 
 use crate::control::server::Server;
+use crate::fault::{Keep, Saved};
 pub use crate::io::{AioMode, DataFiles};
 use crate::power::{Then, VolatileCache};
 use crate::sandbox::{Role, Sandbox, SandboxError};
@@ -95,6 +96,14 @@ pub enum ServeError {
     /// The process cannot be confined.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// The rules for faults make no sense for this disk.
+    #[error("{name}: {reason}")]
+    Rules {
+        /// What they are called.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A system call that never fails did.
     #[error("cannot {what}: {source}")]
     System {
@@ -162,6 +171,18 @@ pub struct Served {
     pub files: DataFiles,
     /// The last process died in a power cut; if so, whether requests fail until the device is reset.
     pub power_lost: Option<bool>,
+    /// Rules for faults that are kept.
+    pub rules: Option<Rules>,
+}
+
+/// Rules for faults that outlive the process.
+pub struct Rules {
+    /// What they are called.
+    pub name: String,
+    /// What there is.
+    pub saved: Saved,
+    /// Writes them down.
+    pub keep: Keep,
 }
 
 /// Serves the disk to one frontend after another until it is to stop. A socket that came already connected is served

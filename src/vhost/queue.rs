@@ -58,6 +58,7 @@ impl<I: DataPath + ?Sized> Queue<I> {
     pub(super) fn new(path: Box<I>, device: &Arc<Device>, number: u16, mem: Arc<Memory>, ring: Ring) -> Self {
         let requests = Requests::new(path, Arc::clone(device), number, Arc::clone(&mem), ring.size());
         let gate = device.switch.gate(number);
+        device.disk.drain(number, false);
         Self { requests, mem, device: Arc::clone(device), number, ring, held: false, gate, power: Power::On }
     }
 
@@ -150,6 +151,7 @@ impl<I: DataPath + ?Sized> Queue<I> {
     /// Takes no further chains, so that it gets quiet.
     pub(super) fn hold(&mut self) {
         self.held = true;
+        self.device.disk.drain(self.number, true);
     }
 
     /// Goes on in other memory. Nothing is in flight.
@@ -163,6 +165,7 @@ impl<I: DataPath + ?Sized> Queue<I> {
     /// Takes chains again.
     pub(super) fn release(&mut self) {
         self.held = false;
+        self.device.disk.drain(self.number, false);
     }
 
     pub(super) fn set_call(&mut self, call: Option<Arc<Notifier>>) {

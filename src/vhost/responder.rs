@@ -12,6 +12,7 @@ use super::options::{CacheMode, ServeOptions};
 use crate::control::server::Responder;
 use crate::control::{Command, MAX_CELLS, MAX_REPORTED, ZoneRow, Zones};
 use crate::device::Device;
+use crate::fault::{Done, Faults};
 use crate::logging;
 use crate::observe::info::Info;
 use crate::observe::metrics;
@@ -23,6 +24,9 @@ use crate::units::ZoneIndex;
 
 /// How long a client waits for a power cut, for which what is in flight has to come to its end.
 const CUT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long a client waits for a rule, which may wait for the requests of a zone.
+const FAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Zones looked at in one go.
 const CHUNK: usize = 256;
@@ -107,10 +111,21 @@ impl DeviceResponder {
         }
     }
 
+    /// Does something about the rules for faults, and waits until that is in force.
+    fn fault(&self, with: impl FnOnce(&Faults, Done) -> Result<(), String>) -> Result<Value, String> {
+        let (tell, told) = mpsc::channel();
+        with(&self.device.faults, Box::new(move || _ = tell.send(())))?;
+        let late = format!("not done yet: requests of the zone are in flight for {} s", FAULT_TIMEOUT.as_secs());
+        told.recv_timeout(FAULT_TIMEOUT).map_err(|_| late)?;
+        value(json!({}))
+    }
+
     /// Sets a mark; where that cuts the power, tells what is left when it has.
     fn mark(&self, name: &str) -> Result<Value, String> {
+        self.device.faults.mark(name);
+        let Some(cache) = &self.device.cache else { return value(json!({})) };
         let (tell, told) = mpsc::channel();
-        match self.cache()?.mark(name, Box::new(move |result| _ = tell.send(result))) {
+        match cache.mark(name, Box::new(move |result| _ = tell.send(result))) {
             true => value(wait_for_cut(&told)?),
             false => value(json!({})),
         }
@@ -171,6 +186,11 @@ impl Responder for DeviceResponder {
                 value(json!({}))
             }
             Command::PowerCut(words) => self.cut(words),
+            Command::FaultAdd { rule, now: true } => self.fault(|faults, done| faults.restore_now(&rule, done)),
+            Command::FaultAdd { rule, now: false } => self.fault(|faults, done| faults.add(rule, done)),
+            Command::FaultList {} => value(self.device.faults.list()),
+            Command::FaultClear { name } => self.fault(|faults, done| faults.clear(name.as_deref(), done)),
+            Command::FaultRelease { name } => self.fault(|faults, done| faults.release(&name, done)),
             Command::Mark { name } => self.mark(&name),
             Command::Quit {} => self.quit().and_then(|()| value(json!({}))),
             Command::LogLevel { level } => log_level(level.as_deref()),

@@ -6,7 +6,7 @@
 use log::Level;
 use virtio_bindings::bindings::virtio_blk as wire;
 
-use crate::store::Refusal;
+use crate::store::{Failure, Refusal};
 use crate::units::Bytes;
 use crate::zone;
 
@@ -128,6 +128,14 @@ impl RequestError {
             Self::ReportTooShort(_) | Self::ReportBeyondEnd | Self::AppendTooLong(_) => Status::ZoneInvalidCommand,
             Self::Refused(refusal) => match refusal {
                 Refusal::BadRange | Refusal::ReadOnly | Refusal::Io | Refusal::NoPower => Status::IoErr,
+                Refusal::Injected { failure, .. } => match failure {
+                    Failure::Io => Status::IoErr,
+                    Failure::Unsupported => Status::Unsupported,
+                    Failure::InvalidCommand => Status::ZoneInvalidCommand,
+                    Failure::UnalignedWrite => Status::ZoneUnalignedWrite,
+                    Failure::OpenResource => Status::ZoneOpenResource,
+                    Failure::ActiveResource => Status::ZoneActiveResource,
+                },
                 Refusal::Zone(zone) => match zone {
                     zone::Refusal::InvalidCommand => Status::ZoneInvalidCommand,
                     zone::Refusal::UnalignedWrite => Status::ZoneUnalignedWrite,
@@ -146,6 +154,7 @@ impl RequestError {
             Self::ReportTooShort(_) | Self::ReportBeyondEnd | Self::AppendTooLong(_) => Level::Debug,
             Self::Refused(refusal) => match refusal {
                 Refusal::Io => Level::Error,
+                Refusal::Injected { .. } => Level::Info,
                 Refusal::BadRange | Refusal::ReadOnly | Refusal::NoPower | Refusal::Zone(_) => Level::Debug,
             },
         }

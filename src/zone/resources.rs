@@ -136,12 +136,30 @@ impl Resources {
         });
     }
 
-    /// The drive takes a sequential zone away: read-only, or offline, from which nothing leads back.
-    pub fn fail<T: ZoneTable>(&mut self, table: &T, index: ZoneIndex, offline: bool) {
-        match table.zone(index, |zone| zone.state()) {
-            State::NotWp | State::Offline => {}
-            _ => self.enter(table, index, if offline { State::Offline } else { State::ReadOnly }),
+    /// The drive takes a sequential zone away, in which nothing is in flight: read-only, or offline, from which nothing leads
+    /// back. Unlike the others this takes the zone itself, so that whoever has it locked knows that nothing is.
+    pub fn fail(&mut self, index: ZoneIndex, zone: &mut Zone, offline: bool) {
+        let from = zone.state();
+        if matches!(from, State::NotWp | State::Offline) {
+            return;
         }
+        let to = if offline { State::Offline } else { State::ReadOnly };
+        zone.enter(to, zone.write_pointer());
+        self.count_change(index, from, to);
+    }
+
+    /// Gives a zone back that was taken away: closed, or empty or full as its pointer says.
+    pub fn give_back<T: ZoneTable>(&mut self, table: &T, geometry: &Geometry, index: ZoneIndex) -> Result<(), Refusal> {
+        let (state, pointer) = table.zone(index, |zone| (zone.state(), zone.write_pointer()));
+        if !matches!(state, State::ReadOnly | State::Offline) {
+            return Ok(());
+        }
+        let back = Zone::from_pointer(geometry, index, pointer).state();
+        if back.is_active() && self.max_active != 0 && self.active >= self.max_active {
+            return Err(Refusal::ActiveResource);
+        }
+        self.enter(table, index, back);
+        Ok(())
     }
 
     fn make_room<T: ZoneTable>(&mut self, table: &T, geometry: &Geometry, from: State) -> Result<(), Refusal> {
@@ -176,6 +194,10 @@ impl Resources {
             zone.enter(to, pointer);
             (from, to)
         });
+        self.count_change(index, from, to);
+    }
+
+    fn count_change(&mut self, index: ZoneIndex, from: State, to: State) {
         self.open = self.open + u32::from(to.is_open()) - u32::from(from.is_open());
         self.active = self.active + u32::from(to.is_active()) - u32::from(from.is_active());
         if self.max_open == 0 || from == to {

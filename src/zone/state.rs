@@ -207,6 +207,15 @@ impl Zone {
         }
     }
 
+    /// The same zone, closed at another pointer; taken away, where it is.
+    pub fn moved_to(self, geometry: &Geometry, index: ZoneIndex, pointer: Bytes) -> Self {
+        let moved = Self::from_pointer(geometry, index, pointer);
+        match self.state {
+            State::ReadOnly | State::Offline => Self { state: self.state, ..moved },
+            _ => moved,
+        }
+    }
+
     pub(super) fn enter(&mut self, state: State, pointer: Bytes) {
         self.state = state;
         self.write_pointer = pointer.0;

@@ -92,7 +92,7 @@ impl Driver {
             }
             Request::Reset(zone) => resources.reset(zones, geometry, ZoneIndex(zone)),
             Request::Fail { zone, offline } => {
-                resources.fail(zones, ZoneIndex(zone), offline);
+                resources.fail(ZoneIndex(zone), &mut zones[zone as usize].borrow_mut(), offline);
                 Ok(())
             }
         }

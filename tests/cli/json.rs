@@ -70,6 +70,17 @@ fn members(path: &str, object: &Value, fields: &Fields, seen: &mut BTreeSet<Stri
     }
 }
 
+/// Orders whose answer says no more than that they were carried out.
+const DONE: &str = "ctl flush, ctl mark, ctl fault add, ctl fault clear, ctl fault release, ctl quit";
+
+/// Rules with every word there is.
+const RULES: [&str; 4] = [
+    "a --on read --zone 3-4 --sectors 3-4 --queue 0 --nth 7 --count 1 --after mark:m --do hang",
+    "b --on read --every 3 --do corrupt=zero",
+    "c --on write --prob 0 --seed 4 --do error=ioerr landed=half",
+    "d --on read --sectors 0-99 --do unreadable",
+];
+
 /// What a command prints as JSON, whatever it finds.
 fn printed(args: &[&str]) -> Value {
     let run = run(&[args, &["--json"]].concat());
@@ -114,7 +125,7 @@ fn outputs() -> Vec<(&'static str, Value)> {
                 "stats" => "ctl stats",
                 "log-level" => "ctl log-level",
                 "metrics" => "ctl metrics",
-                "flush" => "ctl flush, ctl mark, ctl quit",
+                "flush" => DONE,
                 same => same,
             };
             (heading, printed(&["ctl", &control, order]))
@@ -125,11 +136,20 @@ fn outputs() -> Vec<(&'static str, Value)> {
     let traced = run(&["trace", &trace, "--json"]).stdout;
     outputs.extend(traced.lines().map(|line| ("trace", serde_json::from_str(line).expect("a line of JSON"))));
     outputs.push(("ctl power-cut", printed(&["ctl", &control, "power-cut", "at=mark:never"])));
-    outputs.push(("ctl flush, ctl mark, ctl quit", printed(&["ctl", &control, "mark", "other"])));
+    outputs.push((DONE, printed(&["ctl", &control, "mark", "other"])));
+    outputs.push((DONE, printed(&["ctl", &control, "fault", "add", "z", "--zone", "5", "--do", "zone-state=offline"])));
+    for rule in RULES {
+        let words: Vec<&str> = rule.split_whitespace().collect();
+        outputs.push((DONE, printed(&[&["ctl", control.as_str(), "fault", "add"], words.as_slice()].concat())));
+    }
+    assert_ok(disk.write(64, &[7; 4096]));
+    outputs.push(("ctl fault list", printed(&["ctl", &control, "fault", "list"])));
+    outputs.push((DONE, printed(&["ctl", &control, "fault", "release", "a"])));
+    outputs.push((DONE, printed(&["ctl", &control, "fault", "clear", "--all"])));
     assert_ok(disk.write(0, &[7; 4096]));
     disk.fill(4, 8192);
     outputs.push(("ctl power-cut", printed(&["ctl", &control, "power-cut", "lose=nothing"])));
-    outputs.push(("ctl flush, ctl mark, ctl quit", printed(&["ctl", &control, "quit"])));
+    outputs.push((DONE, printed(&["ctl", &control, "quit"])));
     let name = disk.image.name();
     assert!(disk.daemon.wait().success());
     outputs.push(("info", printed(&["info", &name])));

@@ -13,6 +13,7 @@
 //! | [`daemon`] | the program as a child process: start, log, signals, limits |
 //! | [`disk`] | image + daemon + connected frontend, with one method for each request |
 //! | [`cli`] | the commands, and images made by them |
+//! | [`control`] | a client of the control socket |
 //! | [`syncs`] | a host on which a file cannot be made durable |
 //! | [`model`] | recognisable sector contents, and what each sector of a disk must read as |
 //!
@@ -26,6 +27,7 @@
 )]
 
 pub mod cli;
+pub mod control;
 pub mod daemon;
 pub mod disk;
 pub mod foreign;

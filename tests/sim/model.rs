@@ -72,7 +72,7 @@ impl Model {
                 self.zones.iter_mut().filter(|zone| zone.state != State::NotWp).for_each(ModelZone::reset);
                 Ok(Reply::Done)
             }
-            Op::Read { .. } | Op::Flush => Ok(Reply::Done),
+            Op::Read { .. } | Op::Flush | Op::Report { .. } => Ok(Reply::Done),
         }
     }
 

@@ -228,6 +228,10 @@ fn transfer(disk: &SimDisk, kind: IoKind, segments: &[Segment], data: &mut [u8])
     let mut at = 0usize;
     for segment in segments {
         let done = match (segment, kind) {
+            (Segment::Lost, _) => {
+                at = data.len();
+                continue;
+            }
             (Segment::Zero { len }, _) => {
                 data[at..at + len.0 as usize].fill(0);
                 at += len.0 as usize;
@@ -239,11 +243,17 @@ fn transfer(disk: &SimDisk, kind: IoKind, segments: &[Segment], data: &mut [u8])
         if done.is_err() {
             return IoResult::Failed { good: Bytes(at as u64) };
         }
-        let (Segment::File { len, .. } | Segment::Zero { len }) = segment;
-        at += len.0 as usize;
+        at += length(segment);
     }
     assert_eq!(at, data.len(), "segments and data differ in length");
     IoResult::Complete
+}
+
+fn length(segment: &Segment) -> usize {
+    match segment {
+        Segment::File { len, .. } | Segment::Zero { len } => len.0 as usize,
+        Segment::Lost => 0,
+    }
 }
 
 fn write_sectors(disk: &SimDisk, offset: FileOffset, data: &[u8]) -> std::io::Result<()> {
