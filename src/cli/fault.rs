@@ -74,7 +74,7 @@ pub(super) struct Add {
     #[arg(long, value_name = "mark:NAME")]
     after: Option<String>,
     /// What becomes of them: error=ioerr|unsupp|invalid|unaligned|open-resource|active-resource [landed=0|all|half|BLOCKS|random],
-    /// unreadable, corrupt=flip:N|zero, delay=10ms|uniform:A-B|exp:M [before|after], hang, lie,
+    /// unreadable, corrupt=flip:N|zero|old, delay=10ms|uniform:A-B|exp:M [before|after], hang, lie,
     /// zone-state=read-only|offline|restore.
     #[arg(long = "do", value_name = "ACTION", num_args = 1.., required = true)]
     action: Vec<String>,

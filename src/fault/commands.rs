@@ -1,7 +1,7 @@
 //! What users tell the layer: rules added, listed, cleared and released; marks; zones given back; the device reset.
 
 use super::layer::Faults;
-use super::rule::{Action, Progress, Rule, ZoneChange};
+use super::rule::{Action, Corruption, Progress, Rule, ZoneChange};
 use super::saved::Saved;
 use super::state::{Done, Ruled, State};
 use super::words::RuleWords;
@@ -64,6 +64,9 @@ impl Faults {
         self.with_rules(name, done, |state, numbers| {
             state.let_go_all(|act| numbers.contains(&act.rule));
             state.rules.retain(|ruled| !numbers.contains(&ruled.number));
+            if state.rules.iter().all(|ruled| ruled.rule.action != Action::Corrupt(Corruption::Old)) {
+                self.old.clear();
+            }
         })
     }
 
@@ -143,6 +146,9 @@ impl Faults {
 
     /// Takes over rules and zones that were written down. Before the first request. An error is one line.
     pub fn take_over(&self, saved: Saved) -> Result<(), String> {
+        if let Some(version) = saved.schema_version.filter(|version| *version != 1) {
+            return Err(format!("schema_version is {version}: expected 1"));
+        }
         let geometry = self.below.geometry();
         let mut ruled = Vec::new();
         for words in saved.rules {

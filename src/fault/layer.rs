@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use super::old::OldBlocks;
 use super::patches::{Patch, Patches};
 use super::rule::{Action, Corruption, Landed, Subject, flips};
 use super::saved::Saved;
@@ -72,6 +73,7 @@ pub struct Faults {
     /// The unit of writes.
     block: u64,
     keep: OnceLock<Keep>,
+    pub(super) old: OldBlocks,
 }
 
 impl Faults {
@@ -86,7 +88,7 @@ impl Faults {
         };
         let shared = Arc::new(shared);
         below.set_journal(Box::new(Noting(Arc::clone(&shared))));
-        Arc::new(Self { below, shared, block: block.0, keep: OnceLock::new() })
+        Arc::new(Self { below, shared, block: block.0.max(1), keep: OnceLock::new(), old: OldBlocks::default() })
     }
 
     /// Sets, once, who writes down the rules.
@@ -311,21 +313,53 @@ impl Faults {
     ) {
         match how {
             Corruption::Zero => *segments = zeroed(segments, read.start, part),
-            Corruption::Flip(bits) => {
+            Corruption::Old if self.is_sequential(read.start) => *segments = zeroed(segments, read.start, part),
+            Corruption::Old | Corruption::Flip(_) => {
+                let changed: Vec<(u64, u8, u8)> = match how {
+                    Corruption::Flip(bits) => {
+                        flips(part, bits, seed).into_iter().map(|(byte, mask)| (byte, !0, mask)).collect()
+                    }
+                    _ => self.old.within(part).into_iter().map(|(byte, old)| (byte, 0, old)).collect(),
+                };
                 let mut patches = Vec::new();
                 let mut at = read.start;
-                let flipped = flips(part, bits, seed);
                 for segment in segments.iter() {
                     let end = at + length(segment);
                     if let Segment::File { offset, .. } = segment {
-                        let here = flipped.iter().filter(|(byte, _)| (at..end).contains(byte));
-                        patches.extend(here.map(|(byte, mask)| Patch { offset: offset.0 + (byte - at), flip: *mask }));
+                        let here = changed.iter().filter(|(byte, ..)| (at..end).contains(byte));
+                        patches.extend(here.map(|(byte, keep, flip)| Patch {
+                            offset: offset.0 + (byte - at),
+                            keep: *keep,
+                            flip: *flip,
+                        }));
                     }
                     at = end;
                 }
                 self.shared.patches.set(tag, patches);
             }
         }
+    }
+
+    fn is_sequential(&self, at: u64) -> bool {
+        let geometry = self.below.geometry();
+        geometry.zone_at(Bytes(at)).is_some_and(|zone| geometry.kind(zone) != ZoneKind::Conventional)
+    }
+
+    /// Keeps what writes to conventional zones are about to overwrite.
+    fn keep_old(&self) -> bool {
+        let overwrites = self.shared.with(|state| std::mem::take(&mut state.overwrites));
+        for (tag, bytes) in &overwrites {
+            let mut at = bytes.start / self.block * self.block;
+            while at < bytes.end && !self.is_sequential(at) {
+                let mut content = vec![0; self.block as usize];
+                if self.below.peek(Bytes(at), &mut content).is_ok() {
+                    self.old.keep(at, content);
+                }
+                at += self.block;
+            }
+            self.shared.with(|state| state.was_kept(*tag));
+        }
+        !overwrites.is_empty()
     }
 
     /// Takes a look at the requests that a batch says are over.
@@ -537,7 +571,7 @@ impl Layer for Arc<Faults> {
     }
 
     fn housekeep(&self, batch: &mut Batch) -> bool {
-        let mut worked = self.change_zones() | self.do_flushes() | self.save();
+        let mut worked = self.keep_old() | self.change_zones() | self.do_flushes() | self.save();
         let events = self.shared.with(|state| std::mem::take(&mut state.events));
         worked |= !events.is_empty();
         batch.events.extend(events);

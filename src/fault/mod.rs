@@ -7,7 +7,8 @@
 //! | `words` | a rule in words |
 //! | `state` | what is remembered: rules, requests that they have acted on, zones that change. Pure |
 //! | `layer` | the layer over the device |
-//! | `patches` | the layer over the data path: bits flipped in what reads bring |
+//! | `patches` | the layer over the data path: bytes changed in what reads bring |
+//! | `old` | what blocks held before they were last written |
 //! | `commands` | what users tell the layer |
 //! | `saved` | rules and zones as a file has them, and lists |
 //!
@@ -15,6 +16,7 @@
 
 mod commands;
 mod layer;
+mod old;
 mod patches;
 pub mod rule;
 mod saved;

@@ -1,4 +1,4 @@
-//! Bits that are flipped in what reads bring: told by the layer over the device, which knows where in the file a request reads, and
+//! Bytes that are changed in what reads bring: told by the layer over the device, which knows where in the file a request reads, and
 //! done by the layer over the data path, which sees the bytes.
 
 use std::collections::HashMap;
@@ -11,12 +11,14 @@ use super::layer::{Faults, Shared};
 use crate::io::{Completion, DataPath, Transfer};
 use crate::store::Tag;
 
-/// A byte whose bits are flipped.
+/// A byte that a read brings otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Patch {
     /// Where in the file.
     pub(super) offset: u64,
-    /// Which of its bits.
+    /// Which of its bits stay.
+    pub(super) keep: u8,
+    /// Which are flipped after that.
     pub(super) flip: u8,
 }
 
@@ -125,7 +127,7 @@ impl DataPath for FaultyPath {
 ///
 /// The iovecs of the transfer and the memory that they name are valid.
 unsafe fn apply(wrong: &Wrong, read: u64) {
-    for Patch { offset, flip } in &wrong.patches {
+    for Patch { offset, keep, flip } in &wrong.patches {
         let mut at = offset.saturating_sub(wrong.transfer.offset);
         if at >= read {
             continue;
@@ -137,7 +139,7 @@ unsafe fn apply(wrong: &Wrong, read: u64) {
                 let byte = buffer.iov_base.cast::<u8>().wrapping_add(at as usize);
                 // SAFETY: the byte is one of the buffer's. The guest may change it at the same time, which is its affair:
                 // the access is volatile, and nothing follows from its value.
-                unsafe { byte.write_volatile(byte.read_volatile() ^ flip) };
+                unsafe { byte.write_volatile(byte.read_volatile() & keep ^ flip) };
                 break;
             }
             at -= len;

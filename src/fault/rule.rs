@@ -107,6 +107,8 @@ pub enum Corruption {
     Flip(u32),
     /// Zeros.
     Zero,
+    /// What was there before the last write: of a sequential zone zeros, of a conventional one its old blocks.
+    Old,
 }
 
 /// How long a request is late.

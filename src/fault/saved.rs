@@ -8,6 +8,9 @@ use super::words::RuleWords;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Saved {
+    /// The version of these fields, where a list has been made a file.
+    #[serde(default, skip_serializing)]
+    pub schema_version: Option<u32>,
     /// The rules, in the order in which they were added. A file that people write has words without progress.
     #[serde(default)]
     pub rules: Vec<RuleWords>,

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 
-use super::rule::{Action, Progress, Rule, Subject, ZoneChange};
+use super::rule::{Action, Corruption, Progress, Rule, Subject, ZoneChange};
 use super::saved::{RuleProgress, Saved, SavedZone};
 use super::words::RuleWords;
 use crate::store::{Event, Op, Outcome, Refusal, Tag};
@@ -157,6 +157,9 @@ pub(super) struct State {
     /// Those of them that rules have acted on already.
     looked_at: HashSet<Tag>,
     gates: Vec<Gate>,
+    /// Writes that wait until what they overwrite is kept, and those for which it is.
+    pub(super) overwrites: Vec<(Tag, Range<u64>)>,
+    kept: HashSet<Tag>,
     /// Zones that are to be taken away, offline or not, as soon as nothing is in flight there.
     pub(super) changes: Vec<(ZoneIndex, bool)>,
     pub(super) taken: BTreeMap<ZoneIndex, Taken>,
@@ -185,12 +188,13 @@ impl State {
             && self.gates.is_empty()
             && self.at_gates.is_empty()
             && self.events.is_empty()
+            && self.kept.is_empty()
             && self.syncs.is_empty())
     }
 
     /// What becomes of a request that comes, and, where that is news, what is noted of it.
     pub(super) fn choose(&mut self, tag: Tag, subject: &Subject) -> (Choice, Option<u64>) {
-        if self.waits_at_gate(tag, subject) {
+        if self.waits_at_gate(tag, subject) || self.waits_for_old(tag, subject) {
             return (Choice::Waits, None);
         }
         let act = match self.looked_at.remove(&tag) {
@@ -213,6 +217,24 @@ impl State {
         let case = Case { op: subject.op, bytes: subject.bytes.clone(), act, stage: Stage::Under };
         self.cases.insert(tag, case);
         (Choice::Followed, note)
+    }
+
+    /// Whether a write has to wait until what it overwrites is kept, as a rule has reads bring that.
+    fn waits_for_old(&mut self, tag: Tag, subject: &Subject) -> bool {
+        let Op::Write { .. } = subject.op else { return false };
+        let of_old = |ruled: &&Ruled| ruled.rule.action == Action::Corrupt(Corruption::Old);
+        if !self.rules.iter().any(|ruled| of_old(&ruled)) || self.kept.remove(&tag) {
+            return false;
+        }
+        self.overwrites.push((tag, subject.bytes.clone()));
+        self.at_gates.insert(tag);
+        true
+    }
+
+    /// What a write overwrites is kept, or is not to be.
+    pub(super) fn was_kept(&mut self, tag: Tag) {
+        self.kept.insert(tag);
+        self.events.push(Event::Retry { tag });
     }
 
     /// Has all rules count a request. Returns what the first does that acts.
@@ -430,6 +452,8 @@ impl State {
         self.recalled.clear();
         self.at_gates.clear();
         self.looked_at.clear();
+        self.overwrites.clear();
+        self.kept.clear();
         self.gates.retain(|gate| gate.holder.is_none());
         self.gates.iter_mut().for_each(|gate| gate.waiters.clear());
         self.events.clear();
@@ -581,6 +605,7 @@ impl State {
             comes_back: taken.comes_back,
         };
         Saved {
+            schema_version: None,
             rules: self.rules.iter().map(|ruled| self.told(ruled)).collect(),
             zones: self.taken.iter().map(zone).collect(),
         }

@@ -199,10 +199,11 @@ fn action(text: &str) -> Result<Action, String> {
         ("hang", "") => Action::Hang,
         ("lie", "") => Action::Lie,
         ("corrupt", "zero") => Action::Corrupt(Corruption::Zero),
+        ("corrupt", "old") => Action::Corrupt(Corruption::Old),
         ("corrupt", value) => {
             let bits = value.strip_prefix("flip:").and_then(|bits| bits.parse().ok());
             let bits = bits.filter(|bits| (1..=MAX_FLIPS).contains(bits));
-            let expected = format!("flip:N with 1 to {MAX_FLIPS} bits, or zero");
+            let expected = format!("flip:N with 1 to {MAX_FLIPS} bits, zero or old");
             Action::Corrupt(Corruption::Flip(bits.ok_or_else(|| wrong("corrupt", value, &expected))?))
         }
         ("zone-state", value) => Action::Zone(match value {
@@ -351,6 +352,7 @@ mod tests {
         assert_eq!(read("on read; do unreadable").unwrap().action, Action::Unreadable);
         assert_eq!(read("on read; do corrupt=flip:3").unwrap().action, Action::Corrupt(Corruption::Flip(3)));
         assert_eq!(read("on read; do corrupt=zero").unwrap().action, Action::Corrupt(Corruption::Zero));
+        assert_eq!(read("on read; do corrupt=old").unwrap().action, Action::Corrupt(Corruption::Old));
         assert_eq!(read("on flush; do lie").unwrap().action, Action::Lie);
         let offline = read("zone 3-4; do zone-state=offline").unwrap();
         assert_eq!((offline.action, offline.on), (Action::Zone(ZoneChange::Offline), vec![]));

@@ -45,6 +45,7 @@ fn a_file_of_rules_that_makes_no_sense_is_refused_by_what_is_wrong_and_stays() {
         (r#"{"rules":[{"name":"x","on":"read","zone":"99","do":"hang"}]}"#, "rule 'x': zone is '99'"),
         (r#"{"rules":[{"name":"x","on":"read","do":"hang"},{"name":"x","on":"read","do":"hang"}]}"#, "there twice"),
         (r#"{"zones":[{"zone":0,"state":"offline"}]}"#, "zone is '0': expected a zone with a write pointer"),
+        (r#"{"schema_version":2}"#, "schema_version is 2: expected 1"),
         (r#"{"zones":[{"zone":4,"state":"gone"}]}"#, "zone 4 is 'gone': expected read-only or offline"),
     ] {
         let image = Image::create(&GEO);
@@ -64,6 +65,12 @@ fn a_file_that_people_write_needs_the_words_alone() {
     let mut rig = Rig::start_on(Setup::new(GEO), image);
     assert_eq!(rig.disk.read(at(3, 0), 4096), Err(Status::InvalidCmd));
     assert_eq!(rig.disk.state(4), State::Offline);
+    // And a list is such a file.
+    let list = rig.list();
+    let image = Image::create(&GEO);
+    std::fs::write(image.beside("rules"), list.to_string()).unwrap();
+    let mut rig = Rig::start_on(Setup::new(GEO), image);
+    assert_eq!(rig.list(), list);
 }
 
 #[test]

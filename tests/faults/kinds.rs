@@ -54,6 +54,17 @@ fn a_read_is_answered_with_wrong_bytes_and_the_medium_is_untouched(setup: fn() -
     assert_eq!(rig.disk.read(at(3, 0), 4 * 4096).unwrap(), data[..4 * 4096], "beside it");
     rig.clear("flip");
     assert_eq!(read(&mut rig), data);
+    rig.add("old", "on read do corrupt=old");
+    assert_eq!(read(&mut rig), vec![0; data.len()], "before they were written");
+    assert_eq!(status(&mut rig, &write(1, 0, 1, 4)), Status::Ok);
+    assert_eq!(status(&mut rig, &write(1, 1, 2, 2)), Status::Ok);
+    assert_eq!(status(&mut rig, &write(1, 2, 3, 1)), Status::Ok);
+    let mut old = vec![0; 4096];
+    old.extend([&blocks(1, 4)[4096..8192], &blocks(2, 2)[4096..], &vec![0; 4096]].concat());
+    assert_eq!(rig.disk.read(at(1, 0), 4 * 4096).unwrap(), old);
+    rig.clear("old");
+    let new = [&blocks(1, 4)[..4096], &blocks(2, 2)[..4096], &blocks(3, 1), &blocks(1, 4)[3 * 4096..]].concat();
+    assert_eq!(rig.disk.read(at(1, 0), 4 * 4096).unwrap(), new);
     rig.add("zero", &format!("on read sectors {first}-{last} count 1 do corrupt=zero"));
     let mut zeroed = data.clone();
     zeroed[4 * 4096..6 * 4096].fill(0);
