@@ -152,6 +152,9 @@ fn write(file: &File, saved: &Saved) -> io::Result<()> {
 /// The rules and the zones taken away, a line each.
 pub(super) fn in_words(saved: &Saved) -> String {
     let mut text = String::new();
+    if saved.rules.is_empty() && saved.zones.is_empty() {
+        text += "no rule, and no zone is taken away\n";
+    }
     for rule in &saved.rules {
         let none = RuleProgress::default();
         let progress = rule.progress.as_ref().unwrap_or(&none);

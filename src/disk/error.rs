@@ -41,6 +41,9 @@ pub enum DiskError {
     /// The power was not cut.
     #[error(transparent)]
     Cut(#[from] CutError),
+    /// A rule for faults is none, or is not in force yet.
+    #[error("{0}")]
+    Fault(String),
     /// The image is not to be had.
     #[error("{name}: {why}")]
     Image {

@@ -72,10 +72,12 @@
 //! | `assembly` | image, store, layers and device put together |
 //! | `guest` | the guest's memory, and the chain of each request in it |
 //! | `shape` | what a new disk looks like, how one is opened |
+//! | `faults` | rules by which requests fail, and zones go away |
 //! | `error` | why an operation was not done |
 
 mod assembly;
 mod error;
+mod faults;
 mod guest;
 mod shape;
 
@@ -93,6 +95,7 @@ pub use shape::{Opening, Shape};
 use crate::device::Device;
 use crate::device::requests::Requests;
 use crate::device::router::{Bell, Rung};
+pub use crate::fault::{RuleProgress, RuleWords, Saved, SavedZone};
 use crate::io::DataPath;
 pub use crate::observe::Rule;
 use crate::power::Power;
@@ -300,7 +303,9 @@ impl Disk {
 
     /// The power comes back, as with a reset of the device. Changes nothing while there is power.
     pub fn power_on(&mut self) {
-        self.device.reset();
+        if !self.has_power() {
+            self.device.reset();
+        }
     }
 
     fn manage(&mut self, name: &'static str, kind: u32, zone: Sector) -> Result<(), DiskError> {
@@ -361,6 +366,9 @@ impl Disk {
                 worked |= self.take_answers();
             }
             *enter(&self.gate) = self.requests.in_io();
+            if self.let_time_pass() {
+                self.work.ring();
+            }
             worked |= self.keep_house();
             if self.bell.take() {
                 self.requests.read_mail();

@@ -5,14 +5,14 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::old::OldBlocks;
-use super::patches::{Patch, Patches};
+use super::patches::Patch;
 use super::rule::{Action, Corruption, Landed, Subject, flips};
 use super::saved::Saved;
+use super::shared::{Noting, Shared};
 use super::state::{Choice, Stage, State};
 use crate::store::device::Layer;
 use crate::store::{
@@ -24,47 +24,6 @@ use crate::zone::ZoneKind;
 
 /// Writes down the rules and what became of zones. Blocking, by the housekeeper's thread.
 pub type Keep = Box<dyn Fn(&Saved) -> io::Result<()> + Send + Sync>;
-
-/// What the layer shares with the notes that pass it and the data paths.
-pub(super) struct Shared {
-    /// Whether requests have to be looked at.
-    busy: AtomicBool,
-    state: Mutex<State>,
-    journal: OnceLock<Box<dyn Journal>>,
-    bell: OnceLock<Doorbell>,
-    pub(super) patches: Patches,
-}
-
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        // In the daemon a panic ends the process, so poison exists only in tests that caught one.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Does something to the state, and what follows for whoever looks on.
-    pub(super) fn with<R>(&self, with: impl FnOnce(&mut State) -> R) -> R {
-        let mut state = self.state();
-        let result = with(&mut state);
-        self.busy.store(state.is_busy(), Ordering::Relaxed);
-        result
-    }
-
-    fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Relaxed)
-    }
-
-    fn journal(&self, with: impl FnOnce(&dyn Journal)) {
-        if let Some(journal) = self.journal.get() {
-            with(journal.as_ref());
-        }
-    }
-
-    pub(super) fn ring(&self) {
-        if let Some(ring) = self.bell.get() {
-            ring();
-        }
-    }
-}
 
 /// The layer. See the module's documentation.
 pub struct Faults {
@@ -79,14 +38,7 @@ pub struct Faults {
 impl Faults {
     /// The layer over a device that is written in units of `block`. There are no rules.
     pub fn over(below: Arc<dyn ZonedDevice>, block: Bytes) -> Arc<Self> {
-        let shared = Shared {
-            busy: AtomicBool::new(false),
-            state: Mutex::default(),
-            journal: OnceLock::new(),
-            bell: OnceLock::new(),
-            patches: Patches::default(),
-        };
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared::default());
         below.set_journal(Box::new(Noting(Arc::clone(&shared))));
         Arc::new(Self { below, shared, block: block.0.max(1), keep: OnceLock::new(), old: OldBlocks::default() })
     }
@@ -635,43 +587,5 @@ impl Layer for Arc<Faults> {
     fn abandon(&self, ticket: Ticket) {
         self.shared.with(|state| state.forget(ticket.tag()));
         self.below.abandon(ticket);
-    }
-}
-
-/// The notes of the device below, on their way to whoever keeps them.
-struct Noting(Arc<Shared>);
-
-impl Journal for Noting {
-    fn note(&self, tag: Tag, note: Note) {
-        self.0.journal(|journal| journal.note(tag, note));
-    }
-
-    fn settled(&self, tag: Tag, outcome: &Outcome) {
-        let failure = match self.0.is_busy() && outcome.is_ok() {
-            true => self.0.state().failure_of(tag),
-            false => None,
-        };
-        self.0.journal(|journal| journal.settled(tag, &failure.map_or(*outcome, Err)));
-    }
-
-    fn chosen(&self, tag: Tag, choice: u64) {
-        self.0.journal(|journal| journal.chosen(tag, choice));
-    }
-
-    fn emptied(&self, zone: ZoneIndex, from: Bytes) {
-        self.0.journal(|journal| journal.emptied(zone, from));
-    }
-
-    fn filled(&self, zone: ZoneIndex, from: Bytes) {
-        self.0.journal(|journal| journal.filled(zone, from));
-    }
-
-    fn explicitly_open(&self, zone: ZoneIndex, open: bool) {
-        self.0.journal(|journal| journal.explicitly_open(zone, open));
-    }
-
-    fn power_lost(&self, fails: bool) {
-        self.0.with(State::forget_requests);
-        self.0.journal(|journal| journal.power_lost(fails));
     }
 }

@@ -7,7 +7,9 @@
 //! | `words` | a rule in words |
 //! | `state` | what is remembered: rules, requests that they have acted on, zones that change. Pure |
 //! | `layer` | the layer over the device |
-//! | `patches` | the layer over the data path: bytes changed in what reads bring |
+//! | `shared` | what the layers share; the notes that pass |
+//! | `path` | the layer over the data path: bytes changed in what reads bring |
+//! | `patches` | which bytes these are: the one layer tells the other |
 //! | `old` | what blocks held before they were last written |
 //! | `commands` | what users tell the layer |
 //! | `saved` | rules and zones as a file has them, and lists |
@@ -18,12 +20,15 @@ mod commands;
 mod layer;
 mod old;
 mod patches;
+mod path;
 pub mod rule;
 mod saved;
+mod shared;
 mod state;
 mod words;
 
 pub use layer::{Faults, Keep};
-pub use saved::{RuleProgress, Saved, SavedZone};
+pub use path::FaultyPath;
+pub use saved::{Saved, SavedZone};
 pub use state::Done;
-pub use words::RuleWords;
+pub use words::{RuleProgress, RuleWords};

@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use super::rule::{Action, Corruption, Progress, Rule, Subject, ZoneChange};
-use super::saved::{RuleProgress, Saved, SavedZone};
-use super::words::RuleWords;
+use super::saved::{Saved, SavedZone};
+use super::words::{RuleProgress, RuleWords};
 use crate::store::{Event, Op, Outcome, Refusal, Tag};
 use crate::units::ZoneIndex;
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::rule::{Action, Corruption, Landed, Lateness, On, Place, Rule, Which, ZoneChange};
-use super::saved::RuleProgress;
 use crate::store::Failure;
 use crate::units::{Sector, ZoneIndex};
 use crate::zone::{Geometry, ZoneKind};
@@ -60,11 +59,64 @@ pub struct RuleWords {
     pub progress: Option<RuleProgress>,
 }
 
+/// How far a rule has come.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuleProgress {
+    /// By which notes of requests in flight know the rule.
+    pub number: u16,
+    /// Requests that the rule was about.
+    pub matched: u64,
+    /// Those that it has acted on.
+    pub acted: u64,
+    /// Requests that it holds back now.
+    #[serde(default)]
+    pub held: u64,
+    /// The mark that it waits for has come, or there is none.
+    pub awake: bool,
+    /// Of each zone the requests that the rule was about, where which of them is a matter of chance.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub in_zone: Vec<(u32, u64)>,
+    /// Of an unreadable range what is readable again: bytes of the disk, from the first to behind the last.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub healed: Vec<(u64, u64)>,
+}
+
 fn wrong(name: &str, value: impl std::fmt::Display, expected: &str) -> String {
     format!("{name} is '{value}': expected {expected}")
 }
 
 impl RuleWords {
+    /// A rule of this name, which requests in words NAME=VALUE that are separated by spaces, and what becomes of them. An error is
+    /// one line.
+    pub fn parse(name: &str, which: &str, action: &str) -> Result<Self, String> {
+        let mut words = Self { name: name.to_owned(), action: action.to_owned(), ..Self::default() };
+        for word in which.split_whitespace() {
+            let (key, value) =
+                word.split_once('=').ok_or_else(|| format!("'{word}' is not known: expected NAME=VALUE"))?;
+            let number = || value.parse().map_err(|_| wrong(key, value, "a whole number"));
+            let text = || Some(value.to_owned());
+            match key {
+                "on" => words.on = text(),
+                "zone" => words.zone = text(),
+                "sectors" => words.sectors = text(),
+                "queue" => words.queue = Some(value.parse().map_err(|_| wrong(key, value, "the number of a queue"))?),
+                "nth" => words.nth = Some(number()?),
+                "every" => words.every = Some(number()?),
+                "prob" => words.prob = text(),
+                "seed" => words.seed = Some(number()?),
+                "count" => words.count = Some(number()?),
+                "after" => words.after = text(),
+                _ => {
+                    return Err(format!(
+                        "'{key}' is not known: expected on, zone, sectors, queue, nth, every, prob, seed, count or after"
+                    ));
+                }
+            }
+        }
+        Ok(words)
+    }
+
     /// What the words mean for a disk of this shape. An error is one line: which word, its value, and what was expected.
     pub fn read(&self, geometry: &Geometry) -> Result<Rule, String> {
         if self.name.is_empty() || self.name.len() > 64 || self.name.contains(char::is_control) {
@@ -303,27 +355,12 @@ mod tests {
         Geometry::new(&request).unwrap().0
     }
 
+    /// Words as `on any; zone 3; do hang`.
     fn words(text: &str) -> RuleWords {
-        let mut words = RuleWords { name: "x".to_owned(), ..RuleWords::default() };
-        for word in text.split("; ") {
-            let (name, value) = word.split_once(' ').unwrap();
-            let some = Some(value.to_owned());
-            match name {
-                "name" => words.name = value.trim().to_owned(),
-                "on" => words.on = some,
-                "zone" => words.zone = some,
-                "sectors" => words.sectors = some,
-                "queue" => words.queue = value.parse().ok(),
-                "nth" => words.nth = value.parse().ok(),
-                "every" => words.every = value.parse().ok(),
-                "prob" => words.prob = some,
-                "seed" => words.seed = value.parse().ok(),
-                "count" => words.count = value.parse().ok(),
-                "after" => words.after = some,
-                _ => words.action = value.to_owned(),
-            }
-        }
-        words
+        let (which, action) = text.split_once("do ").unwrap();
+        let which: Vec<String> =
+            which.split("; ").filter(|word| !word.is_empty()).map(|word| word.replacen(' ', "=", 1)).collect();
+        RuleWords::parse("x", &which.join(" "), action).unwrap()
     }
 
     fn read(text: &str) -> Result<Rule, String> {
@@ -360,13 +397,13 @@ mod tests {
 
     #[test]
     fn the_other_words_choose_the_requests() {
-        let rule = read("on write,append; zone 2-3; sectors 5000; queue 1; every 4; count 9; after mark:a b; do hang");
+        let rule = read("on write,append; zone 2-3; sectors 5000; queue 1; every 4; count 9; after mark:ab; do hang");
         let rule = rule.unwrap();
         assert_eq!(rule.on, [On::Write, On::Append]);
         assert_eq!(rule.place.zones, Some((ZoneIndex(2), ZoneIndex(3))));
         assert_eq!(rule.place.bytes, Some((Bytes(5000 * 512), Bytes(5001 * 512))));
         assert_eq!((rule.place.queue, rule.which, rule.count), (Some(1), Which::Every(4), Some(9)));
-        assert_eq!(rule.after.as_deref(), Some("a b"));
+        assert_eq!(rule.after.as_deref(), Some("ab"));
         let chance = read("on any; prob 0.25; seed 8; do hang").unwrap().which;
         assert_eq!(chance, Which::Chance { probability: 0.25, seed: 8 });
         assert_eq!(read("on any; nth 3; do hang").unwrap().which, Which::Nth(3));
@@ -375,7 +412,6 @@ mod tests {
     #[test]
     fn a_wrong_word_is_refused_by_its_name_and_value() {
         for (text, said) in [
-            ("name ; on any; do hang", "name is '': expected 1 to 64 bytes"),
             ("on reads; do hang", "on is 'reads': expected some of read, write,"),
             ("do hang", "on is not said: expected some of read"),
             ("on any; zone 8; do hang", "zone is '8': expected a number below 8, or"),
@@ -410,6 +446,21 @@ mod tests {
         ] {
             let error = read(text).unwrap_err();
             assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_word_that_is_none_is_refused_as_is_a_rule_without_a_name() {
+        for (name, which, said) in [
+            ("x", "on", "'on' is not known: expected NAME=VALUE"),
+            ("x", "at=3", "'at' is not known: expected on, zone,"),
+            ("x", "nth=three", "nth is 'three': expected a whole number"),
+            ("x", "queue=70000", "queue is '70000': expected the number of a queue"),
+            ("", "on=any", "name is '': expected 1 to 64 bytes"),
+            ("two\nlines", "on=any", "expected 1 to 64 bytes"),
+        ] {
+            let error = RuleWords::parse(name, which, "hang").and_then(|words| words.read(&geometry())).unwrap_err();
+            assert!(error.contains(said), "{which}: {error}");
         }
     }
 

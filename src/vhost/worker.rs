@@ -97,7 +97,7 @@ impl WorkerHandle {
                     next
                 }
                 Ok(path) => {
-                    let path = host.device.faults.path(queue, path);
+                    let path: Box<dyn data::DataPath> = Box::new(host.device.faults.path(queue, path));
                     if let Err(error) = host.sandbox.confine(Role::Queue) {
                         log::warn!("the thread of queue {queue} may do all that the process may: {error}");
                     }

@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`rig`] | a served disk with its control socket and its file of rules |
+//! | [`library`] | a disk in this process, by the same words |
 //! | [`table`] | operation x state of the zone x how much lands: status, pointer, bytes, slots, the next write |
 //! | [`kinds`] | each action by itself |
 //! | [`zones`] | zones that are read-only or offline, and come back |
@@ -20,6 +21,7 @@ mod common;
 mod kept;
 mod kinds;
 mod late;
+mod library;
 mod refused;
 mod rig;
 mod scripts;
