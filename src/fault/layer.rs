@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use super::old::OldBlocks;
-use super::patches::Patch;
+use super::patches::{Change, Patch};
 use super::rule::{Action, Corruption, Landed, Subject, flips};
 use super::saved::Saved;
 use super::shared::{Noting, Shared};
@@ -265,25 +265,22 @@ impl Faults {
     ) {
         match how {
             Corruption::Zero => *segments = zeroed(segments, read.start, part),
-            Corruption::Old if self.is_sequential(read.start) => *segments = zeroed(segments, read.start, part),
+            Corruption::Old if !self.is_conventional(read.start) => *segments = zeroed(segments, read.start, part),
             Corruption::Old | Corruption::Flip(_) => {
-                let changed: Vec<(u64, u8, u8)> = match how {
+                let changed: Vec<Patch> = match how {
                     Corruption::Flip(bits) => {
-                        flips(part, bits, seed).into_iter().map(|(byte, mask)| (byte, !0, mask)).collect()
+                        let flip = |(at, mask)| Patch { at, change: Change::Flip(mask) };
+                        flips(part, bits, seed).into_iter().map(flip).collect()
                     }
-                    _ => self.old.within(part).into_iter().map(|(byte, old)| (byte, 0, old)).collect(),
+                    _ => self.old.within(part),
                 };
                 let mut patches = Vec::new();
                 let mut at = read.start;
                 for segment in segments.iter() {
                     let end = at + length(segment);
                     if let Segment::File { offset, .. } = segment {
-                        let here = changed.iter().filter(|(byte, ..)| (at..end).contains(byte));
-                        patches.extend(here.map(|(byte, keep, flip)| Patch {
-                            offset: offset.0 + (byte - at),
-                            keep: *keep,
-                            flip: *flip,
-                        }));
+                        let here = changed.iter().filter_map(|patch| patch.within(at, end));
+                        patches.extend(here.map(|patch| Patch { at: offset.0 + (patch.at - at), ..patch }));
                     }
                     at = end;
                 }
@@ -292,9 +289,9 @@ impl Faults {
         }
     }
 
-    fn is_sequential(&self, at: u64) -> bool {
+    fn is_conventional(&self, at: u64) -> bool {
         let geometry = self.below.geometry();
-        geometry.zone_at(Bytes(at)).is_some_and(|zone| geometry.kind(zone) != ZoneKind::Conventional)
+        geometry.zone_at(Bytes(at)).is_some_and(|zone| geometry.kind(zone) == ZoneKind::Conventional)
     }
 
     /// Keeps what writes to conventional zones are about to overwrite.
@@ -302,7 +299,7 @@ impl Faults {
         let overwrites = self.shared.with(|state| std::mem::take(&mut state.overwrites));
         for (tag, bytes) in &overwrites {
             let mut at = bytes.start / self.block * self.block;
-            while at < bytes.end && !self.is_sequential(at) {
+            while at < bytes.end && self.is_conventional(at) {
                 let mut content = vec![0; self.block as usize];
                 if self.below.peek(Bytes(at), &mut content).is_ok() {
                     self.old.keep(at, content);

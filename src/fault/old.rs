@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::patches::{Change, Patch};
+
 /// Bytes that are kept; of what is written beyond that reads bring what is there.
-const MOST: usize = 64 << 20;
+const MOST: usize = 16 << 20;
 
 /// Old blocks, by where they begin on the disk.
 #[derive(Debug, Default)]
@@ -26,14 +28,12 @@ impl OldBlocks {
         }
     }
 
-    /// What a range of the disk held, where that is known: the place of each byte and the byte.
-    pub(super) fn within(&self, range: &Range<u64>) -> Vec<(u64, u8)> {
-        let mut bytes = Vec::new();
-        for (start, content) in self.of().range(..range.end) {
-            let places = (*start..).zip(content);
-            bytes.extend(places.filter(|(place, _)| range.contains(place)).map(|(place, byte)| (place, *byte)));
-        }
-        bytes
+    /// What a range of the disk held, where that is known.
+    pub(super) fn within(&self, range: &Range<u64>) -> Vec<Patch> {
+        let known = |(at, content): (&u64, &Vec<u8>)| {
+            Patch { at: *at, change: Change::Replace(content.clone()) }.within(range.start, range.end)
+        };
+        self.of().range(..range.end).filter_map(known).collect()
     }
 
     pub(super) fn clear(&self) {
@@ -51,8 +51,8 @@ mod tests {
         old.keep(512, vec![1; 512]);
         old.keep(1024, vec![2; 512]);
         old.keep(1024, vec![3; 512]);
-        let bytes = old.within(&(1022..1026));
-        assert_eq!(bytes, [(1022, 1), (1023, 1), (1024, 3), (1025, 3)]);
+        let patch = |at, bytes: [u8; 2]| Patch { at, change: Change::Replace(bytes.to_vec()) };
+        assert_eq!(old.within(&(1022..1026)), [patch(1022, [1, 1]), patch(1024, [3, 3])]);
         assert_eq!(old.within(&(0..512)), []);
         old.clear();
         assert_eq!(old.within(&(0..4096)), []);

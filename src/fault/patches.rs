@@ -7,15 +7,46 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::store::Tag;
 
-/// A byte that a read brings otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Bytes that a read brings otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Patch {
-    /// Where in the file.
-    pub(super) offset: u64,
-    /// Which of its bits stay.
-    pub(super) keep: u8,
-    /// Which are flipped after that.
-    pub(super) flip: u8,
+    /// Where they begin: on the disk, and then in the file.
+    pub(super) at: u64,
+    pub(super) change: Change,
+}
+
+/// What they are instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Of one byte these bits are flipped.
+    Flip(u8),
+    /// These.
+    Replace(Vec<u8>),
+}
+
+impl Patch {
+    /// How many bytes.
+    pub(super) fn len(&self) -> u64 {
+        match &self.change {
+            Change::Flip(_) => 1,
+            Change::Replace(bytes) => bytes.len() as u64,
+        }
+    }
+
+    /// The part of it between `from` and `to`.
+    pub(super) fn within(&self, from: u64, to: u64) -> Option<Self> {
+        let (start, end) = (self.at.max(from), self.at.saturating_add(self.len()).min(to));
+        if start >= end {
+            return None;
+        }
+        let change = match &self.change {
+            Change::Flip(mask) => Change::Flip(*mask),
+            Change::Replace(bytes) => {
+                Change::Replace(bytes.get((start - self.at) as usize..(end - self.at) as usize)?.to_vec())
+            }
+        };
+        Some(Self { at: start, change })
+    }
 }
 
 /// The patches of requests in flight.
@@ -44,7 +75,7 @@ impl Patches {
         }
         let of = self.of();
         let all = of.get(&tag).map(Vec::as_slice).unwrap_or_default();
-        all.iter().filter(|patch| (from..to).contains(&patch.offset)).copied().collect()
+        all.iter().filter_map(|patch| patch.within(from, to)).collect()
     }
 
     pub(super) fn clear(&self, tag: Tag) {
@@ -53,5 +84,21 @@ impl Patches {
             of.remove(&tag);
             self.some.store(of.len(), Ordering::Release);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_part_of_a_patch_within_a_range_is_at_its_place() {
+        let replace = |at, bytes: &[u8]| Patch { at, change: Change::Replace(bytes.to_vec()) };
+        let patch = replace(10, &[1, 2, 3, 4]);
+        assert_eq!(patch.within(0, 100), Some(patch.clone()));
+        assert_eq!(patch.within(11, 13), Some(replace(11, &[2, 3])));
+        assert_eq!((patch.within(0, 10), patch.within(14, 20)), (None, None));
+        let flip = Patch { at: 7, change: Change::Flip(4) };
+        assert_eq!((flip.within(7, 8), flip.within(8, 9)), (Some(flip.clone()), None));
     }
 }

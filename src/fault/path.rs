@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use super::layer::Faults;
-use super::patches::Patch;
+use super::patches::{Change, Patch};
 use super::shared::Shared;
 use crate::io::{Completion, DataPath, Transfer};
 use crate::store::Tag;
@@ -75,28 +75,32 @@ impl<P: DataPath + ?Sized> DataPath for FaultyPath<P> {
     }
 }
 
-/// Flips the bits of a read that has brought so many bytes.
+/// Changes the bytes of a read that has brought so many.
 ///
 /// # Safety
 ///
 /// The iovecs of the transfer and the memory that they name are valid.
 unsafe fn apply(wrong: &Wrong, read: u64) {
-    for Patch { offset, keep, flip } in &wrong.patches {
-        let mut at = offset.saturating_sub(wrong.transfer.offset);
-        if at >= read {
-            continue;
-        }
+    let (from, to) = (wrong.transfer.offset, wrong.transfer.offset.saturating_add(read));
+    for patch in wrong.patches.iter().filter_map(|patch| patch.within(from, to)) {
+        let start = patch.at - from;
+        let mut before = 0;
         // SAFETY: the caller promises that the iovecs are valid.
         for buffer in unsafe { wrong.transfer.iovecs() } {
             let len = buffer.iov_len as u64;
-            if at < len {
-                let byte = buffer.iov_base.cast::<u8>().wrapping_add(at as usize);
+            let (first, end) = (start.max(before), (start + patch.len()).min(before + len));
+            for at in first..end {
+                let byte = buffer.iov_base.cast::<u8>().wrapping_add((at - before) as usize);
                 // SAFETY: the byte is one of the buffer's. The guest may change it at the same time, which is its affair:
-                // the access is volatile, and nothing follows from its value.
-                unsafe { byte.write_volatile(byte.read_volatile() & keep ^ flip) };
-                break;
+                // the accesses are volatile, and nothing follows from the value.
+                unsafe {
+                    byte.write_volatile(match &patch.change {
+                        Change::Flip(mask) => byte.read_volatile() ^ mask,
+                        Change::Replace(bytes) => bytes.get((at - start) as usize).copied().unwrap_or_default(),
+                    });
+                }
             }
-            at -= len;
+            before += len;
         }
     }
 }
