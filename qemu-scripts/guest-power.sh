@@ -2,7 +2,7 @@
 # In the guest: the power of its disk. run.sh puts it beside the script as ./power, where the disk has a volatile cache.
 #
 #   ./power cut [WORD...]     cuts it, now or at the moment that at= says, as "vhost-user-zbd ctl ... power-cut" does. Where no then= is said:
-#                             then=fail, so that this guest goes on
+#                             then=fail, so that this guest goes on. "./power cut at=never" calls off one that waits
 #   ./power mark NAME         sets a mark, which a cut may wait for
 #   ./power cycle [DISK]      brings it back: what is mounted of the disk (vda) is unmounted, and its driver lets go of it and takes it again
 #   ./power both              runs ./.before and ./.after, with the cut between them that run.sh was told
@@ -44,7 +44,7 @@ ask() {
 }
 
 cut() {
-    [[ " $*" == *' then='* ]] || set -- "$@" then=fail
+    [[ " $*" == *' then='* || $* == at=never ]] || set -- "$@" then=fail
     ask cut "$@" || wrong "$ANSWER"
 }
 

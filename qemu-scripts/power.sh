@@ -31,6 +31,7 @@ power_begin() {
             at=*) POWER_AT=${word#at=} ;;
         esac
     done
+    [[ $POWER_AT != never ]] || die "at is 'never': expected the moment of the cut"
     [[ $POWER_THEN =~ ^(dead|fail|exit)$ ]] || die "then is '$POWER_THEN': expected dead, fail or exit"
 }
 
@@ -76,9 +77,12 @@ power_note() {
 
 # power_told: takes note of the cut that has come by itself.
 power_told() {
-    # Its JSON is a part of what is known of the daemon, as that prints it.
-    power_ctl info || : >"$POWER_FOLDER/said"
-    sed -n '/^    "last_cut": {/,/^    }/{s/^ *"last_cut": //; p}' "$POWER_FOLDER/said" | power_note
+    # Its JSON is a part of what is known of the daemon, as that prints it; of one that the cut has ended it is in the log.
+    if power_ctl info; then
+        sed -n '/^    "last_cut": {/,/^    }/{s/^ *"last_cut": //; p}' "$POWER_FOLDER/said"
+    elif [[ -n $DAEMON_PID ]]; then
+        sed -n 's/.*what the power cut has left: //p' "$DAEMON_LOG" | tail -n 1
+    fi | power_note
 }
 
 power_cut() {

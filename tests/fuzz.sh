@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fuzzes what bytes of others reach: every target in fuzz/ for SECONDS (default 60), as many at once as there are
-# processors, from the seeds in fuzz/seeds and from what earlier runs have found (target/fuzz/corpus). Fails on a crash, on a hang and on too much memory; the input
+# Fuzzes what bytes of others reach: every target in fuzz/ for SECONDS (default 60), FUZZ_AT_ONCE (environment) at once or
+# as many as there are processors, from the seeds in fuzz/seeds and from what earlier runs have found (target/fuzz/corpus). Fails on a crash, on a hang and on too much memory; the input
 # is then in target/fuzz/crashes, and `cargo fuzz run --target-dir target/fuzz TARGET FILE` runs it again. Installs
 # cargo-fuzz into the target folder, and needs no toolchain but the stable one.
 # Usage: tests/fuzz.sh [SECONDS] [TARGET...]
@@ -63,7 +63,7 @@ seconds=${1:-60}
 shift || true
 pids=()
 for target in "${@:-${TARGETS[@]}}"; do
-    while (($(jobs -rp | wc -l) >= $(nproc))); do sleep 0.2; done
+    while (($(jobs -rp | wc -l) >= ${FUZZ_AT_ONCE:-$(nproc)})); do sleep 0.2; done
     run "$target" "$seconds" &
     pids+=($!)
 done

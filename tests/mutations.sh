@@ -6,9 +6,8 @@ cd "$(dirname "$0")/.."
 
 copy=$PWD/target/mutations
 export CARGO_TARGET_DIR=$copy/target
-simulations=(--lib --test store --test recover --test crash)
-# Those that know what a power cut may leave.
-of_power=(--test power_cuts)
+# Those of the order of things, and those that know what a power cut may leave.
+readonly ORDER='--lib --test store --test recover --test crash' POWER='--test power_cuts'
 found=0
 missed=0
 wanted=" $* "
@@ -22,18 +21,25 @@ renew() {
     done
 }
 
-# plant NAME FILE OLD NEW: replaces the only place where OLD stands, and runs the simulations.
-plant() {
-    local name=$1 file=$2
+# plant NAME FILE OLD NEW: replaces the only place where OLD stands, and runs the tests of the order of things.
+plant() { plant_for "$ORDER" "$@"; }
+
+# plant_power NAME FILE OLD NEW: the same with those of power cuts.
+plant_power() { plant_for "$POWER" "$@"; }
+
+# plant_for TESTS NAME FILE OLD NEW
+plant_for() {
+    local tests name=$2 file=$3
+    read -ra tests <<<"$1"
     [[ $wanted == "  " || $wanted == *" $name "* ]] || return 0
     renew
-    OLD=$3 NEW=$4 perl -0777 -pi -e '
+    OLD=$4 NEW=$5 perl -0777 -pi -e '
         my $count = () = /\Q$ENV{OLD}\E/g;
         die "expected one place to change, found $count\n" if $count != 1;
         s/\Q$ENV{OLD}\E/$ENV{NEW}/;
     ' "$copy/$file"
-    (cd "$copy" && cargo test --quiet --locked --no-run "${simulations[@]}" 2>"$copy/build.log") || { cat "$copy/build.log"; exit 1; }
-    if (cd "$copy" && timeout 600 cargo test --quiet --locked "${simulations[@]}" >"$copy/$name.log" 2>&1); then
+    (cd "$copy" && cargo test --quiet --locked --no-run "${tests[@]}" 2>"$copy/build.log") || { cat "$copy/build.log"; exit 1; }
+    if (cd "$copy" && timeout 600 cargo test --quiet --locked "${tests[@]}" >"$copy/$name.log" 2>&1); then
         missed=$((missed + 1))
         echo "MISSED $name"
     else
@@ -159,44 +165,43 @@ plant an-error-answered-ok src/device/flushes.rs \
     '_ => answer,'
 
 # What a power cut leaves.
-simulations=("${of_power[@]}")
-plant a-pointer-below-what-is-stable src/power/rules.rs \
+plant_power a-pointer-below-what-is-stable src/power/rules.rs \
     'let mut left = Left { pointer: self.stable,' \
     'let mut left = Left { pointer: self.stable.saturating_sub(4096).max(self.span.start),'
-plant a-pointer-beyond-what-was-accepted src/power/rules.rs \
+plant_power a-pointer-beyond-what-was-accepted src/power/rules.rs \
     'left.pointer += whole * len;' \
     'left.pointer = (left.pointer + whole * len + 4096 * u64::from(whole < count)).min(self.span.end);'
-plant bytes-of-two-lives src/power/history.rs \
+plant_power bytes-of-two-lives src/power/history.rs \
     'if self.ends_in_reset() {
             self.keep_reset();
         }
         if start < self.pointer' \
     'if start < self.pointer'
-plant a-block-torn-inside src/power/rules.rs \
+plant_power a-block-torn-inside src/power/rules.rs \
     'torn: second % blocks * block }' \
     'torn: second % blocks * block + 512 }'
-plant a-block-of-no-version src/power/choice.rs \
+plant_power a-block-of-no-version src/power/choice.rs \
     'old.push((at, content.to_vec()));' \
     'old.push((at, content.iter().map(|byte| byte ^ 1).collect()));'
-plant a-full-zone-that-never-loses src/power/choice.rs \
+plant_power a-full-zone-that-never-loses src/power/choice.rs \
     'let chosen = self.place(cut, *zone, steps)?;' \
     'let chosen = if steps.pointer() == steps.span.end { Place { operations: steps.operations(), torn: 0 } } else { self.place(cut, *zone, steps)? };'
-plant a-zone-never-flushed-that-never-loses src/power/choice.rs \
+plant_power a-zone-never-flushed-that-never-loses src/power/choice.rs \
     'let chosen = self.place(cut, *zone, steps)?;' \
     'let chosen = if steps.stable == steps.span.start { Place { operations: steps.operations(), torn: 0 } } else { self.place(cut, *zone, steps)? };'
-plant a-reset-always-kept src/power/choice.rs \
+plant_power a-reset-always-kept src/power/choice.rs \
     'let kept = !self.below.can_take_back(zone);' \
     'let kept = zone.0 < u32::MAX;'
-plant active-zones-beyond-the-limit src/power/rules.rs \
+plant_power active-zones-beyond-the-limit src/power/rules.rs \
     'if active + others <= limit {' \
     'if active + others <= limit.max(u64::MAX) {'
-plant an-answer-after-the-cut src/power/switch.rs \
+plant_power an-answer-after-the-cut src/power/switch.rs \
     'if then == Then::Fail { Power::Failing }' \
     'if then != Then::Exit { Power::Failing }'
-plant a-failed-flush-counted src/power/cache.rs \
+plant_power a-failed-flush-counted src/power/cache.rs \
     'if outcome.is_ok() {' \
     'if outcome.is_ok() || outcome.is_err() {'
-plant two-states-of-one-seed src/power/choice.rs \
+plant_power two-states-of-one-seed src/power/choice.rs \
     'let number = |which| chance(*seed, [' \
     'let number = |which| chance(*seed ^ std::process::id() as u64, ['
 

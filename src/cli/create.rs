@@ -130,7 +130,7 @@ fn made(path: &Path, options: &CreateOptions) -> Result<String> {
     let limits = [("open", geometry.max_open_zones()), ("active", geometry.max_active_zones())];
     let limits = limits.iter().filter(|(_, limit)| *limit > 0).map(|(what, limit)| format!(", at most {limit} {what}"));
     let limits: String = limits.collect();
-    let disk = Disk { name, geometry, longest_append: geometry.max_append() };
+    let disk = Disk { name, geometry, longest_append: geometry.max_append(), cached: false };
     Ok(format!("Made '{}': {}{limits}\n", disk.name, disk.shape()))
 }
 

@@ -62,7 +62,8 @@ enum Order {
     /// Cut the power of a disk with a volatile cache, now or later: what was not flushed is lost as the words say.
     PowerCut {
         /// lose=all|nothing|zone:N,N, keep=zone:N,N, seed=N or state=FILE; at=request:N|flush:N[+K]|zone:N,wp>=BYTES|bytes:N|
-        /// mark:NAME; then=dead|fail|exit; model=prefix|virtio; mgmt=volatile|stable.
+        /// mark:NAME, or at=never alone, which calls off the one that waits; then=dead|fail|exit; model=prefix|virtio;
+        /// mgmt=volatile|stable.
         #[arg(value_name = "NAME=VALUE")]
         words: Vec<String>,
     },
@@ -95,9 +96,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         }
         Order::PowerCut { words } => {
             let words = cut::words(words.iter().map(String::as_str))?;
-            (Command::PowerCut(words), |answer| match answer["at"].as_str() {
-                Some(at) => Ok(format!("the power is cut at {at}\n")),
-                None => Ok(cut::in_words(&serde_json::from_value(answer)?)),
+            (Command::PowerCut(words), |answer| match (answer["at"].as_str(), answer.get("called_off")) {
+                (Some(at), _) => Ok(format!("the power is cut at {at}\n")),
+                (None, Some(at)) => Ok(at.as_str().map_or_else(
+                    || "no cut was waiting\n".to_owned(),
+                    |at| format!("the cut at {at} is called off\n"),
+                )),
+                (None, None) => Ok(cut::in_words(&serde_json::from_value(answer)?)),
             })
         }
         Order::Fault { order } => (order.command(), |answer| match answer.get("rules") {

@@ -31,6 +31,8 @@ pub(super) struct Disk {
     pub(super) geometry: Geometry,
     /// The longest append: of a running daemon the one in force, of an image the one that it states, if any.
     pub(super) longest_append: Option<Bytes>,
+    /// It is served with a volatile cache.
+    pub(super) cached: bool,
 }
 
 impl Source {
@@ -39,7 +41,10 @@ impl Source {
         let opened = image::look(path)?;
         let name = path.display().to_string();
         let geometry = *opened.image.geometry();
-        Ok((Disk { name, geometry, longest_append: geometry.max_append() }, Self::Image(Box::new(opened))))
+        Ok((
+            Disk { name, geometry, longest_append: geometry.max_append(), cached: false },
+            Self::Image(Box::new(opened)),
+        ))
     }
 
     /// The disk that the daemon with this control socket serves.
@@ -77,7 +82,12 @@ impl Disk {
             // What is in force is no limit of the image, and need not keep the rules for one.
             max_append_bytes: Bytes(0),
         })?;
-        Ok(Self { name: info.image.clone(), geometry, longest_append: Some(Bytes(info.max_append_bytes)) })
+        Ok(Self {
+            name: info.image.clone(),
+            geometry,
+            longest_append: Some(Bytes(info.max_append_bytes)),
+            cached: info.power.is_some(),
+        })
     }
 
     /// Size and zones, in words.

@@ -102,10 +102,9 @@ pub(super) fn served(info: &Info) -> String {
     facts.add("frontend", if info.frontend { "connected" } else { "not connected" });
     facts.add("driver knows zones", yes_or_no(info.zoned_negotiated));
     if let Some(power) = &info.power {
-        let at = power.at.as_ref().map_or(String::new(), |at| format!(", to be cut at {at}"));
-        facts.add("power", format_args!("{}{at}", if power.state == "off" { "off" } else { "on" }));
-        facts.add("volatile", size::show(Bytes(power.volatile_bytes)));
-        if let Some(cut) = &power.last_cut {
+        facts.add("power", power.now.in_words());
+        facts.add("volatile", size::show(Bytes(power.now.volatile_bytes)));
+        if let Some(cut) = power.last_cut.as_ref().map(|cut| &cut.content) {
             facts.add("last power cut", format_args!("{} zones touched, digest {}", cut.zones.len(), cut.digest));
         }
     }

@@ -190,7 +190,7 @@ fn is_volatile(args: &Args) -> bool {
 /// The words of --power-cut, which has to say when.
 fn planned_cut(text: &str) -> Result<Words> {
     let words = cut::words(text.split_whitespace()).with_context(|| format!("--power-cut '{text}'"))?;
-    if words.at.is_none() {
+    if words.at.is_none() || words.call_off() != Ok(false) {
         bail!("--power-cut '{text}': expected at=, the moment of the cut; ctl power-cut cuts at once");
     }
     Ok(words)

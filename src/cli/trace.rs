@@ -1,4 +1,4 @@
-//! `trace`: the requests that `serve --trace` has noted, for people or as JSON lines.
+//! `trace`: the requests that `serve --trace` has noted, for people or as JSON lines, and when the disk's power went and came.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
@@ -7,12 +7,12 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, anyhow};
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use serde_json::json;
+use serde_json::{Value, json};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{image, output};
-use crate::observe::trace::{HEADER_BYTES, Header, RECORD_BYTES, Record, Traced};
-use crate::observe::{Kind, Rule, versioned};
+use crate::observe::trace::{About, Entry, HEADER_BYTES, Header, RECORD_BYTES, Record, Traced, TracedCut};
+use crate::observe::{Rule, versioned};
 use crate::virtio::status::Status;
 use crate::zone::Geometry;
 
@@ -20,7 +20,7 @@ use crate::zone::Geometry;
 pub(super) struct Args {
     /// The file of "serve --trace".
     file: PathBuf,
-    /// Print a JSON object a request.
+    /// Print a JSON object a request, and one for each time that the power was cut or came back.
     #[arg(long)]
     json: bool,
     /// Only requests that were refused or failed.
@@ -32,9 +32,9 @@ pub(super) struct Args {
     /// Only requests of this queue.
     #[arg(long, value_name = "N")]
     queue: Option<u16>,
-    /// Only requests of these kinds.
-    #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = one_of(Kind::ALL, Kind::name))]
-    kind: Vec<Kind>,
+    /// Only requests of these kinds; power-cut and power-back are what became of the disk's power.
+    #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = one_of(About::ALL, About::name))]
+    kind: Vec<About>,
     /// Only requests that broke this rule, by the name that is printed.
     #[arg(long, value_name = "RULE", value_parser = one_of(Rule::ALL, Rule::name))]
     rule: Option<Rule>,
@@ -80,13 +80,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break Ok(()),
             Err(error) => return Err(error).with_context(name),
         }
-        let traced = Record::read_from_bytes(&record).ok().and_then(|record| record.decode());
-        let traced = traced.ok_or_else(|| anyhow!("a record that makes no sense")).with_context(name)?;
-        let began = *first.get_or_insert(traced.time_ns);
-        if !args.wants(&traced) {
+        let entry = Record::read_from_bytes(&record).ok().and_then(|record| record.decode());
+        let entry = entry.ok_or_else(|| anyhow!("a record that makes no sense")).with_context(name)?;
+        let began = *first.get_or_insert(entry.time_ns());
+        if !args.wants(&entry) {
             continue;
         }
-        let line = if args.json { as_json(&traced)? } else { as_text(&traced, began) };
+        let line = if args.json { as_json(&entry)? } else { as_text(&entry, began) };
         if let Err(error) = writeln!(out, "{line}") {
             break Err(error);
         }
@@ -96,19 +96,39 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 impl Args {
-    fn wants(&self, traced: &Traced) -> bool {
+    fn wants(&self, entry: &Entry) -> bool {
+        let of_requests = self.refused || self.zone.is_some() || self.queue.is_some() || self.rule.is_some();
+        let is_wanted = match entry {
+            Entry::Request(traced) => self.wants_request(traced),
+            Entry::PowerCut(_) | Entry::PowerBack { .. } => !of_requests,
+        };
+        is_wanted && (self.kind.is_empty() || self.kind.contains(&entry.about()))
+    }
+
+    fn wants_request(&self, traced: &Traced) -> bool {
         (!self.refused || traced.status != Status::Ok)
             && self.zone.is_none_or(|zone| traced.zone.is_some_and(|found| found.0 == zone))
             && self.queue.is_none_or(|queue| traced.queue == queue)
-            && (self.kind.is_empty() || self.kind.contains(&traced.kind))
             && self.rule.is_none_or(|rule| traced.refused.is_some_and(|(broken, _)| broken == rule))
     }
 }
 
-/// Seconds since the first request, what was asked for, how it ended and how long that took. Sectors are of 512 bytes.
-fn as_text(traced: &Traced, began: u64) -> String {
-    let seconds = traced.time_ns.saturating_sub(began) as f64 / 1e9;
-    let mut line = format!("{seconds:13.6} q{} {:<9}", traced.queue, traced.kind.name());
+/// Seconds since the first record, and what happened.
+fn as_text(entry: &Entry, began: u64) -> String {
+    let seconds = entry.time_ns().saturating_sub(began) as f64 / 1e9;
+    let what = match entry {
+        Entry::Request(traced) => request_as_text(traced),
+        Entry::PowerCut(TracedCut { digest, touched_zones, .. }) => {
+            format!("the power is cut: {touched_zones} zones touched, state {digest:016x}")
+        }
+        Entry::PowerBack { .. } => "the power is back".to_owned(),
+    };
+    format!("{seconds:13.6} {what}")
+}
+
+/// What was asked for, how it ended and how long that took. Sectors are of 512 bytes.
+fn request_as_text(traced: &Traced) -> String {
+    let mut line = format!("q{} {:<9}", traced.queue, traced.kind.name());
     if let Some(zone) = traced.zone {
         line += &format!(" zone {zone}");
     }
@@ -132,12 +152,24 @@ fn as_text(traced: &Traced, began: u64) -> String {
     }
 }
 
-fn as_json(traced: &Traced) -> Result<String> {
+fn as_json(entry: &Entry) -> Result<String> {
+    let (time_ns, kind) = (entry.time_ns(), entry.about().name());
+    let all = match entry {
+        Entry::Request(traced) => request_as_json(traced),
+        Entry::PowerCut(TracedCut { digest, touched_zones, .. }) => json!({
+            "time_ns": time_ns, "kind": kind, "digest": format!("{digest:016x}"), "touched_zones": touched_zones,
+        }),
+        Entry::PowerBack { .. } => json!({ "time_ns": time_ns, "kind": kind }),
+    };
+    Ok(serde_json::to_string(&versioned(all))?)
+}
+
+fn request_as_json(traced: &Traced) -> Value {
     let ok = traced.status == Status::Ok;
     let position = traced.position.map(|sector| sector.0);
     let (rule, zone) = traced.refused.unzip();
     let (state, pointer) = zone.flatten().unzip();
-    let all = json!({
+    json!({
         "time_ns": traced.time_ns,
         "duration_ns": traced.duration_ns,
         "queue": traced.queue,
@@ -151,8 +183,7 @@ fn as_json(traced: &Traced) -> Result<String> {
         "zone_state": state.map(|state| state.name()),
         "write_pointer": pointer.map(|pointer| pointer.0),
         "expected": position.filter(|_| !ok),
-    });
-    Ok(serde_json::to_string(&versioned(all))?)
+    })
 }
 
 /// Takes one of `all` by its name, and knows all names, for help and completions.

@@ -21,6 +21,9 @@ const MAX_CLIENTS: usize = 16;
 /// How long a client that neither asks nor takes its answer keeps its place while others wait.
 const SILENCE: Duration = Duration::from_secs(2);
 
+/// How long the end waits for a client that takes no more of its last answer; for all of them no longer than [`SILENCE`].
+const LAST_ANSWER: Duration = Duration::from_millis(500);
+
 /// The longest line, or head of a scraper's question.
 const MAX_LINE: usize = 1 << 20;
 
@@ -91,7 +94,7 @@ fn serve(listener: &UnixListener, responder: &dyn Responder, stop: &EventFd, sil
         poll(&mut fds, wait)?;
         let ready = |at: usize| fds.get(at).is_some_and(|fd| fd.revents != 0);
         if ready(0) {
-            return Ok(());
+            return let_take(clients, responder);
         }
         let mut at = 1;
         clients.retain_mut(|client| {
@@ -112,6 +115,23 @@ fn serve(listener: &UnixListener, responder: &dyn Responder, stop: &EventFd, sil
                 },
             }
         }
+    }
+}
+
+/// Waits a moment until the clients have taken the answers that they are owed: the last may be about why the program ends.
+fn let_take(mut clients: Vec<Client>, responder: &dyn Responder) -> io::Result<()> {
+    let end = Instant::now() + SILENCE;
+    loop {
+        clients.retain(|client| !client.output.is_empty() && client.heard.elapsed() < LAST_ANSWER);
+        clients.iter_mut().for_each(|client| client.last = true);
+        let left = end.saturating_duration_since(Instant::now());
+        if clients.is_empty() || left.is_zero() {
+            return Ok(());
+        }
+        let mut fds: Vec<_> = clients.iter().map(|client| watch(client.stream.as_raw_fd(), libc::POLLOUT)).collect();
+        poll(&mut fds, Some(left.min(LAST_ANSWER)))?;
+        let mut ready = fds.iter().map(|fd| fd.revents != 0);
+        clients.retain_mut(|client| !ready.next().unwrap_or(false) || client.go_on(responder));
     }
 }
 

@@ -108,6 +108,24 @@ fn a_client_that_takes_no_answers_or_sends_no_end_holds_up_nobody() {
 }
 
 #[test]
+fn what_was_answered_is_taken_whole_also_where_the_end_comes_meanwhile() {
+    let (_folder, path, server) = start();
+    let stream = UnixStream::connect(path).unwrap();
+    (&mut &stream).write_all(b"{\"cmd\":\"stats\"}\n").unwrap();
+    let mut first = [0; 1];
+    (&stream).read_exact(&mut first).unwrap();
+    let reader = std::thread::spawn(move || {
+        let mut rest = Vec::new();
+        (&stream).read_to_end(&mut rest).unwrap();
+        rest
+    });
+    server.stop();
+    let rest = reader.join().unwrap();
+    let answer: Value = serde_json::from_slice(&[&first[..], &rest].concat()).unwrap();
+    assert_eq!(answer["result"].as_str().map(str::len), Some(8 << 20));
+}
+
+#[test]
 fn more_clients_than_there_are_places_wait_for_one() {
     let (_folder, path, server) = start();
     let mut clients: Vec<_> = (0..MAX_CLIENTS).map(|_| UnixStream::connect(&path).unwrap()).collect();

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant, SystemTime};
 use zerocopy::IntoBytes;
 
 use crate::observe::stats::{QueueStats, RefusedLately, Stats};
-use crate::observe::trace::{Record, Traced};
+use crate::observe::trace::{Entry, Record, Traced, TracedCut};
 use crate::observe::{Refused, Rule, Subject};
+use crate::power::CutOutcome;
 use crate::store::Usage;
 use crate::units::Sector;
 use crate::virtio::request::Request;
@@ -153,7 +154,7 @@ impl Counts {
             let duration = now.saturating_duration_since(began);
             stats.answered(&subject, zone, status, duration);
             if self.trace.is_some() {
-                records.push(Record::from(&Traced {
+                records.push(Record::from(&Entry::Request(Traced {
                     time_ns: self.epoch_ns(began),
                     duration_ns: u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX),
                     queue,
@@ -164,13 +165,36 @@ impl Counts {
                     status,
                     position: observed.position,
                     refused: observed.refused,
-                }));
+                })));
             }
         }
         drop(stats);
         if let Some(trace) = &self.trace {
             trace.write(records.as_bytes());
             records.clear();
+        }
+    }
+
+    /// Traces a power cut. No queue has begun to answer without power.
+    pub fn trace_cut(&self, outcome: &CutOutcome) {
+        self.trace_entry(|time_ns| {
+            Entry::PowerCut(TracedCut {
+                time_ns,
+                // Always such a number; 0 would only be less to tell.
+                digest: u64::from_str_radix(&outcome.digest, 16).unwrap_or_default(),
+                touched_zones: u32::try_from(outcome.zones.len() + outcome.conventional.len()).unwrap_or(u32::MAX),
+            })
+        });
+    }
+
+    /// Traces that the power is back.
+    pub fn trace_power_back(&self) {
+        self.trace_entry(|time_ns| Entry::PowerBack { time_ns });
+    }
+
+    fn trace_entry(&self, entry: impl FnOnce(u64) -> Entry) {
+        if let Some(trace) = &self.trace {
+            trace.write(Record::from(&entry(self.epoch_ns(Instant::now()))).as_bytes());
         }
     }
 

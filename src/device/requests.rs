@@ -116,7 +116,7 @@ impl<I: DataPath + ?Sized> Requests<I> {
                 if let Some(slot) = self.slots.get(head) {
                     slot.parked = None;
                 }
-                self.answer_now(head, RequestError::from(Refusal::NoPower).status(), 1);
+                self.refuse(head, Refusal::NoPower.into());
             } else {
                 self.slots.give_back(head);
             }

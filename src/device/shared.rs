@@ -12,7 +12,7 @@ use super::router::{Bell, Router};
 use crate::fault::Faults;
 use crate::observe::stats::Stats;
 use crate::observe::{Refused, Subject};
-use crate::power::{Switch, VolatileCache};
+use crate::power::{CutOutcome, Switch, VolatileCache};
 use crate::store::device::Layered;
 use crate::store::{Refusal, ZonedDevice};
 use crate::units::Bytes;
@@ -116,10 +116,19 @@ impl Device {
         self.write_through.load(Ordering::Relaxed)
     }
 
+    /// Has all queues look again: the power was cut, with this outcome, or stays on after all.
+    pub fn power_is_cut(&self, outcome: Option<&CutOutcome>) {
+        if let Some(outcome) = outcome {
+            self.counts.trace_cut(outcome);
+        }
+        self.router.ring_all();
+    }
+
     /// Does what follows for its power and its zones when the driver has reset the device. No request is in flight.
     pub fn reset(&self) {
         self.faults.device_reset();
         if self.switch.device_reset() {
+            self.counts.trace_power_back();
             log::info!("the device is reset: the power is back");
         }
     }

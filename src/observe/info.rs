@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::power::PowerStatus;
+use super::Versioned;
+use crate::power::{CutOutcome, PowerStatus};
 
 /// The answer to `info`. Lengths are in bytes; limits of 0 are none.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
@@ -47,5 +48,15 @@ pub struct Info {
     pub zoned_negotiated: bool,
     /// How the volatile cache stands, where the disk has one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub power: Option<PowerStatus>,
+    pub power: Option<PowerInfo>,
+}
+
+/// How the volatile cache stands, and what it has lost.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub struct PowerInfo {
+    /// How it stands.
+    #[serde(flatten)]
+    pub now: PowerStatus,
+    /// What the last cut has left, as that has printed it.
+    pub last_cut: Option<Versioned<CutOutcome>>,
 }

@@ -12,7 +12,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::power::PowerStatus;
 use crate::store::ZoneInfo;
+use crate::units::{Bytes, ZoneIndex};
 use crate::zone::State;
 
 /// All zones of a disk.
@@ -24,6 +26,9 @@ pub struct Summary {
     pub cells: Vec<Cell>,
     /// All of them together.
     pub totals: Tally,
+    /// How the volatile cache stands, where the disk is served with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub power: Option<PowerStatus>,
 }
 
 /// A run of zones.
@@ -47,6 +52,9 @@ pub struct Tally {
     pub written: u64,
     /// Bytes that can be written before a reset, conventional zones left out.
     pub capacity: u64,
+    /// Of the bytes below the write pointers, what a power cut may take. None where there is no volatile cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volatile: Option<u64>,
 }
 
 /// How many zones are in each state. In JSON an object of the names of those that are not 0.
@@ -58,27 +66,62 @@ impl Summary {
     /// Sums up `zones`, which are those of a disk with `nr_zones` zones, in at most `cells` cells, or one where that is
     /// 0. A zone that is not of this disk is left out.
     pub fn of(zones: impl Iterator<Item = ZoneInfo>, nr_zones: u32, cells: u32) -> Self {
+        Self::sum(zones.map(|zone| (zone, None)), nr_zones, cells)
+    }
+
+    /// The same of a disk with a volatile cache: `stable` is how much of a zone a power cut cannot take, up to which pointer, where
+    /// the zone has anything to lose.
+    pub fn of_volatile(
+        zones: impl Iterator<Item = ZoneInfo>,
+        stable: impl Fn(ZoneIndex) -> Option<Bytes>,
+        power: PowerStatus,
+        nr_zones: u32,
+        cells: u32,
+    ) -> Self {
+        let volatile = |zone: &ZoneInfo| stable(zone.index).map_or(0, |stable| unstable(zone, stable));
+        let zones = zones.map(|zone| {
+            let volatile = volatile(&zone);
+            (zone, Some(volatile))
+        });
+        Self { power: Some(power), ..Self::sum(zones, nr_zones, cells) }
+    }
+
+    fn sum(zones: impl Iterator<Item = (ZoneInfo, Option<u64>)>, nr_zones: u32, cells: u32) -> Self {
         let run = nr_zones.div_ceil(cells.max(1)).max(1);
         let firsts = (0..nr_zones).step_by(run as usize);
         let cell = |first| Cell { first, zones: run.min(nr_zones - first), tally: Tally::default() };
         let mut cells: Vec<Cell> = firsts.map(cell).collect();
         let mut totals = Tally::default();
-        for zone in zones {
+        for (zone, volatile) in zones {
             if let Some(cell) = cells.get_mut((zone.index.0 / run) as usize) {
-                cell.tally.add(&zone);
-                totals.add(&zone);
+                cell.tally.add(&zone, volatile);
+                totals.add(&zone, volatile);
             }
         }
-        Self { zones: nr_zones, cells, totals }
+        Self { zones: nr_zones, cells, totals, power: None }
     }
 }
 
+/// Bytes below the write pointer. A conventional zone has none.
+fn written(zone: &ZoneInfo) -> u64 {
+    match zone.state {
+        State::NotWp => 0,
+        _ => zone.write_pointer.0.saturating_sub(zone.start.0).min(zone.capacity.0),
+    }
+}
+
+/// Those of them that are not below `stable`. Where a reset may be lost that is beyond the pointer.
+fn unstable(zone: &ZoneInfo, stable: Bytes) -> u64 {
+    written(zone).saturating_sub(stable.0.saturating_sub(zone.start.0))
+}
+
 impl Tally {
-    fn add(&mut self, zone: &ZoneInfo) {
+    fn add(&mut self, zone: &ZoneInfo, volatile: Option<u64>) {
         self.states.add(zone.state);
-        if zone.state != State::NotWp {
-            self.written += zone.write_pointer.0.saturating_sub(zone.start.0).min(zone.capacity.0);
-            self.capacity += zone.capacity.0;
+        self.written += written(zone);
+        self.capacity += if zone.state == State::NotWp { 0 } else { zone.capacity.0 };
+        if let Some(bytes) = volatile {
+            *self.volatile.get_or_insert_default() += bytes;
         }
     }
 }
@@ -126,7 +169,6 @@ impl TryFrom<BTreeMap<String, u32>> for StateCounts {
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use crate::units::{Bytes, ZoneIndex};
     use crate::zone::ZoneKind;
 
     const CAPACITY: u64 = 1000;
@@ -194,6 +236,30 @@ mod tests {
         ];
         let totals = Summary::of(zones.into_iter(), 4, 4).totals;
         assert_eq!((totals.written, totals.capacity), (300 + 2 * CAPACITY, 3 * CAPACITY));
+    }
+
+    #[test]
+    fn volatile_bytes_are_those_between_the_stable_pointer_and_the_pointer_and_none_of_a_reset_zone() {
+        let zones = [
+            zone(0, State::NotWp, 0),
+            zone(1, State::Closed, 300),
+            zone(2, State::Full, CAPACITY + 1),
+            zone(3, State::Empty, 0),
+            zone(4, State::ImplicitOpen, 700),
+        ];
+        let stable = |zone: ZoneIndex| match zone.0 {
+            1 => Some(Bytes(4096 + 100)),
+            2 => Some(Bytes(2 * 4096)),
+            // A reset that may be lost.
+            3 => Some(Bytes(3 * 4096 + 500)),
+            _ => None,
+        };
+        let power = PowerStatus { state: "on".to_owned(), at: None, volatile_bytes: 0 };
+        let summary = Summary::of_volatile(zones.into_iter(), stable, power.clone(), 5, 5);
+        let volatile: Vec<_> = summary.cells.iter().map(|cell| cell.tally.volatile).collect();
+        assert_eq!(volatile, [Some(0), Some(200), Some(CAPACITY), Some(0), Some(0)]);
+        assert_eq!((summary.totals.volatile, summary.power), (Some(200 + CAPACITY), Some(power)));
+        assert_eq!(Summary::of(empty(3), 3, 3).totals.volatile, None, "there is no volatile cache");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! A trace: each request as a record of fixed length, little-endian, behind one header.
+//! A trace: each request as a record of fixed length, little-endian, behind one header; and among them when the power of the disk
+//! was cut, and when it came back.
 //!
 //! The header says whose requests they are, so that a trace can be read without the image. A record is written when its
 //! request was answered; several queues write to one file, each record with one system call together with others of its
@@ -106,7 +107,7 @@ impl Header {
     }
 }
 
-/// One answered request.
+/// One answered request, or what has become of the power.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 #[repr(C)]
 pub struct Record {
@@ -125,7 +126,69 @@ pub struct Record {
     reserved: [u8; 2],
 }
 
+/// What a record is about. The numbers up to 127 are those of [`Kind`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum About {
+    /// A request of this kind.
+    Request(Kind),
+    /// The power was cut.
+    PowerCut,
+    /// The power is back.
+    PowerBack,
+}
+
+const POWER_CUT: u8 = 128;
+const POWER_BACK: u8 = 129;
+
+impl About {
+    /// All there are.
+    pub const ALL: [Self; Kind::ALL.len() + 2] = {
+        let mut all = [Self::PowerCut; Kind::ALL.len() + 2];
+        let mut at = 0;
+        while at < Kind::ALL.len() {
+            all[at] = Self::Request(Kind::ALL[at]);
+            at += 1;
+        }
+        all[at + 1] = Self::PowerBack;
+        all
+    };
+
+    /// Its name, for people, filters and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Request(kind) => kind.name(),
+            Self::PowerCut => "power-cut",
+            Self::PowerBack => "power-back",
+        }
+    }
+}
+
 /// What a record says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A request was answered.
+    Request(Traced),
+    /// The power was cut.
+    PowerCut(TracedCut),
+    /// The power is back.
+    PowerBack {
+        /// When: nanoseconds since 1970.
+        time_ns: u64,
+    },
+}
+
+/// A power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TracedCut {
+    /// When: nanoseconds since 1970.
+    pub time_ns: u64,
+    /// The digest of what it has left.
+    pub digest: u64,
+    /// How many zones had anything to lose.
+    pub touched_zones: u32,
+}
+
+/// An answered request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Traced {
     /// When it was taken from the ring: nanoseconds since 1970.
@@ -173,9 +236,65 @@ impl From<&Traced> for Record {
     }
 }
 
+impl Entry {
+    /// What it is about.
+    pub fn about(&self) -> About {
+        match self {
+            Self::Request(traced) => About::Request(traced.kind),
+            Self::PowerCut(_) => About::PowerCut,
+            Self::PowerBack { .. } => About::PowerBack,
+        }
+    }
+
+    /// When it was: nanoseconds since 1970; of a request, when it was taken from the ring.
+    pub fn time_ns(&self) -> u64 {
+        match self {
+            Self::Request(traced) => traced.time_ns,
+            Self::PowerCut(cut) => cut.time_ns,
+            Self::PowerBack { time_ns } => *time_ns,
+        }
+    }
+}
+
+impl From<&Entry> for Record {
+    fn from(entry: &Entry) -> Self {
+        let (kind, digest, zones) = match entry {
+            Entry::Request(traced) => return traced.into(),
+            Entry::PowerCut(cut) => (POWER_CUT, cut.digest, cut.touched_zones),
+            Entry::PowerBack { .. } => (POWER_BACK, 0, 0),
+        };
+        Self {
+            time_ns: U64::new(entry.time_ns()),
+            duration_ns: U64::new(0),
+            sector: U64::new(NONE_64),
+            position: U64::new(digest),
+            write_pointer: U64::new(NONE_64),
+            len: U32::new(zones),
+            zone: U32::new(NONE_32),
+            queue: U16::new(0),
+            kind,
+            status: 0,
+            rule: 0,
+            state: 0,
+            reserved: [0; 2],
+        }
+    }
+}
+
 impl Record {
     /// What the record says; none where that makes no sense.
-    pub fn decode(&self) -> Option<Traced> {
+    pub fn decode(&self) -> Option<Entry> {
+        let time_ns = self.time_ns.get();
+        match self.kind {
+            POWER_CUT => {
+                Some(Entry::PowerCut(TracedCut { time_ns, digest: self.position.get(), touched_zones: self.len.get() }))
+            }
+            POWER_BACK => Some(Entry::PowerBack { time_ns }),
+            _ => self.decode_request().map(Entry::Request),
+        }
+    }
+
+    fn decode_request(&self) -> Option<Traced> {
         let sector = |value: U64| Some(value.get()).filter(|sector| *sector != NONE_64).map(Sector);
         let refused = match self.rule {
             0 => None,
@@ -237,10 +356,32 @@ mod tests {
         };
         let no_zone = Traced { zone: None, refused: Some((Rule::Range, None)), status: Status::IoErr, ..traced() };
         for traced in [traced(), flush, no_zone] {
-            let record = Record::from(&traced);
+            let entry = Entry::Request(traced);
+            let record = Record::from(&entry);
             assert_eq!(record.as_bytes().len(), RECORD_BYTES);
-            assert_eq!(record.decode(), Some(traced));
+            assert_eq!(record.decode(), Some(entry));
+            assert_eq!((entry.about(), entry.time_ns()), (About::Request(traced.kind), traced.time_ns));
         }
+    }
+
+    #[test]
+    fn what_becomes_of_the_power_is_a_record_as_well() {
+        let cut = TracedCut { time_ns: 17, digest: u64::MAX, touched_zones: 3 };
+        let entries = [(Entry::PowerCut(cut), About::PowerCut), (Entry::PowerBack { time_ns: 18 }, About::PowerBack)];
+        for (entry, about) in entries {
+            assert_eq!(Record::from(&entry).decode(), Some(entry));
+            assert_eq!(entry.about(), about);
+        }
+    }
+
+    #[test]
+    fn all_that_a_record_can_be_about_has_a_name_of_its_own() {
+        let mut names = About::ALL.map(About::name).to_vec();
+        assert_eq!(names.len(), Kind::ALL.len() + 2);
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), About::ALL.len());
+        assert_eq!(About::ALL[Kind::ALL.len()..], [About::PowerCut, About::PowerBack]);
     }
 
     #[test]

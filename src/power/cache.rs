@@ -4,18 +4,18 @@
 //! of the disk; what is stable comes from the flushes that pass. A flush makes stable what had been done when it began, which
 //! is at least what had been answered. Flushes of a queue that come while one is under way are one; the last that came counts.
 //!
-//! Lock order: the gates of the queues, then the store's own, then `histories`; `blocks` and the rest are held alone. The histories
-//! are never locked while the store is called.
+//! Lock order: the gates of the queues, then the store's own, then `histories`; `blocks` and the rest are held alone, but for
+//! `pending`, which is held while the trigger is looked at. The histories are never locked while the store is called.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use super::blocks::{Admission, Blocks};
 use super::history::Mark;
 use super::notes::{Notes, Noting, lock};
 use super::outcome::{CutOutcome, PowerStatus};
-use super::switch::{Power, Switch, Then};
+use super::switch::{Power, Switch};
 use super::trigger::{Passed, Trigger};
 use super::words::{Cut, Words};
 use crate::store::device::Layer;
@@ -46,8 +46,19 @@ pub enum CutError {
 /// Called with what a cut has left, or why there was none.
 pub type Done = Box<dyn FnOnce(Result<CutOutcome, CutError>) + Send>;
 
-/// Called when a cut is done: with what follows, or with nothing where the power stays on. Has all queues look again.
-pub type AfterCut = Box<dyn Fn(Option<Then>) + Send + Sync>;
+/// Called when a cut is done: with what that has left, or with nothing where the power stays on. Has all queues look again.
+pub type AfterCut = Box<dyn Fn(Option<&CutOutcome>) + Send + Sync>;
+
+/// What becomes of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Commanded {
+    /// The cut has begun, or is waited for: the one who has commanded it is told when it is over.
+    Begun,
+    /// It waits for this moment.
+    Waits(String),
+    /// The cut that has waited for this moment, where one has, does not come.
+    CalledOff(Option<String>),
+}
 
 /// A cut that is under way.
 struct Pending {
@@ -142,8 +153,12 @@ impl VolatileCache {
         }
     }
 
-    /// Cuts the power as the words say: at once, or later. `done` is called when it is over; at once with `None` where it is later.
-    pub fn command(&self, words: Words, done: Done) -> Result<Option<String>, CutError> {
+    /// Cuts the power as the words say, at once or later, or calls off the cut that waits. `done` is called when a cut that has
+    /// [begun](Commanded::Begun) is over.
+    pub fn command(&self, words: Words, done: Done) -> Result<Commanded, CutError> {
+        if words.call_off().map_err(CutError::Words)? {
+            return self.call_off(done);
+        }
         let text = words.at.clone();
         let mut cut = words.read(self.below.geometry()).map_err(CutError::Words)?;
         match (cut.at.take(), text) {
@@ -152,11 +167,11 @@ impl VolatileCache {
                     return Err(CutError::Off);
                 }
                 self.trigger.arm(cut, at, text.clone());
-                Ok(Some(text))
+                Ok(Commanded::Waits(text))
             }
             _ => {
-                match self.begin_cut(cut, Some(done)) {
-                    Ok(()) => Ok(None),
+                match self.begin_cut(lock(&self.pending), cut, Some(done)) {
+                    Ok(()) => Ok(Commanded::Begun),
                     // One that is under way comes first.
                     Err(done) => self.wait_for_cut(done.ok_or(CutError::Off)?),
                 }
@@ -164,19 +179,29 @@ impl VolatileCache {
         }
     }
 
+    /// Has the cut that waits never come. One that has begun cannot be called off: `done` is told so when it is over.
+    fn call_off(&self, done: Done) -> Result<Commanded, CutError> {
+        // No cut begins while this is held.
+        let pending = lock(&self.pending);
+        if pending.is_none() && !self.switch.power().is_off() {
+            return Ok(Commanded::CalledOff(self.trigger.disarm()));
+        }
+        drop(pending);
+        self.wait_for_cut(done)
+    }
+
     /// Sets a mark. Where a cut waits for it, `done` is called when that is over; returns whether one does.
     pub fn mark(&self, name: &str, done: Done) -> bool {
-        let cut = self.trigger.passes(Passed::Mark(name));
-        cut.is_some_and(|cut| self.begin_cut(cut, Some(done)).is_ok())
+        self.begin_at(Passed::Mark(name), Some(done))
     }
 
     /// Calls `done`, when the cut that is under way is over, with that the power is off.
-    fn wait_for_cut(&self, done: Done) -> Result<Option<String>, CutError> {
+    fn wait_for_cut(&self, done: Done) -> Result<Commanded, CutError> {
         match &mut *lock(&self.pending) {
             Some(pending) => pending.late.push(done),
             None => return Err(CutError::Off),
         }
-        Ok(None)
+        Ok(Commanded::Begun)
     }
 
     /// How it stands.
@@ -186,12 +211,12 @@ impl VolatileCache {
             (false, true) => "armed",
             (false, false) => "on",
         };
-        PowerStatus {
-            state: state.to_owned(),
-            at: self.trigger.waits_for(),
-            volatile_bytes: self.volatile_bytes(),
-            last_cut: lock(&self.last).clone(),
-        }
+        PowerStatus { state: state.to_owned(), at: self.trigger.waits_for(), volatile_bytes: self.volatile_bytes() }
+    }
+
+    /// What the last cut has left.
+    pub fn last_cut(&self) -> Option<CutOutcome> {
+        lock(&self.last).clone()
     }
 
     /// Bytes that a cut may take.
@@ -205,15 +230,26 @@ impl VolatileCache {
     }
 
     fn pass(&self, passed: Passed) {
-        if let Some(cut) = self.trigger.passes(passed) {
-            let _ = self.begin_cut(cut, None);
+        if self.trigger.is_armed() {
+            self.begin_at(passed, None);
         }
+    }
+
+    /// Begins the cut that waits, where its moment is what passes. Returns whether it has begun.
+    fn begin_at(&self, passed: Passed, done: Option<Done>) -> bool {
+        // Held from the moment to the cut, so that whoever calls it off knows whether that was in time.
+        let pending = lock(&self.pending);
+        self.trigger.passes(passed).is_some_and(|cut| self.begin_cut(pending, cut, done).is_ok())
     }
 
     /// Has the power go: nothing is begun any more. The housekeeper does the rest. Gives `done` back where it goes already, or
     /// is gone.
-    fn begin_cut(&self, cut: Cut, done: Option<Done>) -> Result<(), Option<Done>> {
-        let mut pending = lock(&self.pending);
+    fn begin_cut(
+        &self,
+        mut pending: MutexGuard<'_, Option<Pending>>,
+        cut: Cut,
+        done: Option<Done>,
+    ) -> Result<(), Option<Done>> {
         if pending.is_some() || !self.switch.freeze() {
             return Err(done);
         }
@@ -388,10 +424,11 @@ impl VolatileCache {
                 batch.events.extend(lock(&self.held).drain(..).map(|tag| Event::Retry { tag }));
             }
         }
-        drop(gates);
+        // With the gates closed, so that what is noted of the cut comes before what any queue does without power.
         if let Some(after_cut) = self.after_cut.get() {
-            after_cut(result.is_ok().then_some(cut.then));
+            after_cut(result.as_ref().ok());
         }
+        drop(gates);
         if let Some(Pending { done, late, .. }) = lock(&self.pending).take() {
             done.into_iter().for_each(|done| done(result.clone()));
             let late_result = result.map_or_else(Err, |_| Err(CutError::Off));

@@ -39,7 +39,7 @@ pub mod switch;
 mod trigger;
 pub mod words;
 
-pub use cache::{CutError, VolatileCache};
+pub use cache::{Commanded, CutError, VolatileCache};
 pub use outcome::{CutConventional, CutOutcome, CutZone, PowerStatus};
 pub use switch::{Power, Switch, Then};
 pub use words::{At, Cut, Loss, Words};

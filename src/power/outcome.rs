@@ -91,8 +91,14 @@ pub struct PowerStatus {
     pub at: Option<String>,
     /// Bytes that a cut may take.
     pub volatile_bytes: u64,
-    /// What the last cut has left.
-    pub last_cut: Option<CutOutcome>,
+}
+
+impl PowerStatus {
+    /// Whether it is on, in words, and when it goes.
+    pub fn in_words(&self) -> String {
+        let power = if self.state == "off" { "off" } else { "on" };
+        self.at.as_ref().map_or_else(|| power.to_owned(), |at| format!("{power}, to be cut at {at}"))
+    }
 }
 
 /// A digest of numbers in order.

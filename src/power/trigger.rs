@@ -37,14 +37,16 @@ pub(super) struct Trigger {
 impl Trigger {
     /// Has a cut wait for its moment, in place of one that waits. `text` is the moment in words.
     pub(super) fn arm(&self, cut: Cut, at: At, text: String) {
-        *self.armed() = Some(Armed { cut, at, text });
+        let mut armed = self.armed();
+        *armed = Some(Armed { cut, at, text });
         self.is_armed.store(true, Ordering::Release);
     }
 
-    /// Forgets the cut that waits.
-    pub(super) fn disarm(&self) {
+    /// Forgets the cut that waits: what that has waited for, in words.
+    pub(super) fn disarm(&self) -> Option<String> {
+        let mut armed = self.armed();
         self.is_armed.store(false, Ordering::Release);
-        *self.armed() = None;
+        armed.take().map(|armed| armed.text)
     }
 
     /// What is waited for, in words.
@@ -157,7 +159,8 @@ mod tests {
             Cut { loss: Loss::All, at: None, then: Then::Dead, anything_unstable: false, stable_management: false };
         trigger.arm(cut, At::Request(1), "soon".to_owned());
         assert_eq!(trigger.waits_for().as_deref(), Some("soon"));
-        trigger.disarm();
+        assert_eq!(trigger.disarm().as_deref(), Some("soon"));
+        assert_eq!(trigger.disarm(), None);
         assert_eq!(trigger.passes(Passed::Request), None);
     }
 }

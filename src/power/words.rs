@@ -10,6 +10,9 @@ use super::switch::Then;
 use crate::units::ZoneIndex;
 use crate::zone::{Geometry, ZoneKind};
 
+/// The moment that does not come.
+const NEVER: &str = "never";
+
 /// A command, each word as it was said; [`Words::read`] makes sense of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,7 +29,7 @@ pub struct Words {
     /// Leaves what an earlier cut has left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<serde_json::Value>,
-    /// request:N, flush:N, flush:N+K, zone:N,wp>=BYTES, bytes:N or mark:NAME.
+    /// request:N, flush:N, flush:N+K, zone:N,wp>=BYTES, bytes:N or mark:NAME; never calls off the cut that waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<String>,
     /// dead, fail or exit.
@@ -115,6 +118,17 @@ impl Words {
         Ok(all)
     }
 
+    /// Whether they call off the cut that waits. An error is one line.
+    pub fn call_off(&self) -> Result<bool, String> {
+        if self.at.as_deref() != Some(NEVER) {
+            return Ok(false);
+        }
+        if *self != (Self { at: self.at.clone(), ..Self::default() }) {
+            return Err("at=never calls off the cut that waits: expected no other word with it".to_owned());
+        }
+        Ok(true)
+    }
+
     /// What they mean for a disk. An error is one line: which word, its value, what was expected.
     pub fn read(self, geometry: &Geometry) -> Result<Cut, String> {
         let said = [self.lose.is_some(), self.keep.is_some(), self.seed.is_some(), self.state.is_some()];
@@ -193,7 +207,7 @@ fn existing(name: &str, value: &str, zone: &str, geometry: &Geometry) -> Result<
 }
 
 fn moment(value: &str, geometry: &Geometry) -> Result<At, String> {
-    const EXPECTED: &str = "request:N, flush:N, flush:N+K, zone:N,wp>=BYTES, bytes:N or mark:NAME";
+    const EXPECTED: &str = "request:N, flush:N, flush:N+K, zone:N,wp>=BYTES, bytes:N, mark:NAME or never";
     let bad = || wrong("at", value, EXPECTED);
     let (kind, what) = value.split_once(':').ok_or_else(bad)?;
     let count = |text: &str| text.parse().ok().filter(|count| *count > 0u64).ok_or_else(bad);
@@ -273,6 +287,19 @@ mod tests {
         let cut = read(&["then=exit", "model=virtio", "mgmt=stable"]).unwrap();
         assert_eq!((cut.then, cut.anything_unstable, cut.stable_management), (Then::Exit, true, true));
         assert_eq!((cut.model(), cut.management()), ("virtio", "stable"));
+    }
+
+    #[test]
+    fn a_cut_is_called_off_by_one_word_alone() {
+        let calls_off =
+            |words: &[&str]| Words::parse(words.iter().copied(), |_| Err(String::new())).unwrap().call_off();
+        assert_eq!(calls_off(&["at=never"]), Ok(true));
+        assert_eq!(calls_off(&[]), Ok(false));
+        assert_eq!(calls_off(&["at=flush:1", "seed=3"]), Ok(false));
+        for other in ["lose=all", "keep=zone:1", "seed=1", "then=fail", "model=virtio", "mgmt=stable"] {
+            let error = calls_off(&["at=never", other]).unwrap_err();
+            assert!(error.contains("expected no other word"), "{other}: {error}");
+        }
     }
 
     #[test]

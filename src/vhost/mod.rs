@@ -74,6 +74,7 @@ pub use socket::{ListenOn, SocketAccess, SocketError};
 use crate::control::server::Server;
 use crate::fault::{Keep, Saved};
 pub use crate::io::{AioMode, DataFiles};
+use crate::observe::versioned;
 use crate::power::{Then, VolatileCache};
 use crate::sandbox::{Role, Sandbox, SandboxError};
 use crate::service::ServiceManager;
@@ -122,6 +123,9 @@ impl ServeError {
 
 /// What the main thread does while it ends.
 const CLOSING: &str = "closing the image";
+
+/// What stands in the log before the JSON of a cut that ends the program.
+const LEFT: &str = "what the power cut has left: ";
 
 /// Who the main thread looks to while it waits: whoever may stop it, and whoever wants to know that it lives.
 #[derive(Clone, Copy, Debug)]
@@ -220,17 +224,21 @@ pub fn serve(
     result
 }
 
-/// Has the queues see that the power is off, and the program end where that is to follow.
+/// Has the queues see that the power is off, and the program end where that is to follow. Then what the cut has left is logged
+/// as well, since there is nobody any more who could be asked for it.
 fn follow_cuts(host: &host::Host, stop: &EventFd) -> io::Result<()> {
     let Some(cache) = &host.device.cache else { return Ok(()) };
     let (device, stop) = (Arc::downgrade(&host.device), stop.try_clone()?);
-    cache.set_after_cut(Box::new(move |then| {
+    cache.set_after_cut(Box::new(move |outcome| {
         if let Some(device) = device.upgrade() {
-            device.router.ring_all();
+            device.power_is_cut(outcome);
         }
-        if then == Some(Then::Exit)
-            && let Err(error) = stop.write(1)
-        {
+        let Some(outcome) = outcome.filter(|outcome| outcome.then == Then::Exit) else { return };
+        match serde_json::to_string(&versioned(outcome)) {
+            Ok(json) => log::info!("{LEFT}{json}"),
+            Err(error) => log::error!("what the power cut has left cannot be told: {error}"),
+        }
+        if let Err(error) = stop.write(1) {
             log::error!("the program does not end after the power cut: {error}");
         }
     }));

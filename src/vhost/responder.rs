@@ -14,11 +14,11 @@ use crate::control::{Command, MAX_CELLS, MAX_REPORTED, ZoneRow, Zones};
 use crate::device::Device;
 use crate::fault::{Done, Faults};
 use crate::logging;
-use crate::observe::info::Info;
+use crate::observe::info::{Info, PowerInfo};
 use crate::observe::metrics;
 use crate::observe::summary::Summary;
 use crate::observe::versioned;
-use crate::power::{CutError, CutOutcome, VolatileCache, Words};
+use crate::power::{Commanded, CutError, CutOutcome, VolatileCache, Words};
 use crate::store::{ZoneInfo, ZonedDevice};
 use crate::units::ZoneIndex;
 
@@ -73,7 +73,9 @@ impl DeviceResponder {
 
     fn info(&self) -> Info {
         let (frontend, zoned_negotiated) = (self.device.counts.has_frontend(), self.device.zoned());
-        let power = self.device.cache.as_ref().map(|cache| cache.status());
+        let power =
+            |cache: &VolatileCache| PowerInfo { now: cache.status(), last_cut: cache.last_cut().map(versioned) };
+        let power = self.device.cache.as_deref().map(power);
         Info { frontend, zoned_negotiated: frontend && zoned_negotiated, power, ..self.info.clone() }
     }
 
@@ -98,16 +100,21 @@ impl DeviceResponder {
         if !(1..=MAX_CELLS).contains(&cells) {
             return Err(format!("cells is {cells}: expected 1 to {MAX_CELLS}"));
         }
-        Ok(Summary::of(zones_of(&*self.device.disk, 0), self.info.nr_zones, cells))
+        let (zones, count) = (zones_of(&*self.device.disk, 0), self.info.nr_zones);
+        Ok(match self.device.cache.as_deref() {
+            Some(cache) => Summary::of_volatile(zones, |zone| cache.stable_pointer(zone), cache.status(), count, cells),
+            None => Summary::of(zones, count, cells),
+        })
     }
 
-    /// Cuts the power, or has that come later.
+    /// Cuts the power, or has that come later, or not at all.
     fn cut(&self, words: Words) -> Result<Value, String> {
         let (tell, told) = mpsc::channel();
         let done = Box::new(move |result| _ = tell.send(result));
         match self.cache()?.command(words, done).map_err(|error| error.to_string())? {
-            Some(at) => value(json!({ "armed": true, "at": at })),
-            None => value(wait_for_cut(&told)?),
+            Commanded::Waits(at) => value(json!({ "armed": true, "at": at })),
+            Commanded::CalledOff(at) => value(json!({ "armed": false, "called_off": at })),
+            Commanded::Begun => value(wait_for_cut(&told)?),
         }
     }
 

@@ -12,6 +12,9 @@ use crate::common::request::Status;
 
 const GEO: Geo = Geo { open: 3, active: 5, ..SMALL };
 
+/// Fields of the answer to a cut that has not come.
+const NO_CUT: [&str; 3] = ["armed", "at", "called_off"];
+
 /// The fields of one output: the types of each, by its path.
 type Fields = BTreeMap<String, Vec<String>>;
 
@@ -133,9 +136,9 @@ fn outputs() -> Vec<(&'static str, Value)> {
         .into();
     outputs.push(("map", printed(&["map", "--socket", &control])));
     outputs.push(("report", printed(&["report", "--socket", &control])));
-    let traced = run(&["trace", &trace, "--json"]).stdout;
-    outputs.extend(traced.lines().map(|line| ("trace", serde_json::from_str(line).expect("a line of JSON"))));
     outputs.push(("ctl power-cut", printed(&["ctl", &control, "power-cut", "at=mark:never"])));
+    outputs.push(("ctl info", printed(&["ctl", &control, "info"])));
+    outputs.push(("map", printed(&["ctl", &control, "map"])));
     outputs.push((DONE, printed(&["ctl", &control, "mark", "other"])));
     outputs.push((DONE, printed(&["ctl", &control, "fault", "add", "z", "--zone", "5", "--do", "zone-state=offline"])));
     for rule in RULES {
@@ -146,9 +149,17 @@ fn outputs() -> Vec<(&'static str, Value)> {
     outputs.push(("ctl fault list", printed(&["ctl", &control, "fault", "list"])));
     outputs.push((DONE, printed(&["ctl", &control, "fault", "release", "a"])));
     outputs.push((DONE, printed(&["ctl", &control, "fault", "clear", "--all"])));
+    for _ in 0..2 {
+        // The second time nothing waits.
+        outputs.push(("ctl power-cut", printed(&["ctl", &control, "power-cut", "at=never"])));
+    }
     assert_ok(disk.write(0, &[7; 4096]));
     disk.fill(4, 8192);
     outputs.push(("ctl power-cut", printed(&["ctl", &control, "power-cut", "lose=nothing"])));
+    outputs.push(("ctl info", printed(&["ctl", &control, "info"])));
+    disk.front().reset_device().expect("the power is back");
+    let traced = run(&["trace", &trace, "--json"]).stdout;
+    outputs.extend(traced.lines().map(|line| ("trace", serde_json::from_str(line).expect("a line of JSON"))));
     outputs.push((DONE, printed(&["ctl", &control, "quit"])));
     let name = disk.image.name();
     assert!(disk.daemon.wait().success());
@@ -169,6 +180,10 @@ fn every_json_output_has_the_documented_fields_and_a_version() {
     let mut tables = documented();
     let check = tables["check"].clone();
     tables.get_mut("check --repair").expect("a table").extend(check);
+    // What the last cut has left is told as the cut has told it.
+    let left = tables["ctl power-cut"].clone().into_iter().filter(|(path, _)| !NO_CUT.contains(&path.as_str()));
+    let left: Fields = left.map(|(path, types)| (format!("power.last_cut.{path}"), types)).collect();
+    tables.get_mut("ctl info").expect("a table").extend(left);
     let mut seen: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for (heading, value) in &outputs() {
         let fields = tables.get(*heading).unwrap_or_else(|| panic!("no table for {heading}"));

@@ -104,6 +104,100 @@ fn a_state_that_was_printed_is_left_again() {
     assert_eq!(digests[0], digests[1]);
 }
 
+/// The lines that the program prints of a trace.
+fn traced(disk: &Disk, args: &[&str]) -> Vec<Value> {
+    let text = ok(&[&["trace", &disk.image.beside_name("trace"), "--json"], args].concat());
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn the_trace_has_the_cut_what_failed_without_power_and_when_that_came_back() {
+    let image = Image::create(&GEO);
+    let (control, trace) = (image.beside_name("control"), image.beside_name("trace"));
+    let args = ["--control-path", &control, "--trace", &trace, "--volatile-cache"];
+    let mut disk = Setup::new(GEO).args(&args).start_on(image);
+    assert_ok(disk.write(0, &pattern(1, 0, BLOCK)));
+    // The third request of one round comes when the power is about to go.
+    cut(&disk, &["at=request:2", "then=fail"]);
+    disk.front().plug();
+    let start = disk.geo().start(SEQ);
+    let write = |block: u64| Req::write(start + 8 * block, pattern(block, 0, BLOCK));
+    let tokens: Vec<_> = (0..6).map(|block| disk.submit(0, &write(block))).collect();
+    disk.front().unplug();
+    let failed = tokens.into_iter().filter(|token| disk.wait(*token).status == Status::IoErr).count();
+    assert!(failed >= 4, "{failed} requests have failed");
+    assert_eq!(disk.call(&Req::get_id()).status, Status::IoErr);
+    let info: Value = serde_json::from_str(&ctl(&disk, &["info", "--json"])).unwrap();
+    reset_device(&mut disk);
+    assert_ok(disk.write(0, &pattern(2, 0, BLOCK)));
+
+    let all = traced(&disk, &[]);
+    let place =
+        |kind: &str| all.iter().position(|line| line["kind"] == kind).unwrap_or_else(|| panic!("no {kind}: {all:?}"));
+    let (off, on) = (place("power-cut"), place("power-back"));
+    assert_eq!(all[off]["digest"], info["power"]["last_cut"]["digest"], "{info}");
+    assert_eq!(all[off]["touched_zones"], 2, "{}", all[off]);
+    let without: Vec<_> = all[off + 1..on].iter().collect();
+    assert!(without.iter().all(|line| line["rule"] == "power" && line["status"] == "IOERR"), "{without:?}");
+    assert_eq!(without.len(), failed + 1);
+    let with = all[..off].iter().chain(&all[on + 1..]);
+    assert!(with.clone().all(|line| line["status"] == "OK"), "{all:?}");
+    assert_eq!(all[on + 1]["kind"], "write", "{all:?}");
+    for (filter, count) in [
+        (&["--rule", "power"][..], failed + 1),
+        (&["--refused"], failed + 1),
+        (&["--kind", "power-cut"], 1),
+        (&["--kind", "power-cut,power-back"], 2),
+        (&["--kind", "power-cut", "--queue", "0"], 0),
+    ] {
+        assert_eq!(traced(&disk, filter).len(), count, "{filter:?}");
+    }
+    let text = ok(&["trace", &trace]);
+    let digest = all[off]["digest"].as_str().unwrap();
+    for said in [&format!(" the power is cut: 2 zones touched, state {digest}\n"), " the power is back\n"] {
+        assert!(text.contains(said), "{text}");
+    }
+    disk.finish_clean();
+}
+
+#[test]
+fn the_map_of_a_running_disk_says_how_the_power_is_and_where_it_would_take_something() {
+    let mut disk = start(&["--volatile-cache"]);
+    let map = |disk: &Disk| ctl(disk, &["map"]);
+    assert!(map(&disk).contains("\npower on; volatile 0 B\n"), "{}", map(&disk));
+    disk.fill(SEQ, 3 * BLOCK as u64);
+    disk.fill(SEQ + 1, BLOCK as u64);
+    assert_eq!(disk.call(&Req::flush()).status, Status::Ok);
+    let start = disk.geo().start(SEQ);
+    assert_ok(disk.write(start + 24, &pattern(3, 0, 2 * BLOCK)));
+    cut(&disk, &["at=mark:now"]);
+    let text = map(&disk);
+    assert!(text.contains("\npower on, to be cut at mark:now; volatile 8 KiB\n"), "{text}");
+    assert!(text.ends_with("\nvolatile in zones 2\n"), "{text}");
+    let json: Value = serde_json::from_str(&ctl(&disk, &["map", "--json"])).unwrap();
+    let cell = &json["cells"][SEQ];
+    assert_eq!((&cell["written"], &cell["volatile"]), (&Value::from(5 * BLOCK), &Value::from(2 * BLOCK)), "{json}");
+    assert_eq!(json["totals"]["volatile"], 2 * BLOCK, "{json}");
+    assert_eq!(ctl(&disk, &["power-cut", "at=never"]), "the cut at mark:now is called off\n");
+    assert_eq!(ctl(&disk, &["power-cut", "at=never"]), "no cut was waiting\n");
+    cut(&disk, &[]);
+    let text = map(&disk);
+    assert!(text.contains("\npower off; volatile 0 B\n") && !text.contains("volatile in"), "{text}");
+    let svg = ok(&["map", "--socket", &disk.image.beside_name("control"), "--svg", "-"]);
+    assert!(svg.contains("power off; volatile 0 B"), "{svg}");
+    reset_device(&mut disk);
+    disk.finish_clean();
+}
+
+#[test]
+fn what_is_told_of_the_last_cut_is_what_the_cut_has_told() {
+    let mut disk = start(&["--volatile-cache"]);
+    disk.fill(SEQ, 3 * BLOCK as u64);
+    let told = cut(&disk, &["seed=5"]);
+    let info: Value = serde_json::from_str(&ctl(&disk, &["info", "--json"])).unwrap();
+    assert_eq!(info["power"]["last_cut"], told);
+}
+
 #[test]
 fn a_cut_that_cannot_be_is_refused_in_one_line() {
     let refused = |disk: &Disk, words: &[&str], said: &str| {
@@ -115,6 +209,11 @@ fn a_cut_that_cannot_be_is_refused_in_one_line() {
     refused(&disk, &["seed=x"], "seed is 'x': expected a whole number");
     let disk = start(&["--volatile-cache"]);
     refused(&disk, &["lose=zone:99"], "lose is 'zone:99': expected numbers of zones below");
+    refused(&disk, &["at=never", "then=fail"], "at=never calls off the cut that waits: expected no other word with it");
+    fails(
+        &["serve", &disk.image.name(), "--power-cut", "at=never"],
+        &["--power-cut 'at=never'", "the moment of the cut"],
+    );
     cut(&disk, &[]);
     refused(&disk, &[], "the power is off already");
 }

@@ -303,7 +303,7 @@ fn cut(worker: &mut Worker, plan: &Plan, rng: &mut Rng, whole: bool, counts: &mu
         let mut now = fields.clone();
         now.as_object_mut().expect("fields").remove("at");
         report = if plan.then == "exit" {
-            worker.rig.cut_and_exit(&now)
+            Some(worker.rig.cut_and_exit(&now))
         } else {
             worker.rig.try_cut(&now).or_else(|error| worker.await_cut(&error)).ok()
         };

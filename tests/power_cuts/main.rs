@@ -3,11 +3,12 @@
 //! | module | what it is |
 //! | --- | --- |
 //! | [`block`] | what each block holds: zone, life, request, place in it, in every sector |
-//! | [`rules`] | what was asked and answered, and what a cut may make of it: R1 to R11 |
+//! | [`rules`] | what was asked and answered, and what a cut may make of it (`rules::judge`): R1 to R11 |
 //! | [`rules_tests`] | the rules against disks that break them, without a daemon |
 //! | [`rig`] | a served disk with its control socket: cuts, and each way to bring the power back |
 //! | [`work`] | requests from a seed, in flight when the power goes |
 //! | [`campaign`] | cuts by the thousand: `POWER_CUTS=100000 cargo test --release --test power_cuts campaign` |
+//! | [`timings`] | the same work on all queues at once, over and over: one state. `POWER_TIMINGS=1000` |
 //! | [`kills`] | kill -9 around a cut: the state before or the state after. `POWER_KILLS=500` |
 //! | [`guest`] | what the guest sees: dead, failing, and the power back |
 //! | [`chosen`] | what is kept by `lose`, `keep`, `seed`, `state`, to the byte |
@@ -46,5 +47,6 @@ mod rig;
 mod rules;
 mod rules_tests;
 mod stable;
+mod timings;
 mod when;
 mod work;

@@ -52,6 +52,7 @@ fn wrong_words_are_refused_by_name_and_value() {
         (json!({"at": "zone:999,wp>=0"}), &["999"]),
         (json!({"at": "zone:0,wp>=4096"}), &["zone:0"]),
         (json!({"at": "mark:"}), &["at", "mark:"]),
+        (json!({"at": "never", "seed": 1}), &["at=never", "no other word"]),
         (json!({"loose": "all"}), &["loose"]),
     ];
     for (fields, fragments) in cases {

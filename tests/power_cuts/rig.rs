@@ -173,13 +173,23 @@ impl Rig {
         result
     }
 
-    /// A cut with `then=exit`: what it has left, if there was time to say it.
+    /// A cut with `then=exit`: what it has left, which the daemon says before it ends.
     #[track_caller]
-    pub(crate) fn cut_and_exit(&mut self, fields: &Value) -> Option<Value> {
+    pub(crate) fn cut_and_exit(&mut self, fields: &Value) -> Value {
         let answer = self.control.ask(&command(fields));
         let status = self.disk.daemon.wait();
         assert!(status.success(), "the daemon ended with {status} by a cut");
-        answer.map(|answer| answer.unwrap_or_else(|error| panic!("{fields}: {error}")))
+        let answer = answer.unwrap_or_else(|| panic!("{fields}: the daemon has ended without a word"));
+        answer.unwrap_or_else(|error| panic!("{fields}: {error}"))
+    }
+
+    /// Sets a mark that a cut with `then=exit` waits for: what that has left.
+    #[track_caller]
+    pub(crate) fn cut_at_mark_and_exit(&mut self, name: &str) -> Value {
+        let told = self.ask(&json!({"cmd": "mark", "name": name}));
+        let status = self.disk.daemon.wait();
+        assert!(status.success(), "the daemon ended with {status} by a cut");
+        told
     }
 
     /// A cut now, which may be refused.

@@ -1,9 +1,9 @@
 //! Cuts that come later: at a request, a flush, a number of bytes, a pointer, a mark. One request at a time, each
 //! answered before the next; after the cut each fails.
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::rig::{GEO, Rig, Way};
+use super::rig::{GEO, Rig, Way, command};
 use crate::common::disk::Setup;
 use crate::common::model::assert_ok;
 use crate::common::request::{Req, State, Status};
@@ -145,6 +145,29 @@ fn a_cut_at_a_mark_comes_with_that_mark_and_no_other() {
     assert!(rig.is_off());
     rig.power_on(Way::ResetDevice);
     assert_eq!(rig.zone(SEQ), (State::Closed, 3));
+    rig.finish();
+}
+
+#[test]
+fn a_cut_that_waits_can_be_called_off() {
+    let mut rig = Rig::start(Setup::new(GEO));
+    let off = json!({"at": "never"});
+    assert_eq!(rig.ask(&command(&off))["called_off"], Value::Null, "nothing was waiting");
+    for at in ["request:2", "mark:later"] {
+        arm(&mut rig, at, "all");
+        let answer = rig.ask(&command(&off));
+        assert_eq!((&answer["armed"], &answer["called_off"]), (&json!(false), &json!(at)), "{answer}");
+        assert_eq!(rig.state_of_power(), "on");
+    }
+    let requests = writes(&rig, SEQ, 4);
+    assert_eq!(good_before_the_cut(&mut rig, &requests), 4);
+    rig.ask(&json!({"cmd": "mark", "name": "later"}));
+    assert_eq!(rig.state_of_power(), "on");
+    // What comes after the cut is too late.
+    rig.cut(&json!({"lose": "nothing"}));
+    assert!(rig.refuses(&off).contains("off already"));
+    rig.power_on(Way::ResetDevice);
+    assert_eq!(rig.zone(SEQ), (State::Closed, 4));
     rig.finish();
 }
 

@@ -1,7 +1,9 @@
 //! How a cell looks, on a terminal and in a picture: its most telling state, and how much of it is written.
 
 use crate::cli::screen::{Colour, Rgb};
+use crate::cli::size;
 use crate::observe::summary::{StateCounts, Summary, Tally};
+use crate::units::Bytes;
 use crate::zone::State;
 
 /// The states in the order in which one zone's is told for a whole cell.
@@ -91,6 +93,39 @@ pub(in crate::cli) fn shades(tally: &Tally, columns: usize) -> impl Iterator<Ite
     (0..columns).map(move |column| shade(state, (filled - column as f64).clamp(0.0, 1.0)))
 }
 
+/// Of what is written, the share that a power cut may take, 0.0 to 1.0.
+pub(in crate::cli) fn volatile(tally: &Tally) -> f64 {
+    let volatile = tally.volatile.unwrap_or(0);
+    if tally.written == 0 { 0.0 } else { (volatile as f64 / tally.written as f64).min(1.0) }
+}
+
+/// How the power stands and how much it may take with it, where the disk has a volatile cache.
+pub(in crate::cli) fn power(summary: &Summary) -> Option<String> {
+    let power = summary.power.as_ref()?;
+    Some(format!("power {}; volatile {}", power.in_words(), size::brief(Bytes(power.volatile_bytes))))
+}
+
+/// The zones of the cells that have anything to lose, where any has.
+pub(in crate::cli) fn volatile_zones(summary: &Summary) -> Option<String> {
+    /// Runs that are named.
+    const NAMED: usize = 8;
+    let mut runs: Vec<(u32, u32)> = Vec::new();
+    for cell in summary.cells.iter().filter(|cell| cell.tally.volatile.is_some_and(|bytes| bytes > 0)) {
+        let next = cell.first.saturating_add(cell.zones);
+        match runs.last_mut() {
+            Some((_, end)) if *end == cell.first => *end = next,
+            _ => runs.push((cell.first, next)),
+        }
+    }
+    let name = |(first, next): &(u32, u32)| match next - first {
+        1 => first.to_string(),
+        _ => format!("{first} to {}", next - 1),
+    };
+    let named: Vec<String> = runs.iter().take(NAMED).map(name).collect();
+    let more = if runs.len() > NAMED { " and others" } else { "" };
+    (!named.is_empty()).then(|| format!("volatile in zones {}{more}", named.join(", ")))
+}
+
 /// What a cell stands for where that is more than one zone.
 pub(in crate::cli) fn scale(summary: &Summary) -> Option<String> {
     let run = summary.cells.first().map(|cell| cell.zones).filter(|run| *run > 1)?;
@@ -130,8 +165,29 @@ pub(in crate::cli) fn symbols(state: State) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::summary;
+    use super::super::testing::{self, summary};
     use super::*;
+    use crate::power::PowerStatus;
+
+    #[test]
+    fn zones_with_anything_to_lose_are_named_in_runs_and_no_more_of_them_than_can_be_read() {
+        let power = || PowerStatus { state: "armed".to_owned(), at: Some("flush:3".to_owned()), volatile_bytes: 3072 };
+        let named =
+            |zones: &[(State, u64)], cells, from| volatile_zones(&testing::volatile(zones, cells, from, power()));
+        let some =
+            [(State::Closed, 512), (State::Empty, 0), (State::Full, 1024), (State::Closed, 1), (State::NotWp, 0)];
+        assert_eq!(named(&some, 5, 0).as_deref(), Some("volatile in zones 0, 2 to 3"));
+        assert_eq!(named(&some, 5, 1).as_deref(), Some("volatile in zones 2 to 3"));
+        assert_eq!(named(&some, 2, 3).as_deref(), Some("volatile in zones 3 to 5"), "as exact as the cells are");
+        assert_eq!(named(&some, 5, 4), None);
+        let many: Vec<_> =
+            (0..40).map(|at| if at % 2 == 0 { (State::Closed, 512) } else { (State::Empty, 0) }).collect();
+        let expected = "volatile in zones 0, 2, 4, 6, 8, 10, 12, 14 and others";
+        assert_eq!(named(&many, 40, 0).as_deref(), Some(expected));
+        let summary = testing::volatile(&some, 5, 0, power());
+        assert_eq!(super::power(&summary).as_deref(), Some("power on, to be cut at flush:3; volatile 3 KiB"));
+        assert_eq!(super::power(&testing::summary(&some, 5)), None);
+    }
 
     #[test]
     fn a_cell_shows_the_most_telling_state_of_its_zones_and_how_far_they_are_written() {

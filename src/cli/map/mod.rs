@@ -33,6 +33,8 @@ const PICTURE_CELLS: u32 = 4096;
 const PLAIN_ROWS: usize = 32;
 /// Rows of a terminal that are not for cells: what stands above and below them, and the shell's prompt.
 const OTHER_ROWS: usize = 9;
+/// Those for the power of a disk that has a volatile cache.
+const POWER_ROWS: usize = 2;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -100,7 +102,8 @@ fn print_json(summary: &Summary) -> Result<()> {
 /// Draws the map as text.
 fn draw(disk: &Disk, source: &mut Source, cells: Option<u32>) -> Result<ExitCode> {
     let (columns, rows) = screen::size();
-    let (rows, colours) = (rows.map_or(PLAIN_ROWS, |rows| rows.saturating_sub(OTHER_ROWS)), Colours::of_stdout());
+    let other = OTHER_ROWS + if disk.cached { POWER_ROWS } else { 0 };
+    let (rows, colours) = (rows.map_or(PLAIN_ROWS, |rows| rows.saturating_sub(other)), Colours::of_stdout());
     let layout = Layout::fit(disk.geometry.nr_zones(), cells, columns, rows, colours);
     let summary = source.summary(disk, layout.cells)?;
     output::print(screen::text(&terminal::draw(disk, &summary, &layout, columns, colours), colours))?;

@@ -2,7 +2,7 @@
 //!
 //! With colours a cell is a block, as wide as there is room for; without, one character.
 
-use super::look::{fill, hue, label, present, scale, shades, symbol, symbols};
+use super::look::{fill, hue, label, power, present, scale, shades, symbol, symbols, volatile_zones};
 use crate::cli::disk::Disk;
 use crate::cli::screen::{Colours, Line, Style, printable};
 use crate::observe::summary::{Cell, Summary, Tally};
@@ -75,8 +75,9 @@ pub(super) fn draw(disk: &Disk, summary: &Summary, layout: &Layout, columns: usi
         Line::default().with(Style::bold(), printable(&disk.name)),
         Line::plain(disk.shape()),
         Line::plain(disk.usage(&summary.totals)),
-        Line::default(),
     ];
+    lines.extend(power(summary).map(Line::plain));
+    lines.push(Line::default());
     lines.extend(rows(summary, layout, colours));
     lines.push(Line::default());
     lines.extend(legend(&summary.totals, columns, colours));
@@ -148,14 +149,16 @@ fn notes(summary: &Summary, layout: &Layout, colours: Colours) -> Vec<Line> {
             _ => "cells brighten from the left as they are written".to_owned(),
         });
     }
+    notes.extend(volatile_zones(summary));
     notes.into_iter().map(Line::plain).collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{disk, summary};
+    use super::super::testing::{disk, summary, volatile};
     use super::*;
     use crate::cli::screen::text;
+    use crate::power::PowerStatus;
     use crate::zone::State::{Closed, Empty, ExplicitOpen, Full, ImplicitOpen, NotWp};
 
     fn drawn(zones: &[(State, u64)], conventional: u32, columns: usize, rows: usize) -> String {
@@ -198,6 +201,27 @@ letters and digits go by tenths written: a, A and 0 are less than one
                 "letters and digits go by tenths written: a, A and 0 are less than one",
             ]
         );
+    }
+
+    #[test]
+    fn a_disk_with_a_volatile_cache_says_how_its_power_is_and_which_zones_may_lose_something() {
+        let power = PowerStatus { state: "off".to_owned(), at: None, volatile_bytes: 2048 };
+        let zones = [(Closed, 512), (Closed, 512), (Full, 1024), (Empty, 0)];
+        let layout = Layout::fit(4, None, 80, 32, Colours::None);
+        let lines = draw(&disk(4, 0), &volatile(&zones, 4, 1, power), &layout, 80, Colours::None);
+        let expected = "\
+a disk
+16 KiB: 4 zones of 4 KiB, 2 KiB of each writable
+written 4 KiB of 8 KiB (50.0 %), open 0 of 3, active 2 of 4
+power off; volatile 2 KiB
+
+0  55#.
+
+# full 1   0-9 closed 2   . empty 1
+letters and digits go by tenths written: a, A and 0 are less than one
+volatile in zones 1 to 2
+";
+        assert_eq!(text(&lines, Colours::None), expected);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::cli::disk::Disk;
 use crate::observe::summary::Summary;
+use crate::power::PowerStatus;
 use crate::store::ZoneInfo;
 use crate::units::{Bytes, ZoneIndex};
 use crate::zone::{Geometry, GeometryRequest, State, ZoneKind};
@@ -22,11 +23,21 @@ pub(in crate::cli) fn disk(zones: u32, conventional: u32) -> Disk {
         max_append_bytes: Bytes(512),
     };
     let geometry = Geometry::new(&request).unwrap().0;
-    Disk { name: "a disk".to_owned(), geometry, longest_append: geometry.max_append() }
+    Disk { name: "a disk".to_owned(), geometry, longest_append: geometry.max_append(), cached: false }
 }
 
 /// Zones by their states and how many 1024ths of each are written, in at most `cells` cells.
 pub(in crate::cli) fn summary(zones: &[(State, u64)], cells: u32) -> Summary {
+    Summary::of(infos(zones), zones.len() as u32, cells)
+}
+
+/// The same behind a volatile cache, by which all zones from number `from` on may lose all that they hold.
+pub(in crate::cli) fn volatile(zones: &[(State, u64)], cells: u32, from: u32, power: PowerStatus) -> Summary {
+    let stable = |zone: ZoneIndex| (zone.0 >= from).then_some(Bytes(ZONE * u64::from(zone.0)));
+    Summary::of_volatile(infos(zones), stable, power, zones.len() as u32, cells)
+}
+
+fn infos(zones: &[(State, u64)]) -> impl Iterator<Item = ZoneInfo> {
     let zone = |(index, (state, written)): (u32, &(State, u64))| {
         let start = Bytes(ZONE * u64::from(index));
         let conventional = *state == State::NotWp;
@@ -40,5 +51,5 @@ pub(in crate::cli) fn summary(zones: &[(State, u64)], cells: u32) -> Summary {
             write_pointer: Bytes(start.0 + written * CAPACITY / 1024),
         }
     };
-    Summary::of((0..).zip(zones).map(zone), zones.len() as u32, cells)
+    (0..).zip(zones).map(zone)
 }

@@ -20,6 +20,7 @@ mod path;
 #[path = "../../../tests/common/rng.rs"]
 #[allow(unreachable_pub, reason = "all tests share it")]
 mod rng;
+mod seen;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -34,7 +35,7 @@ fn number(name: &str, otherwise: u64) -> u64 {
 #[test]
 fn whatever_happens_in_whatever_order_each_request_is_answered_once_and_rightly() {
     let (from, seeds) = (number("SIMULATED_FROM", 1), number("SIMULATED_SEEDS", 40));
-    let mut seen = world::Seen::default();
+    let mut seen = seen::Seen::default();
     for seed in from..from + seeds {
         let run = AssertUnwindSafe(|| world::World::new(seed).run(REQUESTS));
         match catch_unwind(run) {

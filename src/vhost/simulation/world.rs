@@ -1,9 +1,11 @@
 //! A device, its guest and what happens to them.
 
+mod cut;
+
 use std::cell::RefCell;
 use std::fs::File;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use vhost::vhost_user::message::VhostUserInflight;
 use virtio_bindings::bindings::virtio_blk as wire;
@@ -15,11 +17,12 @@ use super::guest::Asked;
 use super::oracle::{BLOCK, Conventional, Zone, numbers};
 use super::path::{SimPath, Weather};
 use super::rng::Rng;
+use super::seen::Seen;
 use crate::device::memory::Memory;
 use crate::device::recovery::LeftBehind;
 use crate::device::router::{Bell, Rung};
 use crate::device::{Device, Identity};
-use crate::power::{Switch, VolatileCache, Words};
+use crate::power::{Switch, VolatileCache};
 use crate::qcow2::{self, Access, ByteOrder, CreateOptions, Image};
 use crate::store::{Batch, OpenOptions, ZoneInfo, ZonedDevice, ZonedStore};
 use crate::units::{Bytes, FileOffset, Sector};
@@ -36,73 +39,6 @@ const CAPACITY: u64 = 48 << 10;
 pub(super) const ZONES: u64 = 7;
 pub(super) const ZONE_BLOCKS: usize = (ZONE / BLOCK) as usize;
 const MAX_APPEND: u64 = 16 << 10;
-
-/// What a world has seen.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) requests: usize,
-    pub(super) failures: usize,
-    pub(super) deaths: usize,
-    pub(super) resumed: usize,
-    pub(super) power_losses: usize,
-    pub(super) cuts: usize,
-    pub(super) cut_deaths: usize,
-    pub(super) torn: usize,
-    pub(super) resets_lost: usize,
-    pub(super) data_lost: usize,
-    pub(super) stops: usize,
-    pub(super) moves: usize,
-    pub(super) resets: usize,
-    pub(super) full: usize,
-    pub(super) slept: usize,
-}
-
-impl Seen {
-    fn all(&mut self) -> [&mut usize; 15] {
-        let Self {
-            requests,
-            failures,
-            deaths,
-            resumed,
-            power_losses,
-            data_lost,
-            stops,
-            moves,
-            resets,
-            full,
-            slept,
-            ..
-        } = self;
-        let Self { cuts, cut_deaths, torn, resets_lost, .. } = self;
-        [
-            requests,
-            failures,
-            deaths,
-            resumed,
-            power_losses,
-            data_lost,
-            stops,
-            moves,
-            resets,
-            full,
-            slept,
-            cuts,
-            cut_deaths,
-            torn,
-            resets_lost,
-        ]
-    }
-
-    pub(super) fn add(&mut self, other: &Self) {
-        let mut other = Self { ..*other };
-        self.all().into_iter().zip(other.all()).for_each(|(all, more)| *all += *more);
-    }
-
-    /// Whether everything was seen at least once.
-    pub(super) fn is_all(&mut self) -> bool {
-        self.all().into_iter().all(|count| *count != 0)
-    }
-}
 
 /// A queue with its driver.
 pub(super) struct Lane {
@@ -178,7 +114,7 @@ fn open(disk: &Arc<SimDisk>, started: Started) -> (Process, Vec<Arc<Rung>>, Arc<
     });
     if let Some(cache) = &device.cache {
         let device = Arc::downgrade(&device);
-        cache.set_after_cut(Box::new(move |_| device.upgrade().unwrap().router.ring_all()));
+        cache.set_after_cut(Box::new(move |outcome| device.upgrade().unwrap().power_is_cut(outcome)));
     }
     let journals = Arc::new(Journals::new());
     device.disk.set_journal(Box::new(Arc::clone(&journals)));
@@ -457,92 +393,6 @@ impl World {
             (lane.asleep, lane.kicked) = (false, false);
         }
         self.region = new_region(&self.process.store, self.lanes.len());
-    }
-
-    /// The power is cut on command, and is back when the guest has reset its device. The process may die in the midst: then the
-    /// next one finds the state of before or of after.
-    fn cut_power(&mut self) {
-        let words = Words {
-            seed: Some(self.rng.below(1 << 20)).filter(|seed| seed % 4 != 0),
-            then: (self.rng.below(2) == 0).then(|| "fail".to_owned()),
-            ..Words::default()
-        };
-        let fails = words.then.is_some();
-        let result = Arc::new(Mutex::new(None));
-        let told = Arc::clone(&result);
-        let cache = Arc::clone(self.process.device.cache.as_ref().unwrap());
-        cache.command(words, Box::new(move |outcome| *told.lock().unwrap() = Some(outcome))).unwrap();
-        let mut begun = self.disk.operations();
-        for turn in 0.. {
-            assert!(turn < 100_000, "the power is not cut");
-            if self.rng.below(2) == 0 {
-                let number = self.rng.below(self.lanes.len() as u64) as usize;
-                self.go_on(number);
-            }
-            begun = self.disk.operations();
-            self.housekeep();
-            if result.lock().unwrap().is_some() {
-                break;
-            }
-        }
-        let outcome = match result.lock().unwrap().take() {
-            Some(Ok(outcome)) => outcome,
-            // All goes on as if nothing had been said.
-            failed => return assert!(self.faulty, "the power could not be cut: {failed:?}"),
-        };
-        if self.rng.below(2) == 0 {
-            return self.die_while_cut(begun);
-        }
-        self.expect_no_success(fails);
-        for lane in &mut self.lanes {
-            drop(lane.queue.take());
-            lane.asked = [const { None }; PLACES];
-        }
-        self.new_drivers();
-        let region = self.open_region(&self.process.store);
-        self.process.journals.attach(Some(&region));
-        self.process.device.reset();
-        let left: Vec<_> = self.lanes.iter().map(|_| LeftBehind::none(&self.process.device.disk)).collect();
-        left.into_iter().enumerate().for_each(|(number, left)| self.start_queue(number, 0, left));
-        self.check_after_power_loss(true);
-        self.seen.cuts += 1;
-        self.seen.torn += outcome.zones.iter().filter(|zone| zone.torn).count();
-        self.seen.resets_lost += outcome.zones.iter().filter(|zone| zone.resets_lost != 0).count();
-    }
-
-    /// After a cut what was in flight fails, or is not answered.
-    fn expect_no_success(&mut self, fails: bool) {
-        for number in 0..self.lanes.len() {
-            let lane = &mut self.lanes[number];
-            lane.rung.take();
-            let queue = lane.queue.as_mut().unwrap();
-            for _ in 0..3 {
-                queue.round(true).unwrap();
-            }
-            assert!(queue.is_quiet(), "the power is gone, and requests are in flight");
-            let answers = lane.driver.answers(&self.mem);
-            assert!(fails || answers.is_empty(), "an answer without power");
-            assert!(answers.iter().all(|answer| answer.status == wire::VIRTIO_BLK_S_IOERR as u8));
-            let waiting = lane.asked.iter().flatten().count();
-            assert!(!fails || answers.len() == waiting, "{} answers for {waiting} requests", answers.len());
-        }
-    }
-
-    /// The process dies at one of the operations that a cut has taken, of which the first is `begun`.
-    fn die_while_cut(&mut self, begun: u64) {
-        for lane in &mut self.lanes {
-            lane.queue.take().unwrap().parts().0.die();
-            lane.asked = [const { None }; PLACES];
-        }
-        let at = begun + self.rng.below(self.disk.operations() - begun + 1);
-        // What a process has done is there, whatever becomes of it.
-        let disk = self.disk.crash_before(at).keeping(|_, _| true);
-        self.disk = Arc::new(disk);
-        self.disk.settle();
-        self.new_drivers();
-        self.start_process();
-        self.check_after_power_loss(true);
-        self.seen.cut_deaths += 1;
     }
 
     /// Checks what is left and goes on from there. Where it was lost on `command`, nothing that is kept is zeros.

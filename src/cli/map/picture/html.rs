@@ -1,6 +1,6 @@
 //! The page: the drawing between a heading and two tables, the states and the geometry.
 
-use super::super::look::{hue, label, present};
+use super::super::look::{hue, label, power, present};
 use super::svg::element;
 use super::{EMPTY, css, escape};
 use crate::cli::disk::{Disk, written};
@@ -23,12 +23,13 @@ i{display:inline-block;width:.8em;height:.8em;border-radius:.2em;margin-right:.6
 pub(in crate::cli::map) fn page(disk: &Disk, summary: &Summary) -> String {
     let name = escape(&disk.name);
     let (shape, written) = (escape(&disk.shape()), escape(&written(&summary.totals)));
+    let power = power(summary).map_or_else(String::new, |power| format!("<p>{}</p>\n", escape(&power)));
     let (drawing, states, geometry) =
         (element(disk, summary), states(&summary.totals), geometry(disk, &summary.totals));
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width\">\n<title>Zones of {name}</title>\n\
-         <style>{STYLE}{}</style>\n</head>\n<body>\n<h1>{name}</h1>\n<p>{shape}</p>\n<p>{written}</p>\n{drawing}\
+         <style>{STYLE}{}</style>\n</head>\n<body>\n<h1>{name}</h1>\n<p>{shape}</p>\n<p>{written}</p>\n{power}{drawing}\
          <div class=\"tables\">\n<div>\n<h2>States</h2>\n{states}</div>\n<div>\n<h2>Geometry</h2>\n{geometry}</div>\n\
          </div>\n</body>\n</html>\n",
         colours(),

@@ -15,7 +15,9 @@ pub(super) use svg::picture;
 use super::look::{label, present, telling};
 use crate::cli::disk::written;
 use crate::cli::screen::Rgb;
+use crate::cli::size;
 use crate::observe::summary::Cell;
+use crate::units::Bytes;
 
 /// What empty zones look like on a light page, and on a dark one.
 const EMPTY: [Rgb; 2] = [Rgb(225, 228, 232), Rgb(48, 53, 60)];
@@ -57,13 +59,17 @@ fn tell(cell: &Cell) -> String {
     if has_pointer {
         text += &format!("; {}", written(&cell.tally));
     }
+    if let Some(volatile) = cell.tally.volatile.filter(|bytes| *bytes > 0) {
+        text += &format!(", {} of it volatile", size::brief(Bytes(volatile)));
+    }
     text
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{disk, summary};
+    use super::super::testing::{disk, summary, volatile};
     use super::*;
+    use crate::power::PowerStatus;
     use crate::zone::State::{self, Closed, Empty, Full, ImplicitOpen, NotWp};
 
     #[test]
@@ -98,6 +104,22 @@ mod tests {
             assert!(text.contains(&format!("<title>{title}</title>")), "no \"{title}\" in {text}");
         }
         assert!(text.contains("one cell is 3 zones"), "{text}");
+    }
+
+    #[test]
+    fn what_a_power_cut_may_take_is_told_and_drawn_above_what_is_stable() {
+        let power = PowerStatus { state: "on".to_owned(), at: None, volatile_bytes: 3072 };
+        let zones = [(Closed, 512), (Closed, 512), (Full, 1024), (Empty, 0)];
+        let summary = volatile(&zones, 4, 1, power);
+        for text in [picture(&disk(4, 0), &summary), page(&disk(4, 0), &summary)] {
+            assert!(text.contains("power on; volatile 3 KiB"), "{text}");
+            assert!(text.contains("<title>zone 0: closed; written 1 KiB of 2 KiB (50.0 %)</title>"), "{text}");
+            let title = "zone 2: full; written 2 KiB of 2 KiB (100.0 %), 2 KiB of it volatile";
+            assert!(text.contains(&format!("<title>{title}</title>")), "{text}");
+            assert_eq!(text.matches("class=\"v\"").count(), 2, "{text}");
+        }
+        let without = super::super::testing::summary(&zones, 4);
+        assert!(!picture(&disk(4, 0), &without).contains("volatile"));
     }
 
     #[test]

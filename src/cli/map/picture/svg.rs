@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Write};
 
-use super::super::look::{fill, hue, label, present, scale, telling};
+use super::super::look::{fill, hue, label, power, present, scale, telling, volatile};
 use super::{EMPTY, css, escape, tell};
 use crate::cli::disk::Disk;
 use crate::observe::summary::{Cell, Summary, Tally};
@@ -28,7 +28,9 @@ pub(in crate::cli::map) fn picture(disk: &Disk, summary: &Summary) -> String {
     let mut out = String::new();
     let (width, height) = (MARGIN + GUTTER + WIDTH + MARGIN, MARGIN + HEADING + body_height(summary) + MARGIN);
     let name = escape(&disk.name);
-    let (shape, usage) = (escape(&disk.shape()), escape(&disk.usage(&summary.totals)));
+    let shape = escape(&disk.shape());
+    let usage = disk.usage(&summary.totals);
+    let usage = escape(&power(summary).map_or_else(|| usage.clone(), |power| format!("{usage}, {power}")));
     // Writing to memory does not fail.
     let _ = writeln!(
         out,
@@ -64,7 +66,7 @@ pub(super) fn element(disk: &Disk, summary: &Summary) -> String {
     out
 }
 
-/// The colours, as classes: `t` is a cell, `f` what is written of it.
+/// The colours, as classes: `t` is a cell, `f` what is written of it, `v` what of that a power cut may take.
 fn style() -> String {
     let mut style = String::from(
         ".zones text{font:14px system-ui,sans-serif;fill:#24272c}.zones .name{font-size:20px;font-weight:bold}\
@@ -77,6 +79,7 @@ fn style() -> String {
     let _ = write!(
         style,
         ".zones .empty .t,.zones .not-wp .t{{fill-opacity:1}}.zones .empty rect{{fill:{light}}}\
+         .zones g .v{{fill:#fff;fill-opacity:.45}}\
          @media(prefers-color-scheme:dark){{.zones text{{fill:#e4e6ea}}.zones .row{{fill:#98a0a8}}\
          .zones .empty rect{{fill:{dark}}}}}",
     );
@@ -196,6 +199,13 @@ fn cells(out: &mut String, cells: &[Cell], x: u32, y: u32) -> fmt::Result {
                     "<rect class=\"f\" x=\"{left}\" y=\"{from:.1}\" width=\"{side}\" height=\"{height:.1}\" \
                      rx=\"{round:.1}\"/>"
                 )?;
+                let volatile = volatile(&cell.tally) * height;
+                if volatile > 0.0 {
+                    write!(
+                        out,
+                        "<rect class=\"v\" x=\"{left}\" y=\"{from:.1}\" width=\"{side}\" height=\"{volatile:.1}\"/>"
+                    )?;
+                }
             }
             out.push_str("</g>\n");
         }

@@ -1,0 +1,123 @@
+# shellcheck shell=bash
+# The steps of a long run: one after another, or beside one another where the machine has more processors than a step uses.
+#
+# Sourced by all.sh, never run; takes the trap of the script's end, and prints then how long each step took. The sourcing script has
+# set -euo pipefail.
+#
+#   step NAME COMMAND...      does it; the run is over where it fails
+#   beside NAME COMMAND...    begins it, once fewer than STEPS_AT_ONCE (2) are under way, and goes on; what it prints is shown as a whole when
+#                             it has ended
+#   early NAME COMMAND...     the same at once and at low priority: what a later step would have to wait for
+#   await NAME                waits for one that was begun so; the run is over where it has failed
+#   join                      waits for all that was begun so; the run is over where one of them has failed
+#
+# COMMAND may be a function. A step that fails is not waited for longer than the others take.
+
+STEPS_AT_ONCE=${STEPS_AT_ONCE:-2}
+steps_folder=$(mktemp -d)
+steps_started=$SECONDS
+# By process: the step's name, when it began, and what it counts among those that are under way.
+declare -A steps_name steps_began steps_weight
+steps_under_way=0
+steps_failed=()
+trap steps_end EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+steps_note() { printf '%s\t%s\n' "$1" "$2" >>"$steps_folder/times"; }
+
+step() {
+    local name=$1 began=$SECONDS
+    shift
+    printf '\n== %s\n' "$name"
+    steps_now=$name
+    "$@"
+    steps_now=
+    steps_note "$((SECONDS - began))" "$name"
+    printf -- '-- %s: %d s\n' "$name" "$((SECONDS - began))"
+}
+
+# steps_begin WEIGHT NAME COMMAND...
+steps_begin() {
+    local weight=$1 name=$2 pid
+    shift 2
+    # A group of its own, so that all of it can be ended.
+    set -m
+    (
+        set +m
+        trap - EXIT INT TERM
+        "$@"
+    ) </dev/null >"$steps_folder/$name" 2>&1 &
+    pid=$!
+    set +m
+    steps_name[$pid]=$name steps_began[$pid]=$SECONDS steps_weight[$pid]=$weight
+    steps_under_way=$((steps_under_way + weight))
+}
+
+beside() {
+    while ((steps_under_way >= STEPS_AT_ONCE)); do steps_reap; done
+    steps_begin 1 "$@"
+}
+
+early() {
+    local name=$1
+    shift
+    steps_begin 0 "$name" nice_of "$@"
+}
+
+# nice_of COMMAND...: the command, which may be a function, and whatever it starts.
+nice_of() {
+    renice -n 19 -p "$BASHPID" >/dev/null
+    "$@"
+}
+
+# steps_reap: waits until one of those that were begun has ended, and shows what it has printed.
+steps_reap() {
+    local pid status=0 name took
+    wait -n -p pid "${!steps_name[@]}" || status=$?
+    name=${steps_name[$pid]} took=$((SECONDS - steps_began[$pid]))
+    steps_under_way=$((steps_under_way - steps_weight[$pid]))
+    unset "steps_name[$pid]" "steps_began[$pid]" "steps_weight[$pid]"
+    printf '\n== %s (beside others)\n' "$name"
+    cat "$steps_folder/$name"
+    if ((status != 0)); then
+        steps_failed+=("$name")
+        printf 'FAIL %s: exit status %d\n' "$name" "$status"
+    fi
+    steps_note "$took" "$name (beside others)"
+    printf -- '-- %s: %d s\n' "$name" "$took"
+}
+
+await() {
+    while steps_has "$1" "${steps_name[@]}"; do steps_reap; done
+    ! steps_has "$1" "${steps_failed[@]}" || exit 1
+}
+
+# steps_has NAME NAME...: the first is among the others
+steps_has() {
+    local wanted=$1 name
+    shift
+    for name in "$@"; do
+        [[ $name != "$wanted" ]] || return 0
+    done
+    return 1
+}
+
+join() {
+    while ((${#steps_name[@]} > 0)); do steps_reap; done
+    ((${#steps_failed[@]} == 0)) || exit 1
+}
+
+steps_end() {
+    local status=$? pid
+    for pid in "${!steps_name[@]}"; do
+        kill -- "-$pid" 2>/dev/null || true
+    done
+    ((status == 0)) || printf '\nFAIL, exit status %d: %s\n' "$status" "${steps_now:-${steps_failed[*]-}}"
+    if [[ -s $steps_folder/times ]]; then
+        printf '\nseconds  step\n'
+        sort -rn "$steps_folder/times" | sed 's/\t/ /' | while read -r took name; do printf '%7d  %s\n' "$took" "$name"; done
+        printf '%7d  all, one beside another\n' "$((SECONDS - steps_started))"
+    fi
+    rm -rf "$steps_folder"
+}
