@@ -199,7 +199,7 @@ fn a_cut_that_comes_later_and_ends_the_daemon_is_told_in_the_log() {
 #[test]
 fn however_long_the_story_of_a_cut_is_the_one_who_asks_gets_it_whole_before_the_daemon_ends() {
     const ZONES: u64 = 2500;
-    let geo = Geo { size: ZONES * 64 * KIB, zone: 64 * KIB, cap: 64 * KIB, conv: 0, ..GEO };
+    let geo = Geo { size: ZONES * 64 * KIB, zone: 64 * KIB, cap: 64 * KIB, conv: 0, append: 4 * KIB, ..GEO };
     let mut rig = Rig::start(Setup::new(geo).queue_size(256));
     let tokens: Vec<Token> = rig
         .shape

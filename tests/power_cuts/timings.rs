@@ -2,7 +2,7 @@
 //! zones and blocks of its own, so that what is accepted for a zone has one order, and nothing else has.
 //!
 //! How requests of different zones follow one another, what is let be seen at once, and how long the frontend does nothing in between
-//! is drawn anew each time; the order of the answers shows that the threads were not in step.
+//! is drawn anew each time; the order in which the answers come tells one timing from another.
 //!
 //! `POWER_TIMINGS=1000 cargo test --test power_cuts timings -- --nocapture` is the long form, `POWER_SEED` another work.
 
@@ -244,7 +244,7 @@ fn the_same_work_and_the_same_seed_leave_the_same_over_thread_timings() {
             );
             assert!(
                 times < TIMES || orders as u64 > times / 2,
-                "{engine:?}: the threads were in step, {orders} orders in {times} times"
+                "{engine:?}: one timing over and over, {orders} orders of the answers in {times} times"
             );
         }
     });

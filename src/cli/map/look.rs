@@ -178,7 +178,7 @@ mod tests {
             [(State::Closed, 512), (State::Empty, 0), (State::Full, 1024), (State::Closed, 1), (State::NotWp, 0)];
         assert_eq!(named(&some, 5, 0).as_deref(), Some("volatile in zones 0, 2 to 3"));
         assert_eq!(named(&some, 5, 1).as_deref(), Some("volatile in zones 2 to 3"));
-        assert_eq!(named(&some, 2, 3).as_deref(), Some("volatile in zones 3 to 5"), "as exact as the cells are");
+        assert_eq!(named(&some, 2, 3).as_deref(), Some("volatile in zones 3 to 4"), "as exact as the cells are");
         assert_eq!(named(&some, 5, 4), None);
         let many: Vec<_> =
             (0..40).map(|at| if at % 2 == 0 { (State::Closed, 512) } else { (State::Empty, 0) }).collect();

@@ -212,7 +212,7 @@ letters and digits go by tenths written: a, A and 0 are less than one
         let expected = "\
 a disk
 16 KiB: 4 zones of 4 KiB, 2 KiB of each writable
-written 4 KiB of 8 KiB (50.0 %), open 0 of 3, active 2 of 4
+written 4 KiB of 8 KiB (50.0 %), open 0 of 3, active 2 (no limit)
 power off; volatile 2 KiB
 
 0  55#.
