@@ -22,7 +22,7 @@ const MAX_CLIENTS: usize = 16;
 const SILENCE: Duration = Duration::from_secs(2);
 
 /// How long the end waits for a client that takes no more of its last answer; for all of them no longer than [`SILENCE`].
-const LAST_ANSWER: Duration = Duration::from_millis(500);
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 
 /// The longest line, or head of a scraper's question.
 const MAX_LINE: usize = 1 << 20;

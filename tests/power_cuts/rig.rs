@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -176,7 +177,15 @@ impl Rig {
     /// A cut with `then=exit`: what it has left, which the daemon says before it ends.
     #[track_caller]
     pub(crate) fn cut_and_exit(&mut self, fields: &Value) -> Value {
-        let answer = self.control.ask(&command(fields));
+        self.cut_and_exit_read_late(fields, Duration::ZERO)
+    }
+
+    /// The same, to one who reads nothing for a while.
+    #[track_caller]
+    pub(crate) fn cut_and_exit_read_late(&mut self, fields: &Value, pause: Duration) -> Value {
+        self.control.send(&command(fields));
+        std::thread::sleep(pause);
+        let answer = self.control.receive();
         let status = self.disk.daemon.wait();
         assert!(status.success(), "the daemon ended with {status} by a cut");
         let answer = answer.unwrap_or_else(|| panic!("{fields}: the daemon has ended without a word"));
