@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::campaign::{Says, number};
-use super::rig::{Control, GEO, Rig, Way, command, differing};
+use super::rig::{GEO, Rig, Way, command, differing};
 use super::rules::{Fate, Rules, Shape, Sight};
 use super::work::{Habits, Worker};
 use crate::common::cli::{Geo, Image};
+use crate::common::control::Control;
 use crate::common::disk::Setup;
 use crate::common::model::assert_ok;
 use crate::common::request::State;

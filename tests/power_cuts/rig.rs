@@ -1,10 +1,7 @@
 //! A served disk with a volatile cache and its control socket: cuts the power, brings it back in each way that a guest
 //! has, and looks at what is there.
 
-use std::io::{BufRead, BufReader, Write};
 use std::ops::Range;
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -12,12 +9,12 @@ use serde_json::{Value, json};
 use super::block::{Label, SECTORS, Seen};
 use super::rules::{Shape, Sight, zone_bytes};
 use crate::common::cli::{Geo, Image, SMALL, run};
+use crate::common::control::Control;
 use crate::common::disk::{Disk, Setup};
-use crate::common::eventually;
 use crate::common::frontend::Token;
 use crate::common::proto::{Talk, msg, pf};
 use crate::common::request::{Req, State, Status};
-use crate::common::{KIB, PATIENCE, Rng};
+use crate::common::{KIB, Rng};
 
 /// Two conventional zones and ten sequential ones, of which 48 of 64 blocks can be written.
 pub(crate) const GEO: Geo = Geo {
@@ -29,53 +26,6 @@ pub(crate) const GEO: Geo = Geo {
     cluster: 64 * KIB,
     ..SMALL
 };
-
-/// A client of the control socket.
-#[derive(Debug)]
-pub(crate) struct Control(BufReader<UnixStream>);
-
-impl Control {
-    /// Connects; waits for the daemon.
-    #[track_caller]
-    pub(crate) fn connect(path: &Path) -> Self {
-        let stream = eventually("the control socket", || UnixStream::connect(path).ok());
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self(BufReader::new(stream))
-    }
-
-    /// Sends a command without waiting for its answer.
-    pub(crate) fn send(&mut self, command: &Value) {
-        // A daemon that has ended says so when its answer is awaited.
-        let _ = self.0.get_mut().write_all(format!("{command}\n").as_bytes());
-    }
-
-    /// The next answer: what was asked for, or why not. None where the daemon has ended.
-    pub(crate) fn receive(&mut self) -> Option<Result<Value, String>> {
-        let mut line = String::new();
-        let got = self.0.read_line(&mut line);
-        if got.as_ref().is_ok_and(|got| *got == 0) || got.is_err_and(|error| gone(&error)) {
-            return None;
-        }
-        let mut answer: Value = serde_json::from_str(&line).unwrap_or_else(|e| panic!("no JSON: {e}: {line:?}"));
-        match (answer["result"].take(), answer["error"].as_str()) {
-            (_, Some(error)) => Some(Err(error.to_owned())),
-            (result, None) => Some(Ok(result)),
-        }
-    }
-
-    /// Sends a command and waits.
-    pub(crate) fn ask(&mut self, command: &Value) -> Option<Result<Value, String>> {
-        self.send(command);
-        self.receive()
-    }
-}
-
-fn gone(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
-    let gone = matches!(error.kind(), BrokenPipe | ConnectionReset);
-    assert!(gone, "the control socket: {error}");
-    gone
-}
 
 /// A way to reset the device, by which the power comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
