@@ -545,9 +545,9 @@ impl Layer for Arc<Faults> {
         }
     }
 
-    fn recall(&self, tag: Tag, choice: u64) {
-        self.shared.with(|state| state.recall(tag, choice));
-        self.below.recall(tag, choice);
+    fn recall(&self, tag: Tag, choice: u64, settled: bool) {
+        self.shared.with(|state| state.recall(tag, choice, settled));
+        self.below.recall(tag, choice, settled);
     }
 
     fn recover(&self, tag: Tag, note: Note) -> Recovered {

@@ -1,7 +1,7 @@
 //! A rule: which requests, which of these, and what becomes of them. Pure: which request is the victim follows from the rule's own
 //! counts, and what is random about a request from the rule's seed and the place that the request names.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -241,12 +241,18 @@ pub(super) struct Progress {
     pub(super) acted: u64,
     /// Of each zone the requests that the rule was about, where which is a matter of chance.
     in_zone: HashMap<u32, u64>,
+    /// How far the rule had come when it was read from a file: numbers beyond may be in notes of requests in flight.
+    written: u64,
+    /// Numbers beyond that were found in such notes.
+    found: BTreeSet<u64>,
+    /// From where on this process has counted.
+    counts_from: Option<u64>,
 }
 
 impl Progress {
     /// Where an earlier process has left off.
     pub(super) fn at(matched: u64, acted: u64, in_zone: &[(u32, u64)]) -> Self {
-        Self { matched, acted, in_zone: in_zone.iter().copied().collect() }
+        Self { matched, acted, in_zone: in_zone.iter().copied().collect(), written: matched, ..Self::default() }
     }
 
     /// Of each zone the requests that the rule was about, where which is a matter of chance; in order.
@@ -258,6 +264,7 @@ impl Progress {
 
     /// Counts a request that the rule is about. Returns its number where the rule acts on the request.
     pub(super) fn count(&mut self, rule: &Rule, subject: &Subject) -> Option<u64> {
+        self.counts_from.get_or_insert(self.matched);
         self.matched += 1;
         let is_victim = match rule.which {
             Which::All => true,
@@ -277,10 +284,12 @@ impl Progress {
         Some(self.matched)
     }
 
-    /// Takes over what the last process has noted of a request: the number that it had.
+    /// Takes over what an earlier process has noted of a request that the rule has acted on: its number. Numbers come in any order,
+    /// and may come again.
     pub(super) fn catch_up(&mut self, number: u64) {
-        if number > self.matched {
-            self.matched = number;
+        let counted_here = self.counts_from.is_some_and(|from| number > from);
+        if number > self.written && !counted_here && self.found.insert(number) {
+            self.matched = self.matched.max(number);
             self.acted += 1;
         }
     }
@@ -408,6 +417,17 @@ mod tests {
         let in_turns: Vec<u32> = [1, 2].repeat(50);
         assert_eq!(in_order(&one_by_one), in_order(&in_turns));
         assert!(in_order(&in_turns).len() > 10);
+    }
+
+    #[test]
+    fn what_notes_of_requests_in_flight_say_is_counted_once_in_any_order() {
+        let mut progress = Progress::at(7, 3, &[]);
+        [10, 8, 7, 2, 10].into_iter().for_each(|number| progress.catch_up(number));
+        assert_eq!((progress.matched, progress.acted), (10, 5));
+        let rule = rule(On::Write, Which::All, None);
+        assert_eq!(progress.count(&rule, &write(3)), Some(11));
+        [8, 11].into_iter().for_each(|number| progress.catch_up(number));
+        assert_eq!((progress.matched, progress.acted), (11, 6), "counted by this process");
     }
 
     #[test]

@@ -392,6 +392,8 @@ impl State {
     pub(super) fn drain(&mut self, queue: u16, drains: bool) {
         if !drains {
             self.draining.remove(&queue);
+            // Of requests that were in the used ring already nobody has asked.
+            self.recalled.retain(|tag, _| tag.queue != queue);
             return;
         }
         self.draining.insert(queue);
@@ -470,11 +472,13 @@ impl State {
     }
 
     /// Takes over what the last process has noted of a request.
-    pub(super) fn recall(&mut self, tag: Tag, note: u64) {
+    pub(super) fn recall(&mut self, tag: Tag, note: u64, settled: bool) {
         let (rule, number) = ((note >> 48) as u16, note & NUMBER);
         if let Some(ruled) = self.rules.iter_mut().find(|ruled| ruled.number == rule) {
             ruled.progress.catch_up(number);
-            self.recalled.insert(tag, (rule, number));
+            if !settled {
+                self.recalled.insert(tag, (rule, number));
+            }
             self.changed();
         }
     }

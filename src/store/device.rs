@@ -100,8 +100,9 @@ device! {
     /// Says what becomes of a request by the note that was found of it. Of one zone the lowest range comes first; no
     /// request of its zone has been begun yet. Notes are not trusted.
     fn recover(&self, tag: Tag, note: Note) -> Recovered;
-    /// Says what a layer has [noted](Journal::chosen) of a request that the last process left behind, before it is recovered.
-    fn recall(&self, tag: Tag, choice: u64);
+    /// Says what a layer has [noted](Journal::chosen) of a request that the last process left behind, before it is recovered; or is
+    /// not, as its outcome is settled.
+    fn recall(&self, tag: Tag, choice: u64, settled: bool);
     /// Takes a sequential zone away, read-only or offline, as a drive does. False while requests of the zone are in flight.
     fn take_away(&self, zone: ZoneIndex, offline: bool) -> bool;
     /// Gives a zone back that was taken away: closed, or empty or full as it was. Fails where no active zone is free.

@@ -255,7 +255,7 @@ impl<S: Medium> ZonedStore<S> {
     pub fn drain(&self, _queue: u16, _drains: bool) {}
 
     /// What a layer has noted of a request is the layer's affair.
-    pub fn recall(&self, _tag: Tag, _choice: u64) {}
+    pub fn recall(&self, _tag: Tag, _choice: u64, _settled: bool) {}
 
     /// Goes on with a parked request after its [`Event::Retry`]. A parked ticket whose request was
     /// [`Event::Finished`] instead is dropped.

@@ -207,15 +207,15 @@ pub(super) fn recover(disk: &Arc<dyn ZonedDevice>, region: &Inflight, journals: 
     left
 }
 
-/// Has the disk know what its layers had chosen for requests that have no outcome yet.
+/// Has the disk know what its layers had chosen for requests.
 fn recall(disk: &Arc<dyn ZonedDevice>, region: &Inflight) {
     for queue in 0..region.queues() {
         for head in (0..region.entries()).filter(|head| region.is_taken(queue, *head)) {
             let Some(at) = region.record(queue, head) else { continue };
             let choice: u64 = region.load(at + CHOICE);
             let settled = matches!(Noted::load(region, at), Some(Noted::Settled { .. }));
-            if choice != 0 && !settled {
-                disk.recall(Tag { queue, slot: head }, choice);
+            if choice != 0 {
+                disk.recall(Tag { queue, slot: head }, choice, settled);
             }
         }
     }

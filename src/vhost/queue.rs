@@ -58,7 +58,6 @@ impl<I: DataPath + ?Sized> Queue<I> {
     pub(super) fn new(path: Box<I>, device: &Arc<Device>, number: u16, mem: Arc<Memory>, ring: Ring) -> Self {
         let requests = Requests::new(path, Arc::clone(device), number, Arc::clone(&mem), ring.size());
         let gate = device.switch.gate(number);
-        device.disk.drain(number, false);
         Self { requests, mem, device: Arc::clone(device), number, ring, held: false, gate, power: Power::On }
     }
 
@@ -186,7 +185,7 @@ impl<I: DataPath + ?Sized> Queue<I> {
         self.ring.break_off()
     }
 
-    /// Goes on with what the last process left behind.
+    /// Goes on with what the last process left behind; from now on requests are new ones.
     pub(super) fn take_left_behind(&mut self, left: LeftBehind) {
         let gate = Arc::clone(&self.gate);
         let mut in_flight = enter(&gate);
@@ -197,6 +196,7 @@ impl<I: DataPath + ?Sized> Queue<I> {
             log::info!("queue {}: goes on with {} requests that were in flight", self.number, parsed.len());
         }
         self.requests.resume(parsed, left);
+        self.device.disk.drain(self.number, false);
         *in_flight = self.requests.in_io();
     }
 
