@@ -73,6 +73,8 @@ SAMPLES = {
     ("docs/ci.md", "- uses: OWNER"): ("examples/ci/github-actions.yml", "- uses: OWNER/vhost-user-zbd@v0.2.0"),
     ("docs/power.md", "for number in"): ("examples/power/append.sh", "for number in"),
     ("docs/power.md", '{ "conventional"'): ("qemu-scripts/power.sh", "power_note"),
+    ("docs/power.md", "power on, to be cut"): ("src/cli/map", "volatile in zones"),
+    ("docs/power.md", "     0.531009 q0 write"): ("src/cli/trace.rs", "the power is back"),
     ("docs/uml.md", "NAME ZONED"): ("qemu-scripts/demo-guest.sh", "lsblk -z"),
     ("docs/control.md", "serving for 8 s"): ("src/cli", "serving for"),
     ("docs/control.md", "request       answered"): ("src/cli", "answered"),
