@@ -8,40 +8,8 @@
 #   ./power both              runs ./.before and ./.after, with the cut between them that run.sh was told
 #
 # What is wrong is one line, and exit status 1. It asks the other end of a line, power.sh, which answers "ok" or "no" and why.
-set -euo pipefail
-
-wrong() {
-    printf 'power: %s\n' "$*" >&2
-    exit 1
-}
-
-# line: prints the guest's end of the line.
-line() {
-    local port
-    for port in /sys/class/virtio-ports/*; do
-        if [[ -e $port/name && $(<"$port/name") == power ]]; then
-            printf '/dev/%s\n' "${port##*/}"
-            return
-        fi
-    done
-    printf '/dev/tty2\n'
-}
-
-# ask WORD...: one question at a time. Returns 1 where the answer is no; ANSWER has why.
-ask() {
-    local at
-    at=$(line)
-    exec 9>/tmp/power.lock
-    flock 9
-    exec 8<>"$at"
-    # A terminal in user-mode Linux.
-    [[ $at != /dev/tty* ]] || stty raw -echo <&8
-    printf '%s\n' "$*" >&8
-    IFS= read -r ANSWER <&8
-    exec 8>&- 9>&-
-    ANSWER=${ANSWER#no }
-    [[ $ANSWER == ok ]]
-}
+# shellcheck source=/dev/null
+. "$(dirname "$0")/.line"
 
 cut() {
     [[ " $*" == *' then='* || $* == at=never ]] || set -- "$@" then=fail
@@ -49,22 +17,9 @@ cut() {
 }
 
 cycle() {
-    local disk=$1 queue=/sys/block/$1/queue device=/sys/block/$1/device places=() place source scheduler driver
-    [[ -e $device ]] || wrong "there is no disk $disk"
+    [[ -e /sys/block/$1/device ]] || wrong "there is no disk $1"
     ask off || wrong "$ANSWER"
-    while read -r source place _; do
-        [[ $source != "/dev/$disk" ]] || places=("$(printf '%b' "$place")" "${places[@]}")
-    done </proc/self/mounts
-    for place in "${places[@]}"; do
-        umount "$place" || wrong "$place is in use, and the power cannot come back before it is unmounted"
-    done
-    scheduler=$(sed 's/.*\[\(.*\)\].*/\1/' "$queue/scheduler")
-    device=$(readlink -f "$device")
-    driver=$(readlink -f "$device/driver")
-    echo "${device##*/}" >"$driver/unbind"
-    echo "${device##*/}" >"$driver/bind"
-    [[ -b /dev/$disk ]] || wrong "$disk has come back under another name: something has it open"
-    echo "$scheduler" >"$queue/scheduler"
+    reset_disk "$1"
 }
 
 both() {

@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# The power of a guest's disk: cuts it as the user has said, or as the guest's script says by ./power (guest-power.sh).
+# The power of a guest's disk: cuts it as the user has said, or as the guest's script says by ./power (guest-power.sh). By the same line
+# ./fault (guest-fault.sh) has its rules.
 #
 # Sourced by run.sh after lib.sh and daemon.sh, never run.
 #
@@ -136,6 +137,15 @@ power_answer() {
     fi
 }
 
+# power_fault WORD...: "ctl fault". What it prints is said to the guest.
+power_fault() {
+    "$VUZ_BIN" ctl "$POWER_CONTROL" fault "$@" >"$POWER_FOLDER/said" 2>"$POWER_FOLDER/error" || {
+        sed "s|^.*$POWER_CONTROL: ||; 1q" "$POWER_FOLDER/error" >"$POWER_FOLDER/why"
+        return 1
+    }
+    sed 's/^/says /' "$POWER_FOLDER/said"
+}
+
 power_serve() {
     local order words
     while read -r order words; do
@@ -159,6 +169,7 @@ power_serve() {
             cut) power_answer power_cut "${words[@]}" ;;
             mark) power_answer power_ctl mark "${words[*]}" ;;
             off) power_answer power_off ;;
+            fault) power_answer power_fault "${words[@]}" ;;
         esac
     done
 }

@@ -2,7 +2,7 @@
 # Boots the guest, runs a script in it as root, powers off. The script's exit status is this program's.
 #
 # Usage: run.sh [--uml] [--socket PATH... | --image FILE] [--queues N] [--smp N] [--mem SIZE] [--timeout SECONDS] [--console FILE]
-#               [--control PATH | --volatile-cache] [--cut FILE] SCRIPT [FILES...]
+#               [--control PATH | [--volatile-cache] [--faults]] [--cut FILE] SCRIPT [FILES...]
 #        run.sh --power-cut WORDS --image FILE ... BEFORE AFTER [FILES...]
 #
 #   --uml       the guest is user-mode Linux and not QEMU's: up in a third of a second, as any user, without KVM; one processor, one queue
@@ -18,7 +18,8 @@
 #                     "lose=all at=request:100"; docs/power.md has them). Then the guest is killed, and AFTER runs in a new one. With
 #                     then=fail both run in one guest, whose driver lets go of the disk and takes it again between them
 #   --volatile-cache  the image is served with a volatile cache, whose power SCRIPT may cut: beside it is ./power (see guest-power.sh)
-#   --control         the same for /dev/vda of a daemon that is running, which has this control socket and a volatile cache
+#   --faults          the image's requests fail as SCRIPT says: beside it is ./fault (see guest-fault.sh)
+#   --control         both for /dev/vda of a daemon that is running, which has this control socket; ./power wants a volatile cache
 #   --cut             keeps what the cuts have left in FILE, a line of JSON for each, as "ctl --json power-cut" has it; without it that
 #                     goes to standard error
 #
@@ -36,15 +37,19 @@
 # A guest gives a sign of life every ten seconds; one that has given none for this long hangs.
 SILENT_SECONDS=40
 
-sockets=() image='' queues=1 cpus=1 memory=512M seconds=300 console='' volatile='' control='' cuts='' words=()
+sockets=() image='' queues=1 cpus=1 memory=512M seconds=300 console='' volatile='' faults='' control='' cuts='' words=()
 while [[ ${1:-} == --* ]]; do
-    if [[ $1 == --uml || $1 == --volatile-cache ]]; then
-        if [[ $1 == --uml ]]; then VUZ_MACHINE=uml; else volatile=1; fi
-        shift
-        continue
-    fi
-    need_value "$1" $#
     case $1 in
+        --uml) VUZ_MACHINE=uml ;;
+        --volatile-cache) volatile=1 ;;
+        --faults) faults=1 ;;
+        *) need_value "$1" $# ;;
+    esac
+    case $1 in
+        --uml | --volatile-cache | --faults)
+            shift
+            continue
+            ;;
         --socket) sockets+=("$2") ;;
         --image) image=$2 ;;
         --control) control=$2 ;;
@@ -70,6 +75,7 @@ for file in "$@"; do
 done
 [[ ${#sockets[@]} -eq 0 || -z $image ]] || die "--socket and --image exclude each other"
 [[ -z $volatile || -n $image ]] || die "--volatile-cache is of the daemon that serves --image"
+[[ -z $faults || -n $image ]] || die "--faults is of the daemon that serves --image; expected --control with --socket"
 [[ -z $control || ${#sockets[@]} -gt 0 ]] || die "--control is of the daemon that is behind --socket"
 [[ $scripts -eq 1 || -n $image$control ]] || die "--power-cut: say which disk: --image FILE, or --socket PATH and --control PATH"
 [[ -z $cuts || -n $volatile$control || $scripts -eq 2 ]] || die "--cut without --power-cut, --volatile-cache or --control: no power is cut"
@@ -113,13 +119,12 @@ fi
 # serve: starts the daemon of --image.
 serve() {
     local options=(--num-queues "$queues")
-    if [[ -n $volatile ]]; then
-        options+=(--volatile-cache --control-path "$control")
-    fi
+    [[ -z $control ]] || options+=(--control-path "$control")
+    [[ -z $volatile ]] || options+=(--volatile-cache)
     daemon_start "$image" "$temp/socket" "${options[@]}" || exit 1
 }
 if [[ -n $image ]]; then
-    [[ -z $volatile ]] || control=$temp/control
+    [[ -z $volatile$faults ]] || control=$temp/control
     serve
     sockets=("$temp/socket")
 fi
@@ -136,8 +141,10 @@ machine() {
         machine_disk "$socket" "$queues"
     done
     if [[ -n $control ]]; then
+        cp "$VUZ_SCRIPTS/guest-line.sh" "$temp/.line"
         cp "$VUZ_SCRIPTS/guest-power.sh" "$temp/power"
-        set -- "$@" "$temp/power"
+        cp "$VUZ_SCRIPTS/guest-fault.sh" "$temp/fault"
+        set -- "$@" "$temp"/{.line,power,fault}
     fi
     machine_job "$here" "$@"
     [[ -z $control ]] || machine_line "$here"
