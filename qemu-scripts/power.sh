@@ -140,7 +140,8 @@ power_answer() {
 # power_fault WORD...: "ctl fault". What it prints is said to the guest.
 power_fault() {
     "$VUZ_BIN" ctl "$POWER_CONTROL" fault "$@" >"$POWER_FOLDER/said" 2>"$POWER_FOLDER/error" || {
-        sed "s|^.*$POWER_CONTROL: ||; 1q" "$POWER_FOLDER/error" >"$POWER_FOLDER/why"
+        # A word that is missing or wrong has the usage behind it.
+        sed "s|^.*$POWER_CONTROL: ||; s/^error: //; /^\$/q" "$POWER_FOLDER/error" | tr -s '\n ' ' ' >"$POWER_FOLDER/why"
         return 1
     }
     sed 's/^/says /' "$POWER_FOLDER/said"

@@ -17,7 +17,8 @@ errno() {
     fi
     text=$(<"$errors")
     case $text in
-        *'Input/output error'*) ERRNO=EIO ;;
+        # The latter is how mount tells it.
+        *'Input/output error'* | *"can't read superblock"*) ERRNO=EIO ;;
         *'Remote I/O error'*) ERRNO=EREMOTEIO ;;
         *'Too many references'*) ERRNO=ETOOMANYREFS ;;
         *'Value too large'*) ERRNO=EOVERFLOW ;;
@@ -29,6 +30,7 @@ errno() {
         *'Device or resource busy'*) ERRNO=EBUSY ;;
         *'Read-only file system'*) ERRNO=EROFS ;;
         *'File too large'*) ERRNO=EFBIG ;;
+        *'Structure needs cleaning'*) ERRNO=EUCLEAN ;;
         *) ERRNO="failed: ${text##*: }" ;;
     esac
 }
