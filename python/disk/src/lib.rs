@@ -158,8 +158,8 @@ impl Wanted {
     }
 }
 
-/// A dictionary of an outcome.
-fn to_dict<'py>(py: Python<'py>, outcome: &CutOutcome) -> PyResult<Bound<'py, PyAny>> {
+/// A dictionary of what has fields.
+fn to_dict<'py>(py: Python<'py>, outcome: &impl serde::Serialize) -> PyResult<Bound<'py, PyAny>> {
     let text = serde_json::to_string(outcome).map_err(|error| PyValueError::new_err(error.to_string()))?;
     py.import("json")?.call_method1("loads", (text,))
 }
@@ -364,6 +364,42 @@ impl Disk {
         let wanted: CutOutcome = serde_json::from_str(&text).map_err(wrong)?;
         let outcome = self.with(py, |disk| disk.power_cut_as(&wanted))?;
         to_dict(py, &outcome)
+    }
+
+    /// Adds a rule by which requests fail, bring wrong bytes, or are held back; or takes zones away at once.
+    #[pyo3(signature = (name, which, action))]
+    fn fault(&self, py: Python<'_>, name: &str, which: &str, action: &str) -> PyResult<()> {
+        self.with(py, |disk| disk.fault(name, which, action))
+    }
+
+    /// Removes a rule, or all.
+    #[pyo3(signature = (name=None))]
+    fn fault_clear(&self, py: Python<'_>, name: Option<&str>) -> PyResult<()> {
+        self.with(py, |disk| disk.fault_clear(name))
+    }
+
+    /// Lets go what a rule holds back.
+    fn fault_release(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        self.with(py, |disk| disk.fault_release(name))
+    }
+
+    /// The rules, with how far they have come, and the zones that were taken away.
+    fn faults<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let faults = self.look(py, disk::Disk::faults)?;
+        to_dict(py, &faults)
+    }
+
+    /// Gives zones back at once: a number, or the first and the last as A-B.
+    fn restore_now(&self, py: Python<'_>, zones: &str) -> PyResult<()> {
+        self.with(py, |disk| disk.restore_now(zones))
+    }
+
+    /// Sets a mark, from which on rules with after=mark:NAME count.
+    fn mark(&self, py: Python<'_>, name: &str) -> PyResult<()> {
+        self.with(py, |disk| {
+            disk.mark(name);
+            Ok(())
+        })
     }
 
     /// The power comes back, as with a reset of the device.

@@ -235,3 +235,54 @@ def test_ten_thousand_cuts_of_three_zones_each_leave_a_prefix(capsys):
     assert torn > 1000
     with capsys.disabled():
         print(f"\n10,000 cuts of three zones: {took:.2f} s, {torn} writes torn")
+
+
+def test_requests_fail_as_rules_say_and_zones_go_and_come_back():
+    disk = small()
+    disk.fault("torn", "on=write,append nth=2", "error=ioerr landed=half")
+    disk.append(ZONE, b"a" * BLOCK)
+    with pytest.raises(ZoneError) as failed:
+        disk.append(ZONE, b"b" * 2 * BLOCK)
+    assert (failed.value.status, failed.value.rule) == (Status.IOERR, "fault")
+    assert "the rule 'torn' for faults fails it" in str(failed.value)
+    assert disk.report(ZONE, 1)[0].written == 2 * BLOCK
+    assert disk.read(ZONE, 2 * BLOCK) == b"a" * BLOCK + b"b" * BLOCK
+    progress = disk.faults()["rules"][0]["progress"]
+    assert (progress["acted"], progress["matched"]) == (1, 2)
+    disk.fault_clear("torn")
+    disk.fault("gone", "zone=1", "zone-state=offline")
+    assert disk.faults()["zones"] == [{"zone": 1, "state": "offline", "comes_back": False}]
+    with pytest.raises(ZoneError) as gone:
+        disk.read(ZONE, BLOCK)
+    assert gone.value.status == Status.ZONE_INVALID_CMD
+    disk.restore_now("1")
+    assert disk.report(ZONE, 1)[0].state == "closed"
+    assert disk.read(ZONE, BLOCK) == b"a" * BLOCK
+
+
+def test_a_flush_that_lies_and_then_the_power_goes():
+    disk = small()
+    disk.append(ZONE, b"a" * BLOCK)
+    disk.flush()
+    disk.fault("liar", "on=flush", "lie")
+    disk.append(ZONE, b"b" * BLOCK)
+    disk.flush()
+    disk.power_cut(lose="all")
+    disk.power_on()
+    assert disk.report(ZONE, 1)[0].written == BLOCK
+
+
+def test_what_hangs_is_unanswered_until_the_rule_is_released():
+    disk = small()
+    disk.fault("stuck", "on=append after=mark:now count=1", "hang")
+    disk.append(ZONE, b"a" * BLOCK)
+    disk.mark("now")
+    with pytest.raises(Unanswered):
+        disk.append(ZONE, b"b" * BLOCK)
+    assert disk.report(ZONE, 1)[0].written == BLOCK
+    disk.fault_release("stuck")
+    assert disk.report(ZONE, 1)[0].written == 2 * BLOCK
+    with pytest.raises(DiskError, match="expected some of read, write"):
+        disk.fault("x", "on=nothing", "hang")
+    with pytest.raises(DiskError, match="there is no rule 'nobody'"):
+        disk.fault_clear("nobody")

@@ -10,6 +10,7 @@ Positions and lengths are in bytes, and positions are multiples of 512, as reque
 """
 
 from ._errors import DiskError, Status, Unanswered, ZoneError
+from ._faults import Faults, TakenZone
 from ._native import Disk, Usage, Zone
 from ._outcome import Cut, CutConventional, CutZone
 
@@ -19,7 +20,9 @@ __all__ = [
     "CutZone",
     "Disk",
     "DiskError",
+    "Faults",
     "Status",
+    "TakenZone",
     "Unanswered",
     "Usage",
     "Zone",

@@ -2,6 +2,7 @@ from os import PathLike
 from types import TracebackType
 from typing import List, Literal, Optional, Type, Union, final
 
+from ._faults import Faults
 from ._outcome import Cut
 
 State = Literal["not-wp", "empty", "implicit-open", "explicit-open", "closed", "read-only", "full", "offline"]
@@ -125,6 +126,20 @@ class Disk:
         or what a seed chooses. Every request fails with IOERR until power_on()."""
     def power_cut_as(self, outcome: Cut) -> Cut:
         """Cuts the power, and leaves what an earlier cut of a disk with the same past has left."""
+    def fault(self, name: str, which: str, action: str) -> None:
+        """Adds a rule by which requests fail, bring wrong bytes, or are held back; or takes zones away at once. The words are those of
+        "ctl fault add": fault("torn", "on=write nth=2", "error=ioerr landed=half"), fault("dead", "zone=3", "zone-state=offline").
+        Delays pass at once; what hangs is Unanswered until fault_release()."""
+    def fault_clear(self, name: Optional[str] = None) -> None:
+        """Removes a rule, or all. Zones that were taken away stay so."""
+    def fault_release(self, name: str) -> None:
+        """Lets go what a rule holds back."""
+    def faults(self) -> Faults:
+        """The rules, with how far they have come, and the zones that were taken away."""
+    def restore_now(self, zones: str) -> None:
+        """Gives zones back at once: a number, or the first and the last as A-B."""
+    def mark(self, name: str) -> None:
+        """Sets a mark, from which on rules with after=mark:NAME count."""
     def power_on(self) -> None:
         """The power comes back, as with a reset of the device."""
     def end(self) -> None:
