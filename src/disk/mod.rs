@@ -457,3 +457,8 @@ fn too_long(name: &str) -> DiskError {
 
 #[cfg(test)]
 mod tests;
+
+/// The Rust of the page for people runs with the other examples.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/disk.md")]
+struct Page;
