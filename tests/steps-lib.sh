@@ -24,17 +24,26 @@ trap steps_end EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-steps_note() { printf '%s\t%s\n' "$1" "$2" >>"$steps_folder/times"; }
+# steps_note SECONDS PROCESSOR_SECONDS NAME [NOTE]: says how long a step took, now and at the end.
+steps_note() {
+    printf '%d\t%d\t%s\n' "$1" "$2" "$3${4:-}" >>"$steps_folder.times"
+    printf -- '-- %s: %d s, %d s of a processor\n' "$3" "$1" "$2"
+}
+
+# steps_used FILE: seconds of a processor that those have used for whom FILE has what "times" prints, which is of this shell and of others.
+steps_used() { awk 'NR == 2 { gsub("[ms]", " "); print int($1 * 60 + $2 + $3 * 60 + $4) }' "$1"; }
 
 step() {
-    local name=$1 began=$SECONDS
+    local name=$1 began=$SECONDS before
     shift
     printf '\n== %s\n' "$name"
     steps_now=$name
+    times >"$steps_folder/used"
+    before=$(steps_used "$steps_folder/used")
     "$@"
     steps_now=
-    steps_note "$((SECONDS - began))" "$name"
-    printf -- '-- %s: %d s\n' "$name" "$((SECONDS - began))"
+    times >"$steps_folder/used"
+    steps_note "$((SECONDS - began))" "$(($(steps_used "$steps_folder/used") - before))" "$name"
 }
 
 # steps_begin WEIGHT NAME COMMAND...
@@ -45,7 +54,8 @@ steps_begin() {
     set -m
     (
         set +m
-        trap - EXIT INT TERM
+        trap - INT TERM
+        trap 'times >"$steps_folder/$name.used"' EXIT
         "$@"
     ) </dev/null >"$steps_folder/$name" 2>&1 &
     pid=$!
@@ -84,8 +94,7 @@ steps_reap() {
         steps_failed+=("$name")
         printf 'FAIL %s: exit status %d\n' "$name" "$status"
     fi
-    steps_note "$took" "$name (beside others)"
-    printf -- '-- %s: %d s\n' "$name" "$took"
+    steps_note "$took" "$(steps_used "$steps_folder/$name.used" 2>/dev/null || echo 0)" "$name" " (beside others)"
 }
 
 await() {
@@ -114,10 +123,10 @@ steps_end() {
         kill -- "-$pid" 2>/dev/null || true
     done
     ((status == 0)) || printf '\nFAIL, exit status %d: %s\n' "$status" "${steps_now:-${steps_failed[*]-}}"
-    if [[ -s $steps_folder/times ]]; then
-        printf '\nseconds  step\n'
-        sort -rn "$steps_folder/times" | sed 's/\t/ /' | while read -r took name; do printf '%7d  %s\n' "$took" "$name"; done
-        printf '%7d  all, one beside another\n' "$((SECONDS - steps_started))"
+    if [[ -s $steps_folder.times ]]; then
+        printf '\nseconds  of a processor  step\n'
+        sort -rn "$steps_folder.times" | awk -F '\t' '{ printf "%7d  %14d  %s\n", $1, $2, $3; used += $2 } END { printf "%7s  %14d  together\n", "", used }'
+        printf '%7d  %14s  from the beginning to the end\n' "$((SECONDS - steps_started))" ''
     fi
-    rm -rf "$steps_folder"
+    rm -rf "$steps_folder" "$steps_folder.times"
 }
