@@ -21,8 +21,6 @@ declare -A steps_name steps_began steps_weight
 steps_under_way=0
 steps_failed=()
 trap steps_end EXIT
-trap 'exit 130' INT
-trap 'exit 143' TERM
 
 # steps_note SECONDS PROCESSOR_SECONDS NAME [NOTE]: says how long a step took, now and at the end.
 steps_note() {
@@ -54,7 +52,6 @@ steps_begin() {
     set -m
     (
         set +m
-        trap - INT TERM
         trap 'times >"$steps_folder/$name.used"' EXIT
         "$@"
     ) </dev/null >"$steps_folder/$name" 2>&1 &
