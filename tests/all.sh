@@ -15,7 +15,7 @@ lints() {
     (cd tests/guest && shellcheck ./*.sh)
     (cd harness && shellcheck ./*.sh)
     shellcheck tests/harness/*/check
-    shellcheck packaging/*.sh packaging/debian/p* tests/*.sh examples/ci/*.sh examples/power/*.sh benches/*.sh .ci/run
+    shellcheck packaging/*.sh packaging/debian/p* tests/*.sh examples/ci/*.sh examples/{power,faults}/*.sh benches/*.sh .ci/run
 }
 
 other_targets() {
@@ -56,6 +56,9 @@ service_files() {
 # btrfs is left to QEMU's guest, as that of user-mode Linux's kernel runs out of space by itself now and then (docs/uml.md).
 uml_guest() { VUZ_MACHINE=uml tests/guest/all.sh zones software peers; }
 
+# By hand: all of it, and in QEMU's guests.
+uml_faults() { VUZ_MACHINE=uml tests/guest/faults.sh script digest zonefs btrfs; }
+
 uml_power() { VUZ_MACHINE=uml tests/guest/power.sh; }
 
 # What only this shows: two processors and queues, PCI, requests counted by the kernel; and btrfs under kills, which needs a Linux older
@@ -77,6 +80,7 @@ beside "in QEMU's guest" qemu_guest
 beside "the power goes, in a guest of user-mode Linux" uml_power
 beside "in a guest of user-mode Linux" uml_guest
 beside "fuzzing" env FUZZ_AT_ONCE=1 tests/fuzz.sh 30
+beside "the disk fails as told, in a guest of user-mode Linux" uml_faults
 beside "libvirt" tests/guest/libvirt.sh
 beside "the pages of docs/guests, followed" tests/guest/pages.sh
 beside "the power goes, in QEMU's guest" tests/guest/power.sh cycle

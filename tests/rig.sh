@@ -57,6 +57,7 @@ refuses 'no such image: none.qcow2' qemu-scripts/run.sh --image none.qcow2 "$0"
 refuses '--socket and --image exclude each other' qemu-scripts/run.sh --image "$temp/image" --socket x "$0"
 refuses '--volatile-cache is of the daemon that serves --image' qemu-scripts/run.sh --volatile-cache "$0"
 refuses '--volatile-cache is of the daemon that serves --image' qemu-scripts/boot.sh --volatile-cache --socket x
+refuses '--faults is of the daemon that serves --image' qemu-scripts/run.sh --faults "$0"
 refuses '--control is of the daemon that is behind --socket' qemu-scripts/run.sh --control x "$0"
 refuses 'no power is cut' qemu-scripts/run.sh --cut x --image "$temp/image" "$0"
 refuses "--rounds is 'many'" tests/guest/power.sh --rounds many

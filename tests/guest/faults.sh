@@ -4,6 +4,7 @@
 #
 # Usage: tests/guest/faults.sh [PART...]          all parts when none is named
 #
+#   script   run.sh --faults, by the example of docs/faults.md
 #   digest   rules of every kind on the bare disk, and then none: what is read is what was read before
 #   zonefs   zones that go read-only and offline at a mount and while mounted, writes that fail in part, by each mount option
 #   late     requests that are answered late, or not until they are let go
@@ -15,7 +16,7 @@
 # fio and xfs want Linux 6.15 and fio 3.40, which the guest "newest" has.
 . "$(dirname "${BASH_SOURCE[0]}")/host-lib.sh"
 
-PARTS=(digest zonefs late btrfs fio xfs)
+PARTS=(script digest zonefs late btrfs fio xfs)
 PHASE_SECONDS=600
 SECOND_PID=
 
@@ -26,16 +27,17 @@ use_guest() {
     machine_get
 }
 
-# part NAME [GUEST FILE SYSTEM'S DISK...]: an image by the geometry that is set, served with a control socket, one guest with ./fault, and what
-# was seen. RUN_OPTIONS may have more disks.
+# part NAME: an image by the geometry that is set, served with a control socket, one guest with ./fault, and what was seen. RUN_OPTIONS may
+# have more disks.
 part() {
-    local image=$temp/$1.qcow2
+    local image=$temp/$1.qcow2 from=$SECONDS
     expect "$1/create" create_image "$image"
     SERVE_OPTIONS=(--control-path "$temp/control" --faults "$temp/$1.faults")
     RUN_OPTIONS+=(--control "$temp/control")
     serve "$1" "$image"
     phase "$1" "faults-$1.sh"
     sed -n 's/^NOTE /# /p' "$temp/output"
+    printf '# phase %s took %d seconds\n' "$1" $((SECONDS - from))
     [[ -z ${VUZ_OUTPUT:-} ]] || cp "$temp/output" "$VUZ_OUTPUT/$1"
     expect "$1/no-rule-is-left" no_rule "$temp/$1.faults"
     stop "$1" "$image"
@@ -49,6 +51,32 @@ no_rule() {
 import json, sys
 saved = json.load(open(sys.argv[1]))
 sys.exit(str(saved) if saved.get("rules") or saved.get("zones") else 0)' "$1"
+}
+
+# torn: what the example prints
+torn() {
+    "$VUZ_SCRIPTS/run.sh" --image "$temp/image.qcow2" --timeout "$PHASE_SECONDS" --faults "$VUZ_TOP/examples/faults/torn.sh" \
+        >"$temp/output" 2>"$temp/errors" || {
+        cat "$temp/output" "$temp/errors"
+        return 1
+    }
+    diff "$temp/output" - <<'END'
+write 1 at 0: answered
+write 2 at 65536: answered
+write 3 at 131072: failed, and the pointer is at 163840
+the same again at 131072: failed, as the pointer is at 163840
+write 4 at 163840: answered
+torn: on write zone 4 nth 3 do error=ioerr landed=half: acted on 1 of 4
+END
+}
+
+script() {
+    use_guest small
+    geometry SIZE=$((64 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((4 << 20)) CONVENTIONAL=2 MAX_OPEN=0 MAX_ACTIVE=0 \
+        MAX_APPEND=$((128 << 10)) BLOCK=4096 QUEUES=1
+    expect script/create create_image "$temp/image.qcow2"
+    expect script/half-a-write-lands torn
+    expect script/check checked "$temp/image.qcow2"
 }
 
 digest() {
@@ -75,8 +103,7 @@ late() {
 # The second disk has a daemon of its own, without rules.
 btrfs() {
     use_guest small
-    MEMORY=1G
-    geometry SIZE=$((1 << 30)) ZONE_SIZE=$((16 << 20)) ZONE_CAPACITY=$((14 << 20)) CONVENTIONAL=0 MAX_OPEN=12 MAX_ACTIVE=16 \
+    geometry SIZE=$((512 << 20)) ZONE_SIZE=$((4 << 20)) ZONE_CAPACITY=$((4 << 20)) CONVENTIONAL=0 MAX_OPEN=0 MAX_ACTIVE=0 \
         MAX_APPEND=$((128 << 10)) BLOCK=4096 QUEUES=1
     expect btrfs/create-second create_image "$temp/second.qcow2"
     daemon_start "$temp/second.qcow2" "$temp/second" --block-size "$BLOCK" --num-queues "$QUEUES" || finish
