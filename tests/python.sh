@@ -38,6 +38,7 @@ plugin() {
 wheel() {
     export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$VUZ_TOP/target}/python
     cargo fmt --check --manifest-path python/disk/Cargo.toml
+    cargo clippy --quiet --locked --manifest-path python/disk/Cargo.toml -- -D warnings
     /usr/bin/python3 -m venv "$temp/tools"
     pip_of "$temp/tools" install --quiet 'maturin>=1.8,<2' 'mypy>=1'
     "$temp/tools/bin/maturin" build --quiet --release --locked --manifest-path python/disk/Cargo.toml \

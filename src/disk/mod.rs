@@ -118,7 +118,8 @@ const REPORTED: usize = 1024;
 /// next.
 const IDLE: u32 = 2;
 
-/// Rounds of one request, at most. A reset of all zones of the largest disk takes some hundred thousand.
+/// Rounds of one request, at most: what is left then goes on with the next. A reset of all zones of the largest disk takes
+/// some ten thousand.
 const ROUNDS: u32 = 1 << 24;
 
 /// A zoned disk in this process. See the [module](self).

@@ -91,3 +91,73 @@ pub(crate) unsafe fn carry(medium: &impl Medium, transfer: &Transfer, len: u64, 
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+mod tests {
+    use super::*;
+    use crate::storage::memory::MemoryMedium;
+    use crate::storage::{Layer, Layered};
+
+    /// A medium that takes no write and no flush, and says why not.
+    struct Refusing {
+        below: MemoryMedium,
+        code: i32,
+    }
+
+    impl Layer for Refusing {
+        type Below = MemoryMedium;
+
+        fn below(&self) -> &MemoryMedium {
+            &self.below
+        }
+
+        fn write_at(&self, _: FileOffset, _: &[u8]) -> io::Result<()> {
+            Err(io::Error::from_raw_os_error(self.code))
+        }
+
+        fn flush(&self) -> io::Result<()> {
+            // An error without a number.
+            Err(io::ErrorKind::Other.into())
+        }
+    }
+
+    fn results<M: Medium>(medium: &Arc<M>, write: bool, offset: u64, parts: &mut [Vec<u8>]) -> Vec<Completion> {
+        let buffers: Vec<libc::iovec> = parts
+            .iter_mut()
+            .map(|part| libc::iovec { iov_base: part.as_mut_ptr().cast(), iov_len: part.len() })
+            .collect();
+        let len = buffers.iter().map(|buffer| buffer.iov_len as u64).sum();
+        let (buffers, count) = (buffers.as_slice(), buffers.len());
+        let mut path = OverMedium::new(Arc::clone(medium));
+        let transfer =
+            Transfer { token: 7, write, buffered: false, beside: false, offset, len, buffers: buffers.as_ptr(), count };
+        // SAFETY: the buffers and what they name outlive the path, and nobody uses them meanwhile.
+        unsafe { path.submit(transfer) };
+        path.sync(8);
+        let mut done = Vec::new();
+        path.poll(&mut done).unwrap();
+        done
+    }
+
+    #[test]
+    fn a_transfer_is_carried_over_all_its_buffers_and_zeros_come_from_beyond_the_end() {
+        let medium = Arc::new(MemoryMedium::default());
+        let done = |len| [Completion { token: 7, result: len }, Completion { token: 8, result: 0 }];
+        let mut written = [vec![1; 300], vec![2; 212], vec![3; 512]];
+        assert_eq!(results(&medium, true, 512, &mut written), done(1024));
+        let mut read = [vec![9; 1000], vec![9; 1000]];
+        assert_eq!(results(&medium, false, 512, &mut read), done(2000));
+        assert_eq!(read.concat(), [written.concat(), vec![0; 976]].concat());
+    }
+
+    #[test]
+    fn what_the_medium_refuses_comes_back_as_its_error_number() {
+        for (code, result) in [(libc::ENOSPC, -libc::ENOSPC), (0, -libc::EIO)] {
+            let medium = Arc::new(Layered(Refusing { below: MemoryMedium::default(), code }));
+            let done = results(&medium, true, 0, &mut [vec![1; 512]]);
+            let expected = [Completion { token: 7, result }, Completion { token: 8, result: -libc::EIO }];
+            assert_eq!(done, expected);
+        }
+    }
+}
