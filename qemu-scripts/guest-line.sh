@@ -28,7 +28,7 @@ line() {
 }
 
 ask() {
-    local at
+    local at said=()
     at=$(line)
     exec 9>/tmp/power.lock
     flock 9
@@ -37,9 +37,11 @@ ask() {
     [[ $at != /dev/tty* ]] || stty raw -echo <&8
     printf '%s\n' "$*" >&8
     while IFS= read -r ANSWER <&8 && [[ $ANSWER == 'says '* ]]; do
-        printf '%s\n' "${ANSWER#says }"
+        said+=("${ANSWER#says }")
     done
     exec 8>&- 9>&-
+    # Whoever reads this may go away before its end; the line is free by then.
+    [[ ${#said[@]} -eq 0 ]] || printf '%s\n' "${said[@]}"
     ANSWER=${ANSWER#no }
     [[ $ANSWER == ok ]]
 }

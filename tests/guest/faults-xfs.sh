@@ -35,7 +35,7 @@ xfs_half_a_write() {
     errno write_file torn $((4 * MIB))
     errno=$ERRNO
     note "XFS, half of a write landed: fsync says $errno"
-    note "$(./fault list | head -n 1)"
+    note "$(./fault list | sed -n 1p)"
     kernel_says 'I/O error, dev vda'
     kernel_says 'XFS.*(shut|error|Error|unrecoverable)'
     [[ $errno != OK ]]
