@@ -325,13 +325,9 @@ impl VolatileCache {
     /// What a flush that begins now covers.
     fn covered(&self) -> Covered {
         let epoch = lock(&self.blocks).flush_begins();
-        let lives = self.notes.all(|zone, history| (zone, history.mark(0)));
-        let pointer = |zone| self.below.zone_now(self.below.geometry().start(zone).to_sector());
-        let zones = lives.into_iter().filter_map(|(zone, life)| {
-            let now = pointer(zone)?;
-            Some((zone, life.at(now.info.write_pointer.0)))
-        });
-        Covered { zones: zones.collect(), epoch }
+        let now = |zone| self.below.zone_now(self.below.geometry().start(zone).to_sector());
+        let zones = self.notes.marks(|zone| now(zone).map(|now| now.info.write_pointer));
+        Covered { zones, epoch }
     }
 
     /// A flush is done: what it covers is stable.

@@ -58,6 +58,27 @@ impl Notes {
         found
     }
 
+    /// How far all zones have come that have anything to lose. `pointer` reads a zone's pointer.
+    pub(super) fn marks(&self, pointer: impl Fn(ZoneIndex) -> Option<Bytes>) -> Vec<(ZoneIndex, Mark)> {
+        let lives = self.all(|zone, history| (zone, history.mark(0)));
+        let mark = |(zone, life)| Some((zone, self.mark(zone, life, &pointer)?));
+        lives.into_iter().filter_map(mark).collect()
+    }
+
+    /// How far a zone has come that was in a life. No history may be locked while a pointer is read, so that a reset may come
+    /// between the two; then both are read again, as the pointer of one life says nothing of another. None where there is
+    /// nothing to lose any more.
+    fn mark(&self, zone: ZoneIndex, mut life: Mark, pointer: impl Fn(ZoneIndex) -> Option<Bytes>) -> Option<Mark> {
+        loop {
+            let at = pointer(zone)?;
+            let now = lock(self.shard(zone)).get(&zone)?.mark(0);
+            if now == life {
+                return Some(life.at(at.0));
+            }
+            life = now;
+        }
+    }
+
     pub(super) fn volatile(&self) -> u64 {
         self.all(|_, history| history.volatile()).into_iter().sum()
     }
@@ -129,5 +150,69 @@ impl Journal for Noting {
 
     fn power_lost(&self, fails: bool) {
         self.pass(|journal| journal.power_lost(fails));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::zone::GeometryRequest;
+
+    const ZONE: ZoneIndex = ZoneIndex(1);
+    const START: u64 = 1 << 20;
+
+    fn noting() -> Noting {
+        let request = GeometryRequest {
+            size: Bytes(8 << 20),
+            zone_size: Bytes(1 << 20),
+            zone_capacity: Bytes(1 << 20),
+            conventional_zones: 0,
+            max_open_zones: 0,
+            max_active_zones: 0,
+            max_append_bytes: Bytes(0),
+        };
+        Noting(Arc::new(Notes::new(Geometry::new(&request).unwrap().0)))
+    }
+
+    fn write(noting: &Noting, start: u64, end: u64) {
+        let reserved = Reserved { zone: ZONE, start: Bytes(start), end: Bytes(end), append: false };
+        noting.note(Tag { queue: 0, slot: 0 }, Note::Reserved(reserved));
+    }
+
+    /// The stable pointer of the zone and how many operations are not stable, where there are any.
+    fn left(noting: &Noting) -> Option<(u64, u64)> {
+        let shard = lock(noting.0.shard(ZONE));
+        shard.get(&ZONE).map(|history| (history.steps().stable, history.steps().operations()))
+    }
+
+    #[test]
+    fn a_flush_covers_what_was_written_before_it_whenever_a_reset_comes_meanwhile() {
+        const END: u64 = START + 8192;
+        // Never; between the life that the flush has seen and the pointer; behind both.
+        for (when, expected) in [(None, None), (Some(0), None), (Some(1), Some((END, 1)))] {
+            let noting = noting();
+            write(&noting, START, END);
+            let (pointer, reads) = (Cell::new(END), Cell::new(0));
+            let reset = || {
+                noting.emptied(ZONE, Bytes(END));
+                pointer.set(START);
+            };
+            let marks = noting.0.marks(|_| {
+                if when == Some(0) && reads.get() == 0 {
+                    reset();
+                }
+                reads.set(reads.get() + 1);
+                Some(Bytes(pointer.get()))
+            });
+            if when == Some(1) {
+                reset();
+            }
+            marks.into_iter().for_each(|(zone, mark)| _ = noting.0.stable_up_to(zone, mark));
+            assert_eq!(left(&noting), expected, "a reset at {when:?}");
+        }
     }
 }
