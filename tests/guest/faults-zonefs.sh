@@ -36,8 +36,7 @@ mounted() { findmnt -n -t zonefs -o OPTIONS "$MOUNT" | cut -d, -f1; }
 looks() {
     local times
     for times in now 'when its inode was forgotten'; do
-        equal "size of $1, $times" "$(size "$1")" "$2"
-        equal "mode of $1, $times" "$(stat -c %a "$MOUNT/$1")" "$3"
+        equal "size and mode of $1, $times" "$(stat -c '%s %a' "$MOUNT/$1")" "$2 $3"
         drop_caches
     done
 }
