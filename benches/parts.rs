@@ -7,9 +7,11 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use vhost_user_zbd::fault::Faults;
 use vhost_user_zbd::qcow2::{self, Access, ByteOrder, CreateOptions, Image};
 use vhost_user_zbd::storage::memory::MemoryMedium;
-use vhost_user_zbd::store::{Batch, IoResult, Op, OpenOptions, Step, Tag, ZonedStore};
+use vhost_user_zbd::store::device::Layered;
+use vhost_user_zbd::store::{Batch, IoResult, Op, OpenOptions, Step, Tag, ZonedDevice, ZonedStore};
 use vhost_user_zbd::units::{Bytes, Sector, ZoneIndex};
 use vhost_user_zbd::virtio::report::{self, write_report};
 use vhost_user_zbd::virtio::request::Buffers;
@@ -44,7 +46,7 @@ fn open(storage: &Arc<MemoryMedium>) -> ZonedStore<MemoryMedium> {
 }
 
 /// Begins a request and does the housekeeping it waits for, until it has its place in the file.
-fn place(store: &ZonedStore<MemoryMedium>, op: Op, batch: &mut Batch) -> vhost_user_zbd::store::Ticket {
+fn place(store: &dyn ZonedDevice, op: Op, batch: &mut Batch) -> vhost_user_zbd::store::Ticket {
     let mut segments = Vec::new();
     let mut step = store.begin(TAG, op, &mut segments, batch);
     loop {
@@ -75,13 +77,13 @@ fn parse(criterion: &mut Criterion) {
     });
 }
 
-fn requests(criterion: &mut Criterion) {
-    let store = open(&image());
+/// Writes zone after zone.
+fn write_on(criterion: &mut Criterion, name: &str, store: &dyn ZonedDevice) {
     let (mut batch, mut segments) = (Batch::default(), Vec::new());
     let mut at = 0;
-    criterion.bench_function("admit, place and commit a zone write of 4 KiB", |bencher| {
+    criterion.bench_function(name, |bencher| {
         bencher.iter(|| {
-            let ticket = place(&store, Op::Write { start: Sector(at / 512), len: Bytes(BLOCK) }, &mut batch);
+            let ticket = place(store, Op::Write { start: Sector(at / 512), len: Bytes(BLOCK) }, &mut batch);
             store.io_done(ticket, IoResult::Complete, &mut batch);
             store.commit(&mut batch);
             batch.events.clear();
@@ -91,6 +93,14 @@ fn requests(criterion: &mut Criterion) {
             }
         });
     });
+}
+
+fn requests(criterion: &mut Criterion) {
+    write_on(criterion, "admit, place and commit a zone write of 4 KiB", &open(&image()));
+    let faults = Faults::over(Arc::new(open(&image())), Bytes(BLOCK));
+    write_on(criterion, "the same behind the layer of rules for faults, without a rule", &Layered(faults));
+    let store = open(&image());
+    let (mut batch, mut segments) = (Batch::default(), Vec::new());
     let read = Op::Read { start: Sector(1024), len: Bytes(BLOCK) };
     let _ = place(&store, read, &mut batch);
     criterion.bench_function("place a read of 4 KiB", |bencher| {
