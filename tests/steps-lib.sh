@@ -16,8 +16,9 @@
 STEPS_AT_ONCE=${STEPS_AT_ONCE:-2}
 steps_folder=$(mktemp -d)
 steps_started=$SECONDS
-# By process: the step's name, when it began, and what it counts among those that are under way.
-declare -A steps_name steps_began steps_weight
+# By process: the step's name, when it began, what it counts among those that are under way, and the file of what it prints.
+declare -A steps_name steps_began steps_weight steps_file
+steps_count=0
 steps_under_way=0
 steps_failed=()
 trap steps_end EXIT
@@ -46,18 +47,21 @@ step() {
 
 # steps_begin WEIGHT NAME COMMAND...
 steps_begin() {
-    local weight=$1 name=$2 pid
+    local weight=$1 name=$2 pid file
     shift 2
+    # A name may have what no file's name has.
+    steps_count=$((steps_count + 1))
+    file=$steps_folder/$steps_count
     # A group of its own, so that all of it can be ended.
     set -m
     (
         set +m
-        trap 'times >"$steps_folder/$name.used"' EXIT
+        trap 'times >"$file.used"' EXIT
         "$@"
-    ) </dev/null >"$steps_folder/$name" 2>&1 &
+    ) </dev/null >"$file" 2>&1 &
     pid=$!
     set +m
-    steps_name[$pid]=$name steps_began[$pid]=$SECONDS steps_weight[$pid]=$weight
+    steps_name[$pid]=$name steps_began[$pid]=$SECONDS steps_weight[$pid]=$weight steps_file[$pid]=$file
     steps_under_way=$((steps_under_way + weight))
 }
 
@@ -80,18 +84,18 @@ nice_of() {
 
 # steps_reap: waits until one of those that were begun has ended, and shows what it has printed.
 steps_reap() {
-    local pid status=0 name took
+    local pid status=0 name took file
     wait -n -p pid "${!steps_name[@]}" || status=$?
-    name=${steps_name[$pid]} took=$((SECONDS - steps_began[$pid]))
+    name=${steps_name[$pid]} file=${steps_file[$pid]} took=$((SECONDS - steps_began[$pid]))
     steps_under_way=$((steps_under_way - steps_weight[$pid]))
-    unset "steps_name[$pid]" "steps_began[$pid]" "steps_weight[$pid]"
+    unset "steps_name[$pid]" "steps_began[$pid]" "steps_weight[$pid]" "steps_file[$pid]"
     printf '\n== %s (beside others)\n' "$name"
-    cat "$steps_folder/$name"
+    cat "$file"
     if ((status != 0)); then
         steps_failed+=("$name")
         printf 'FAIL %s: exit status %d\n' "$name" "$status"
     fi
-    steps_note "$took" "$(steps_used "$steps_folder/$name.used" 2>/dev/null || echo 0)" "$name" " (beside others)"
+    steps_note "$took" "$(steps_used "$file.used" 2>/dev/null || echo 0)" "$name" " (beside others)"
 }
 
 await() {
