@@ -66,18 +66,18 @@ compare_data() {
 manage_zone() { blkzone "$1" -o $(($2 * ZONE_SIZE / 512)) -l $((ZONE_SIZE / 512)) "$DISK"; }
 
 # write N FROM LENGTH: one request as long as it is not longer than 128 KiB
-write() { dd if=/tmp/data of="$DISK" bs="$3" count=1 oflag=direct,seek_bytes seek=$(($1 * ZONE_SIZE + $2)) conv=notrunc status=none; }
+write() { dd if=/tmp/data of="$DISK" bs="$3" count=1 oflag=direct,seek_bytes seek=$(($1 * ZONE_SIZE + $2)) conv=notrunc,nocreat status=none; }
 
 # fill N LENGTH: from the zone's start, in requests of 64 KiB; of the rest 4 KiB or a block a request
 fill() {
     local whole=$(($2 / 65536)) rest=$(($2 % 65536)) unit
     ((whole == 0)) || {
-        dd if=/tmp/data of="$DISK" bs=64K count="$whole" oflag=direct,seek_bytes seek=$(($1 * ZONE_SIZE)) conv=notrunc status=none
+        dd if=/tmp/data of="$DISK" bs=64K count="$whole" oflag=direct,seek_bytes seek=$(($1 * ZONE_SIZE)) conv=notrunc,nocreat status=none
     }
     ((rest == 0)) || {
         unit=$((rest % 4096 == 0 ? 4096 : BLOCK))
         dd if=/tmp/data of="$DISK" bs="$unit" count=$((rest / unit)) oflag=direct,seek_bytes seek=$(($1 * ZONE_SIZE + whole * 65536)) \
-            conv=notrunc status=none
+            conv=notrunc,nocreat status=none
     }
 }
 
@@ -262,9 +262,9 @@ implicit_close() {
 fill_on() {
     local rest=$(((ZONE_CAPACITY - $2) % 65536))
     ((rest == 0)) || dd if=/tmp/data of="$DISK" bs="$BLOCK" count=$((rest / BLOCK)) oflag=direct,seek_bytes seek=$(($1 * ZONE_SIZE + $2)) \
-        conv=notrunc status=none
+        conv=notrunc,nocreat status=none
     dd if=/tmp/data of="$DISK" bs=64K count=$(((ZONE_CAPACITY - $2) / 65536 + 1)) oflag=direct,seek_bytes \
-        seek=$(($1 * ZONE_SIZE + $2 + rest)) conv=notrunc status=none
+        seek=$(($1 * ZONE_SIZE + $2 + rest)) conv=notrunc,nocreat status=none
 }
 
 # Requests by dice, the same on both disks: in as many zones as may be active, so that only the choice of the zone that is closed for

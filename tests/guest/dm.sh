@@ -44,7 +44,7 @@ same_zones() {
     diff <(echo "$below") <(DISK=/dev/mapper/$1 zones)
 }
 
-write_zeros() { dd if=/dev/zero of="$1" bs=64K count=1 oflag=direct,seek_bytes seek="$2" conv=notrunc status=none; }
+write_zeros() { dd if=/dev/zero of="$1" bs=64K count=1 oflag=direct,seek_bytes seek="$2" conv=notrunc,nocreat status=none; }
 
 # zones_through NAME: writes, refusals and requests through the mapped disk, looked at from below.
 zones_through() {

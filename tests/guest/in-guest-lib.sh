@@ -88,8 +88,9 @@ reset_all() { blkzone reset "$DISK"; }
 pattern() { { yes "$1" || true; } | head -c "$2"; }
 
 # put OFFSET [BYTES]: writes standard input there, past the page cache, BYTES a request (64 KiB). What is written has to be a multiple of
-# that: dd would send a shorter rest through the page cache.
-put() { dd of="$DISK" bs="${2:-65536}" iflag=fullblock oflag=direct,seek_bytes seek="$1" conv=notrunc status=none; }
+# that: dd would send a shorter rest through the page cache. Where the disk is gone, as that of user-mode Linux is when its daemon was
+# killed, dd would make a file of that name, and say that all is well.
+put() { dd of="$DISK" bs="${2:-65536}" iflag=fullblock oflag=direct,seek_bytes seek="$1" conv=notrunc,nocreat status=none; }
 
 # put_zone N FROM LENGTH [BYTES]: writes a pattern into a zone, FROM bytes from its start; LENGTH below 64 KiB is one request
 put_zone() {
