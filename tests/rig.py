@@ -31,8 +31,12 @@ class Boot:
         ours, theirs = pty.openpty()
         self.terminal, self.modes = ours, termios.tcgetattr(theirs)
         command = [TOP / "qemu-scripts/boot.sh", "--uml", "--image", image, *options]
-        # In a session of its own, with that terminal, as a window has it.
-        attach = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
+        # In a session of its own, with that terminal, and with no signal ignored, as a window has it: under nohup SIGHUP would be.
+        attach = (
+            "import fcntl, os, signal, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+            "[signal.signal(number, signal.SIG_DFL) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)];"
+            "os.execv(sys.argv[1], sys.argv[1:])"
+        )
         self.process = subprocess.Popen([sys.executable, "-c", attach, *command], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
         self.theirs = theirs
 
