@@ -13,6 +13,7 @@ use vhost_user_zbd::storage::memory::MemoryMedium;
 use vhost_user_zbd::store::device::Layered;
 use vhost_user_zbd::store::{Batch, IoResult, Op, OpenOptions, Step, Tag, ZonedDevice, ZonedStore};
 use vhost_user_zbd::units::{Bytes, Sector, ZoneIndex};
+use vhost_user_zbd::virtio::memory::Memory;
 use vhost_user_zbd::virtio::report::{self, write_report};
 use vhost_user_zbd::virtio::request::Buffers;
 use vhost_user_zbd::zone::GeometryRequest;
@@ -63,7 +64,7 @@ fn place(store: &dyn ZonedDevice, op: Op, batch: &mut Batch) -> vhost_user_zbd::
 }
 
 fn parse(criterion: &mut Criterion) {
-    let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+    let mem = Memory::from(GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap());
     mem.write_obj(1u32, GuestAddress(0)).unwrap();
     let (next, write) = (1, 2);
     let chain = [

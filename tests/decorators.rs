@@ -8,7 +8,6 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use vhost_user_zbd::device::memory::Memory;
 use vhost_user_zbd::device::requests::Requests;
 use vhost_user_zbd::device::router::Bell;
 use vhost_user_zbd::device::{Device, Identity};
@@ -19,6 +18,7 @@ use vhost_user_zbd::store::device as disk;
 use vhost_user_zbd::store::{Batch, Op, OpenOptions, Segment, Step, Tag, ZonedDevice, ZonedStore};
 use vhost_user_zbd::units::{Bytes, FileOffset};
 use vhost_user_zbd::virtio::features::Features;
+use vhost_user_zbd::virtio::memory::Memory;
 use vhost_user_zbd::zone::GeometryRequest;
 use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -122,7 +122,7 @@ fn store(medium: &Arc<storage::Layered<Counts>>) -> ZonedStore<storage::Layered<
 }
 
 /// Makes a write of a block at the start of a zone available, as the nth request of the ring.
-fn ask(mem: &GuestMemoryMmap, nth: u16, zone: u64) {
+fn ask(mem: &Memory, nth: u16, zone: u64) {
     let at = GuestAddress(0x4000 + 32 * u64::from(nth));
     mem.write_obj([1u64, zone * ZONE / 512], at).unwrap();
     let chain = [(at.0, 16, 1), (0x8000, BLOCK as u32, 1), (at.0 + 16, 1, 2)];
@@ -144,7 +144,7 @@ fn a_layer_of_each_seam_sees_and_changes_what_passes() {
     device.set_mode(Features::offered(false), true);
     let (file, mut batch) = (tempfile::tempfile().unwrap(), Batch::default());
     let files = |file: &File| DataFiles { data: file.try_clone().unwrap(), buffered: file.try_clone().unwrap() };
-    let below = data::open(AioMode::Sync, Arc::new(Files::new(files(&file))), 64).unwrap();
+    let below = data::open(AioMode::Sync, Arc::new(Files::new(files(&file))), 64, data::Bare).unwrap();
     let path = Box::new(FailsEvery { below, nth: 3, writes: 0, failed: Vec::new() });
     let guest = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
     let mem = Arc::new(Memory::new(guest, Vec::new()));
@@ -155,7 +155,7 @@ fn a_layer_of_each_seam_sees_and_changes_what_passes() {
     ring.set_used_ring_address(Some(0x3000), None);
     ring.set_ready(true);
     (0..6).for_each(|nth| ask(&mem, nth, nth.into()));
-    let chains: Vec<_> = ring.iter(&**mem).unwrap().collect();
+    let chains: Vec<_> = ring.iter(&*mem).unwrap().collect();
     chains.into_iter().for_each(|chain| assert!(requests.take(chain, &mut None, |_| {})));
     let mut answered = Vec::new();
     while answered.len() < 6 {

@@ -10,12 +10,10 @@
 //! | [`router`] | events for requests of other queues |
 //! | [`counts`] | what is noted of the requests answered |
 //! | [`limiter`] | how many lines of the log a guest or a frontend may cause |
-//! | [`memory`] | the guest's memory |
 
 pub mod counts;
 mod flushes;
 pub mod limiter;
-pub mod memory;
 pub mod recovery;
 pub mod requests;
 pub mod router;

@@ -10,11 +10,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use virtio_queue::DescriptorChain;
-use vm_memory::GuestMemoryMmap;
 
 use super::counts::Answered;
 use super::flushes::{Answer, FlushGroup};
-use super::memory::Memory;
 use super::recovery::{LeftBehind, Recovery};
 use super::router::queue_of;
 use super::shared::Device;
@@ -24,6 +22,7 @@ use crate::io::{Completion, DataPath, error_of};
 use crate::observe::trace::Record;
 use crate::store::{Batch, Event, IoKind, IoResult, Op, Outcome, Refusal, Reply, Segment, Step, Tag, Ticket};
 use crate::units::{Bytes, Sector};
+use crate::virtio::memory::Memory;
 use crate::virtio::report::{self, write_report};
 use crate::virtio::request::{Buffers, Direction, Request};
 use crate::virtio::status::{Malformed, RequestError, Status};
@@ -145,12 +144,7 @@ impl<I: DataPath + ?Sized> Requests<I> {
 
     /// Begins the request of a chain, at this moment or the one that `now` has; the moment stays there. `mark` is called
     /// before anything is done for the request. False where the chain's head is in flight already, or is none.
-    pub fn take(
-        &mut self,
-        chain: DescriptorChain<&GuestMemoryMmap>,
-        now: &mut Option<Instant>,
-        mark: impl FnOnce(u16),
-    ) -> bool {
+    pub fn take(&mut self, chain: DescriptorChain<&Memory>, now: &mut Option<Instant>, mark: impl FnOnce(u16)) -> bool {
         let head = chain.head_index();
         let Some(slot) = self.slots.take(head) else { return false };
         slot.observed.began = Some(*now.get_or_insert_with(Instant::now));
@@ -191,7 +185,7 @@ impl<I: DataPath + ?Sized> Requests<I> {
     }
 
     /// Takes a chain that the last process left behind; [`resume`](Self::resume) begins it, after those before it were taken.
-    pub fn take_left_behind(&mut self, chain: DescriptorChain<&GuestMemoryMmap>, parsed: &mut Vec<Resumed>) {
+    pub fn take_left_behind(&mut self, chain: DescriptorChain<&Memory>, parsed: &mut Vec<Resumed>) {
         let head = chain.head_index();
         if let Some(slot) = self.slots.take(head) {
             slot.observed.began = Some(Instant::now());
@@ -567,7 +561,7 @@ fn changes(request: &Request) -> bool {
 }
 
 /// Fills a run of a read's data with zeros. The buffers were resolved, so that they lie in memory.
-fn zero(buffers: &Buffers, mem: &GuestMemoryMmap, at: Bytes, len: Bytes) {
+fn zero(buffers: &Buffers, mem: &Memory, at: Bytes, len: Bytes) {
     let (mut at, end) = (at.0, at.0.saturating_add(len.0));
     while at < end {
         let part = usize::try_from(end - at).map_or(ZEROS.len(), |left| left.min(ZEROS.len()));

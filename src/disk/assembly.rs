@@ -99,7 +99,7 @@ fn assemble<M: Medium + 'static>(medium: Arc<M>, opening: Opening) -> Result<Dis
     device.disk.set_doorbell(Box::new(move || doorbell.ring()));
     // Work may have been asked for before there was a bell.
     work.ring();
-    let path: Box<dyn DataPath + Send> = Box::new(device.faults.path(QUEUE, path));
+    let path: Box<dyn DataPath + Send> = Box::new(device.faults.reads(QUEUE).of(path));
     let (device, guest) = (Arc::new(device), Guest::new()?);
     let requests = Requests::new(path, Arc::clone(&device), QUEUE, Arc::clone(guest.mem()), RING);
     let close = Box::new(move || store.close());

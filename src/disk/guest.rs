@@ -8,8 +8,8 @@ use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
-use crate::device::memory::Memory;
 use crate::units::Sector;
+use crate::virtio::memory::Memory;
 use crate::virtio::status::Status;
 
 /// Descriptors of the table.
@@ -173,8 +173,8 @@ impl Guest {
     }
 
     /// The chain of the request that was made available last. `mem` is [this guest's](Self::mem).
-    pub(super) fn chain<'m>(&mut self, mem: &'m Memory) -> Option<DescriptorChain<&'m GuestMemoryMmap>> {
-        self.queue.iter(&**mem).ok()?.next()
+    pub(super) fn chain<'m>(&mut self, mem: &'m Memory) -> Option<DescriptorChain<&'m Memory>> {
+        self.queue.iter(mem).ok()?.next()
     }
 
     /// Takes back the chain that begins with `head`.

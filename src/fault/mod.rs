@@ -28,7 +28,7 @@ mod state;
 mod words;
 
 pub use layer::{Faults, Keep};
-pub use path::FaultyPath;
+pub use path::{FaultyPath, Reads};
 pub use saved::{Saved, SavedZone};
 pub use state::Done;
 pub use words::{RuleProgress, RuleWords};

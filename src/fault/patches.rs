@@ -68,18 +68,21 @@ impl Patches {
         self.some.store(of.len(), Ordering::Release);
     }
 
+    /// Whether there are any.
+    #[inline]
+    pub(super) fn is_any(&self) -> bool {
+        self.some.load(Ordering::Acquire) != 0
+    }
+
     /// Those of a read in a range of the file.
     pub(super) fn within(&self, tag: Tag, from: u64, to: u64) -> Vec<Patch> {
-        if self.some.load(Ordering::Acquire) == 0 {
-            return Vec::new();
-        }
         let of = self.of();
         let all = of.get(&tag).map(Vec::as_slice).unwrap_or_default();
         all.iter().filter_map(|patch| patch.within(from, to)).collect()
     }
 
     pub(super) fn clear(&self, tag: Tag) {
-        if self.some.load(Ordering::Acquire) != 0 {
+        if self.is_any() {
             let mut of = self.of();
             of.remove(&tag);
             self.some.store(of.len(), Ordering::Release);

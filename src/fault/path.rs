@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::layer::Faults;
 use super::patches::{Change, Patch};
 use super::shared::Shared;
-use crate::io::{Completion, DataPath, Transfer};
+use crate::io::{Completion, Cover, DataPath, Transfer};
 use crate::store::Tag;
 
 /// A read whose bytes are to be changed.
@@ -21,30 +21,50 @@ struct Wrong {
 // completion is handed out, whichever thread polls.
 unsafe impl Send for Wrong {}
 
-/// The layer over a data path.
-pub struct FaultyPath<P: ?Sized> {
+/// The reads of a queue, which are wrong where rules say so.
+pub struct Reads {
     queue: u16,
     shared: Arc<Shared>,
-    wrong: Vec<Wrong>,
-    below: Box<P>,
 }
 
 impl Faults {
-    /// A data path of a queue whose reads are wrong where rules say so.
-    pub fn path<P: DataPath + ?Sized>(&self, queue: u16, below: Box<P>) -> FaultyPath<P> {
-        FaultyPath { queue, shared: Arc::clone(&self.shared), wrong: Vec::new(), below }
+    /// The reads of a queue.
+    pub fn reads(&self, queue: u16) -> Reads {
+        Reads { queue, shared: Arc::clone(&self.shared) }
     }
 }
 
-impl<P: DataPath + ?Sized> DataPath for FaultyPath<P> {
+impl Reads {
+    /// The layer over the data path that does these reads.
+    pub fn of<P: DataPath>(self, below: P) -> FaultyPath<P> {
+        FaultyPath { reads: self, wrong: Vec::new(), below }
+    }
+
+    #[cold]
+    fn wrong(&self, transfer: &Transfer) -> Option<Wrong> {
+        let tag = Tag { queue: self.queue, slot: transfer.slot() };
+        let patches = self.shared.patches.within(tag, transfer.offset, transfer.offset.saturating_add(transfer.len));
+        (!patches.is_empty()).then_some(Wrong { token: transfer.token, transfer: *transfer, patches })
+    }
+}
+
+impl Cover for Reads {
+    fn over(self, below: impl DataPath + 'static) -> Box<dyn DataPath> {
+        Box::new(self.of(below))
+    }
+}
+
+/// The layer over a data path.
+pub struct FaultyPath<P> {
+    reads: Reads,
+    wrong: Vec<Wrong>,
+    below: P,
+}
+
+impl<P: DataPath> DataPath for FaultyPath<P> {
     unsafe fn submit(&mut self, transfer: Transfer) {
-        if !transfer.write {
-            let tag = Tag { queue: self.queue, slot: transfer.slot() };
-            let patches =
-                self.shared.patches.within(tag, transfer.offset, transfer.offset.saturating_add(transfer.len));
-            if !patches.is_empty() {
-                self.wrong.push(Wrong { token: transfer.token, transfer, patches });
-            }
+        if !transfer.write && self.reads.shared.patches.is_any() {
+            self.wrong.extend(self.reads.wrong(&transfer));
         }
         // SAFETY: the caller promises the same.
         unsafe { self.below.submit(transfer) }

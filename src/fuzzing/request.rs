@@ -5,13 +5,14 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 
 use super::Input;
 use crate::units::Bytes;
+use crate::virtio::memory::Memory;
 use crate::virtio::request::{Buffers, Direction, MAX_DATA, MAX_DESCRIPTORS, Request};
 use crate::virtio::status::Status;
 
 /// Guest memory with a hole in it, and a piece at the end of what addresses can say.
-fn memory() -> GuestMemoryMmap {
+fn memory() -> Memory {
     let ranges = [(0, 0x8000), (0xc000, 0x4000), (u64::MAX - 0x1fff, 0x1000)];
-    GuestMemoryMmap::from_ranges(&ranges.map(|(at, len)| (GuestAddress(at), len))).unwrap()
+    GuestMemoryMmap::from_ranges(&ranges.map(|(at, len)| (GuestAddress(at), len))).unwrap().into()
 }
 
 fn descriptor(input: &mut Input<'_>) -> Descriptor {

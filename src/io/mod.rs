@@ -134,16 +134,32 @@ pub enum AioMode {
     Sync,
 }
 
+/// What is put over a data path before its type is forgotten, so that both are one piece of code.
+pub trait Cover {
+    /// Covers a path.
+    fn over(self, below: impl DataPath + 'static) -> Box<dyn DataPath>;
+}
+
+/// Nothing is put over a path.
+#[derive(Clone, Copy, Debug)]
+pub struct Bare;
+
+impl Cover for Bare {
+    fn over(self, below: impl DataPath + 'static) -> Box<dyn DataPath> {
+        Box::new(below)
+    }
+}
+
 /// Makes the data path of a queue of `depth` requests. To be called on the thread that will use it.
-pub fn open(mode: AioMode, files: Arc<Files>, depth: u16) -> io::Result<Box<dyn DataPath>> {
+pub fn open(mode: AioMode, files: Arc<Files>, depth: u16, cover: impl Cover) -> io::Result<Box<dyn DataPath>> {
     if mode != AioMode::Sync {
         match Uring::new(Arc::clone(&files), depth) {
-            Ok(uring) => return Ok(Box::new(Joined::new(AtOnce::new(uring, files)))),
+            Ok(uring) => return Ok(cover.over(Joined::new(AtOnce::new(uring, files)))),
             Err(error) if mode == AioMode::IoUring => return Err(error),
             Err(error) => note_fallback(&error),
         }
     }
-    Ok(Box::new(Plain::new(files)))
+    Ok(cover.over(Plain::new(files)))
 }
 
 /// As a completion of io_uring has it. One call transfers at most 2 GiB less a page.

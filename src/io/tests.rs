@@ -18,7 +18,7 @@ fn rig(mode: AioMode, depth: u16) -> Rig {
 
 fn rig_of(mode: AioMode, depth: u16, file: File) -> Rig {
     let data = DataFiles { data: file.try_clone().unwrap(), buffered: file.try_clone().unwrap() };
-    Rig { path: open(mode, Arc::new(Files::new(data)), depth).unwrap(), file }
+    Rig { path: open(mode, Arc::new(Files::new(data)), depth, Bare).unwrap(), file }
 }
 
 /// Waits until `count` transfers are done.

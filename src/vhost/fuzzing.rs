@@ -35,6 +35,7 @@ use crate::service::ServiceManager;
 use crate::storage::memory::MemoryMedium;
 use crate::store::{OpenOptions, ZonedDevice, ZonedStore};
 use crate::units::{Bytes, Sector, ZoneIndex};
+use crate::virtio::memory::Memory;
 use crate::virtio::request::Buffers;
 use crate::zone::{GeometryRequest, State};
 
@@ -94,7 +95,7 @@ fn descriptors(input: &mut Input<'_>) -> Vec<Descriptor> {
 }
 
 /// Makes a chain available as a driver does.
-fn offer(mem: &GuestMemoryMmap, setup: &RingSetup, input: &mut Input<'_>) {
+fn offer(mem: &Memory, setup: &RingSetup, input: &mut Input<'_>) {
     let size = setup.size.max(1);
     let head = input.u16() % size.saturating_add(1).max(1);
     for (index, descriptor) in (u64::from(head)..).zip(descriptors(input)) {
@@ -111,7 +112,7 @@ fn offer(mem: &GuestMemoryMmap, setup: &RingSetup, input: &mut Input<'_>) {
 /// A ring in memory that a guest writes what it likes to.
 pub fn ring(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
+    let mem: Memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap().into();
     let mut setup = ring_setup(&mut input);
     let tracked = (input.u8() >= 200).then(|| (region(&mut input).1, input.below(3) as u16));
     if let Some((region, queue)) = &tracked {
@@ -154,7 +155,7 @@ pub fn ring(bytes: &[u8]) {
 }
 
 /// Takes what there is, as a worker does, and gives it back.
-fn take_all(ring: &mut Ring, mem: &GuestMemoryMmap, size: u16) -> Result<(), RingError> {
+fn take_all(ring: &mut Ring, mem: &Memory, size: u16) -> Result<(), RingError> {
     let mut buffers = Buffers::default();
     let mut heads = Vec::new();
     while let Some(chain) = ring.pop(mem)? {
@@ -323,7 +324,7 @@ impl Frontend<'_> {
 
     /// Requests in the ring that a queue will find.
     fn fill_ring(&mut self) {
-        let mem = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap();
+        let mem: Memory = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), MEMORY)]).unwrap().into();
         for _ in 0..self.input.below(6) {
             offer(&mem, &self.setup, &mut self.input);
             let header = [self.input.below(28) as u64, self.input.below(2000) as u64].map(u64::to_le_bytes).concat();

@@ -11,7 +11,7 @@ use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
 use vhost::vhost_user::message::VhostUserMemoryRegion;
 use vm_memory::{FileOffset, GuestAddress, GuestRegionCollection, GuestRegionMmap, MmapRegion};
 
-use crate::device::memory::Memory;
+use crate::virtio::memory::Memory;
 
 /// Most regions at a time; what QEMU allows for its own memory slots.
 pub(super) const MAX_REGIONS: usize = 509;
@@ -149,7 +149,7 @@ fn part(of: &MmapRegion, from: usize, size: usize) -> Result<MmapRegion, vm_memo
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 mod tests {
-    use vm_memory::{Bytes as _, GuestMemoryBackend};
+    use vm_memory::Bytes as _;
 
     use super::*;
 
@@ -184,13 +184,13 @@ mod tests {
         let table = one(0, 0x1000, 0x1000, file(0x1000)).unwrap();
         table.memory().write_obj(0x55u8, GuestAddress(7)).unwrap();
         let more = table.with(&region(0x1000, 0x1000, 0x8000), &file(0x1000)).unwrap();
-        assert!(more.memory().check_range(GuestAddress(0), 0x2000));
+        assert!(more.memory().holds(GuestAddress(0), 0x2000));
         assert!(matches!(more.without(&region(0, 0x1000, 0x9999)), Err(MemoryError::Unknown(0))));
         let less = more.without(&region(0x1000, 0x1000, 0x8000)).unwrap();
         assert_eq!(less.memory().read_obj::<u8>(GuestAddress(7)).unwrap(), 0x55);
-        assert!(!less.memory().check_range(GuestAddress(0x1000), 1));
+        assert!(!less.memory().holds(GuestAddress(0x1000), 1));
         let none = less.without(&region(0, 0x1000, 0x1000)).unwrap();
-        assert!(!none.memory().check_range(GuestAddress(0), 1));
+        assert!(!none.memory().holds(GuestAddress(0), 1));
     }
 
     #[test]
@@ -229,11 +229,8 @@ mod tests {
         table.memory().write_obj(0x11u8, GuestAddress(1 << 32)).unwrap();
         table.memory().write_obj(0x22u8, GuestAddress((1 << 32) + size - 1)).unwrap();
         assert_eq!((end(&all, offset), end(&all, offset + size - 1)), (0x11, 0x22));
-        assert!(
-            !table.memory().check_range(GuestAddress((1 << 32) + size), 1),
-            "nothing but the region is the guest's"
-        );
-        assert!(!table.memory().check_range(GuestAddress((1 << 32) - 1), 1));
+        assert!(!table.memory().holds(GuestAddress((1 << 32) + size), 1), "nothing but the region is the guest's");
+        assert!(!table.memory().holds(GuestAddress((1 << 32) - 1), 1));
         let range = |table: &MemoryTable| {
             let mapping = &table.regions[0].mapping;
             format!("{:x}-{:x}", mapping.as_ptr() as usize, mapping.as_ptr() as usize + mapping.size())

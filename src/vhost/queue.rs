@@ -18,12 +18,12 @@ use std::sync::Arc;
 use super::notify::Notifier;
 use super::ring::{Ring, RingError, RingSetup};
 use crate::device::Device;
-use crate::device::memory::Memory;
 use crate::device::recovery::LeftBehind;
 use crate::device::requests::Requests;
 use crate::io::DataPath;
 use crate::power::Power;
 use crate::power::switch::{Gate, enter};
+use crate::virtio::memory::Memory;
 
 /// Most chains taken from the ring before what is done is given back: the driver then fills the ring again while the
 /// worker goes on.

@@ -121,7 +121,7 @@ impl Driven {
             event_idx: false,
         };
         let ring = Ring::new(&setup, mem, None).unwrap();
-        let below = data::open(AioMode::Sync, Arc::clone(files), RING).unwrap();
+        let below = data::open(AioMode::Sync, Arc::clone(files), RING, data::Bare).unwrap();
         let path = Box::new(HeldSyncs { below, syncs: Vec::new() });
         let queue = Queue::new(path, device, number, Arc::clone(mem), ring);
         Self { queue, rung: Arc::clone(rung), base, asked: 0, seen: 0, places: [0; PLACES] }

@@ -8,10 +8,11 @@ use std::sync::atomic::Ordering;
 
 use virtio_bindings::bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
 use virtio_queue::{DescriptorChain, Queue, QueueOwnedT, QueueT};
-use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestRegionMmap};
+use vm_memory::{Bytes as _, GuestAddress, GuestRegionMmap};
 
 use super::inflight::{Inflight, Tracker};
 use super::notify::Notifier;
+use crate::virtio::memory::Memory;
 
 /// Why a ring cannot be used (any more).
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +61,7 @@ impl Ring {
     /// what is in flight, so does the available index: what was taken was given back or is left behind.
     pub(super) fn new(
         setup: &RingSetup,
-        mem: &GuestMemoryMmap,
+        mem: &Memory,
         tracked: Option<(Arc<Inflight>, u16)>,
     ) -> Result<Self, RingError> {
         let mut queue = Self::queue(setup, mem)?;
@@ -77,11 +78,11 @@ impl Ring {
     }
 
     /// Whether a ring could be used like this.
-    pub(super) fn check(setup: &RingSetup, mem: &GuestMemoryMmap) -> Result<(), RingError> {
+    pub(super) fn check(setup: &RingSetup, mem: &Memory) -> Result<(), RingError> {
         Self::queue(setup, mem).map(|_| ())
     }
 
-    fn queue(setup: &RingSetup, mem: &GuestMemoryMmap) -> Result<Queue, RingError> {
+    fn queue(setup: &RingSetup, mem: &Memory) -> Result<Queue, RingError> {
         let mut queue = Queue::new(setup.size)?;
         queue.try_set_desc_table_address(setup.descriptors)?;
         queue.try_set_avail_ring_address(setup.available)?;
@@ -98,7 +99,7 @@ impl Ring {
     }
 
     /// Moves the ring to other memory. Nothing of the old memory may be in use any more.
-    pub(super) fn relocate(&mut self, setup: &RingSetup, mem: &GuestMemoryMmap) -> Result<(), RingError> {
+    pub(super) fn relocate(&mut self, setup: &RingSetup, mem: &Memory) -> Result<(), RingError> {
         let setup = RingSetup { next_available: self.next_available(), ..*setup };
         let next_used = self.queue.next_used();
         self.queue = Self::queue(&setup, mem)?;
@@ -145,10 +146,7 @@ impl Ring {
     }
 
     /// The next chain, if there is one.
-    pub(super) fn pop<'m>(
-        &mut self,
-        mem: &'m GuestMemoryMmap,
-    ) -> Result<Option<DescriptorChain<&'m GuestMemoryMmap>>, RingError> {
+    pub(super) fn pop<'m>(&mut self, mem: &'m Memory) -> Result<Option<DescriptorChain<&'m Memory>>, RingError> {
         let next = self.queue.next_avail();
         if self.queue.avail_idx(mem, Ordering::Acquire)?.0 == next {
             return Ok(None);
@@ -162,8 +160,8 @@ impl Ring {
     /// heads are put into a ring of our own, in memory behind the guest's.
     pub(super) fn for_left_behind(
         &mut self,
-        mem: &GuestMemoryMmap,
-        mut with: impl FnMut(DescriptorChain<&GuestMemoryMmap>),
+        mem: &Memory,
+        mut with: impl FnMut(DescriptorChain<&Memory>),
     ) -> Result<(), RingError> {
         const PAGE: u64 = 4096;
         let left = std::mem::take(&mut self.left);
@@ -182,7 +180,7 @@ impl Ring {
         for (entry, head) in (0u64..).zip(&left) {
             write(4 + 2 * entry, *head)?;
         }
-        let all = mem.insert_region(Arc::new(region)).map_err(|_| RingError::NoRoom)?;
+        let all = mem.with(region).map_err(|_| RingError::NoRoom)?;
         let mut queue = Queue::new(size)?;
         queue.try_set_desc_table_address(GuestAddress(self.queue.desc_table()))?;
         queue.try_set_avail_ring_address(at)?;
@@ -199,17 +197,17 @@ impl Ring {
     }
 
     /// Asks the driver not to kick, as the ring will be looked at anyway.
-    pub(super) fn silence(&mut self, mem: &GuestMemoryMmap) -> Result<(), RingError> {
+    pub(super) fn silence(&mut self, mem: &Memory) -> Result<(), RingError> {
         Ok(self.queue.disable_notification(mem)?)
     }
 
     /// Asks the driver to kick. True when something has come meanwhile, for which no kick will come.
-    pub(super) fn listen(&mut self, mem: &GuestMemoryMmap) -> Result<bool, RingError> {
+    pub(super) fn listen(&mut self, mem: &Memory) -> Result<bool, RingError> {
         Ok(self.queue.enable_notification(mem)?)
     }
 
     /// Gives a chain back to the driver; `written` bytes of it were written.
-    pub(super) fn push(&mut self, mem: &GuestMemoryMmap, head: u16, written: u32) -> Result<(), RingError> {
+    pub(super) fn push(&mut self, mem: &Memory, head: u16, written: u32) -> Result<(), RingError> {
         if let Some(tracker) = &self.tracker {
             tracker.before_giving_back(head);
         }
@@ -222,7 +220,7 @@ impl Ring {
     }
 
     /// Interrupts the driver for all chains given back since the last time, if it wants that.
-    pub(super) fn announce(&mut self, mem: &GuestMemoryMmap) -> Result<(), RingError> {
+    pub(super) fn announce(&mut self, mem: &Memory) -> Result<(), RingError> {
         if !std::mem::take(&mut self.unannounced) {
             return Ok(());
         }
@@ -235,7 +233,7 @@ impl Ring {
         Ok(())
     }
 
-    fn interrupts_unwanted(&self, mem: &GuestMemoryMmap) -> Result<bool, RingError> {
+    fn interrupts_unwanted(&self, mem: &Memory) -> Result<bool, RingError> {
         let flags: u16 = mem
             .load(GuestAddress(self.queue.avail_ring()), Ordering::Acquire)
             .map_err(virtio_queue::Error::GuestMemory)?;
@@ -275,11 +273,11 @@ mod tests {
         notifier.drain() == Drained::Some
     }
 
-    fn put(mem: &GuestMemoryMmap, addr: u64, value: u16) {
+    fn put(mem: &Memory, addr: u64, value: u16) {
         mem.write_obj(value, GuestAddress(addr)).unwrap();
     }
 
-    fn offer(mem: &GuestMemoryMmap, index: u16, head: u16) {
+    fn offer(mem: &Memory, index: u16, head: u16) {
         mem.write_obj(Descriptor::new(0x5000, 16, 0, 0), GuestAddress(0x1000 + 16 * u64::from(head))).unwrap();
         put(mem, 0x2004 + 2 * u64::from(index % 4), head);
         put(mem, 0x2002, index.wrapping_add(1));

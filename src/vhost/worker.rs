@@ -17,11 +17,11 @@ use super::notify::Notifier;
 use super::queue::Queue;
 use super::ring::{Ring, RingError, RingSetup};
 use super::wake::{Sleeper, Waker};
-use crate::device::memory::Memory;
 use crate::device::recovery::LeftBehind;
 use crate::device::router::Bell;
 use crate::io as data;
 use crate::sandbox::Role;
+use crate::virtio::memory::Memory;
 
 /// After how long it is looked whether a worker is held up by an eventfd of the frontend.
 const HELD_UP: Duration = Duration::from_millis(20);
@@ -91,13 +91,12 @@ impl WorkerHandle {
         let run = move || {
             let next = ring.next_available();
             // The data path belongs to this thread from the start: an io_uring has one thread that uses it.
-            match data::open(host.aio, Arc::clone(&host.files), ring_setup.size) {
+            match data::open(host.aio, Arc::clone(&host.files), ring_setup.size, host.device.faults.reads(queue)) {
                 Err(error) => {
                     let _ = started.send(Err(error));
                     next
                 }
                 Ok(path) => {
-                    let path: Box<dyn data::DataPath> = Box::new(host.device.faults.path(queue, path));
                     if let Err(error) = host.sandbox.confine(Role::Queue) {
                         log::warn!("the thread of queue {queue} may do all that the process may: {error}");
                     }

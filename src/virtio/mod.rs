@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`features`] | the feature bits offered and what was made of them |
 //! | [`config`] | the 96 bytes of configuration space |
+//! | [`memory`] | the memory of the guest that rings and requests lie in |
 //! | [`request`] | from descriptors in guest memory to a [`Request`](request::Request) |
 //! | [`report`] | zone reports |
 //! | [`status`] | the status byte of every way a request can end |
@@ -14,6 +15,7 @@
 
 pub mod config;
 pub mod features;
+pub mod memory;
 pub mod report;
 pub mod request;
 pub mod status;

@@ -10,8 +10,9 @@
 
 use virtio_bindings::bindings::virtio_blk as wire;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes as _, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes as _, GuestAddress};
 
+use super::memory::Memory;
 use super::status::{Malformed, RequestError, Status};
 use crate::store::Action;
 use crate::units::{Bytes, Sector};
@@ -114,11 +115,7 @@ pub struct Buffers {
 impl Buffers {
     /// Takes a chain apart. Whatever the result, [`can_answer`](Self::can_answer) tells whether a status can be
     /// written.
-    pub fn parse(
-        &mut self,
-        mem: &GuestMemoryMmap,
-        chain: impl Iterator<Item = Descriptor>,
-    ) -> Result<Request, RequestError> {
+    pub fn parse(&mut self, mem: &Memory, chain: impl Iterator<Item = Descriptor>) -> Result<Request, RequestError> {
         self.recycle();
         let in_order = self.walk(chain)?;
         self.status = Some(self.take_status(mem)?);
@@ -144,24 +141,19 @@ impl Buffers {
     }
 
     /// Writes the status byte; false where there is no place for it.
-    pub fn put_status(&self, mem: &GuestMemoryMmap, status: Status) -> bool {
+    pub fn put_status(&self, mem: &Memory, status: Status) -> bool {
         self.status.is_some_and(|addr| mem.write_obj(status as u8, addr).is_ok())
     }
 
     /// Where the data lies in this process. `out` is cleared first; its entries are valid as long as `mem` is mapped.
-    pub fn resolve(
-        &self,
-        mem: &GuestMemoryMmap,
-        direction: Direction,
-        out: &mut Vec<libc::iovec>,
-    ) -> Result<(), Malformed> {
+    pub fn resolve(&self, mem: &Memory, direction: Direction, out: &mut Vec<libc::iovec>) -> Result<(), Malformed> {
         out.clear();
         let spans = match direction {
             Direction::Readable => &self.readable,
             Direction::Writable => &self.writable,
         };
         for span in spans {
-            for slice in mem.get_slices(span.addr, span.len as usize) {
+            for slice in mem.slices(span.addr, span.len as usize) {
                 let slice = slice.map_err(|_| Malformed::OutsideMemory)?;
                 out.push(libc::iovec { iov_base: slice.ptr_guard_mut().as_ptr().cast(), iov_len: slice.len() });
             }
@@ -171,7 +163,7 @@ impl Buffers {
 
     /// Writes `bytes` at `offset` of the device-writable data. What does not fit any more is left out; returns how
     /// much was written.
-    pub fn write(&self, mem: &GuestMemoryMmap, offset: Bytes, mut bytes: &[u8]) -> Result<usize, Malformed> {
+    pub fn write(&self, mem: &Memory, offset: Bytes, mut bytes: &[u8]) -> Result<usize, Malformed> {
         let mut skip = offset.0;
         let mut written = 0;
         for span in &self.writable {
@@ -219,18 +211,18 @@ impl Buffers {
     }
 
     /// Cuts the last byte off the writable part.
-    fn take_status(&mut self, mem: &GuestMemoryMmap) -> Result<GuestAddress, Malformed> {
+    fn take_status(&mut self, mem: &Memory) -> Result<GuestAddress, Malformed> {
         let last = self.writable.last_mut().ok_or(Malformed::NoStatus)?;
         last.len -= 1;
         let addr = last.addr.0.checked_add(u64::from(last.len)).map(GuestAddress).ok_or(Malformed::OutsideMemory)?;
         if last.len == 0 {
             self.writable.pop();
         }
-        if mem.check_range(addr, 1) { Ok(addr) } else { Err(Malformed::OutsideMemory) }
+        if mem.holds(addr, 1) { Ok(addr) } else { Err(Malformed::OutsideMemory) }
     }
 
     /// Cuts the header off the readable part.
-    fn take_header(&mut self, mem: &GuestMemoryMmap) -> Result<[u8; HEADER_BYTES], Malformed> {
+    fn take_header(&mut self, mem: &Memory) -> Result<[u8; HEADER_BYTES], Malformed> {
         let mut header = [0; HEADER_BYTES];
         let mut rest = &mut header[..];
         let mut used_up = 0;

@@ -2,22 +2,23 @@
 
 use proptest::prelude::*;
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes as _, GuestAddress};
 
 use super::*;
+use crate::virtio::memory::Memory;
 use crate::virtio::testing::{Buffer, descriptors, memory, parse, parse_raw};
 
 const HEADER: u64 = 0x1000;
 const DATA: u64 = 0x10000;
 const STATUS: u64 = 0x7000;
 
-fn put_header(mem: &GuestMemoryMmap, kind: u32, sector: u64) {
+fn put_header(mem: &Memory, kind: u32, sector: u64) {
     mem.write_slice(&kind.to_le_bytes(), GuestAddress(HEADER)).unwrap();
     mem.write_slice(&[0xee; 4], GuestAddress(HEADER + 4)).unwrap();
     mem.write_slice(&sector.to_le_bytes(), GuestAddress(HEADER + 8)).unwrap();
 }
 
-fn byte(mem: &GuestMemoryMmap, addr: u64) -> u8 {
+fn byte(mem: &Memory, addr: u64) -> u8 {
     mem.read_obj(GuestAddress(addr)).unwrap()
 }
 
@@ -29,8 +30,8 @@ fn cut(addr: u64, len: u32, cuts: &[u32], writable: bool) -> Vec<Buffer> {
 }
 
 /// The resolved data as offsets into guest memory, adjacent pieces joined.
-fn resolved(mem: &GuestMemoryMmap, buffers: &Buffers, direction: Direction) -> Vec<(u64, usize)> {
-    let base = mem.get_host_address(GuestAddress(0)).unwrap() as u64;
+fn resolved(mem: &Memory, buffers: &Buffers, direction: Direction) -> Vec<(u64, usize)> {
+    let base = mem.slices(GuestAddress(0), 1).next().unwrap().unwrap().ptr_guard().as_ptr() as u64;
     let mut iovecs = Vec::new();
     buffers.resolve(mem, direction, &mut iovecs).unwrap();
     let mut joined: Vec<(u64, usize)> = Vec::new();

@@ -8,6 +8,7 @@ use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
 use super::request::{Buffers, Request};
 use super::status::RequestError;
 use crate::units::Bytes;
+use crate::virtio::memory::Memory;
 use crate::zone::{Geometry, GeometryRequest};
 
 /// 12 zones of 64 MiB, 48 MiB of each writable, the first conventional.
@@ -25,8 +26,8 @@ pub(crate) fn geometry() -> Geometry {
 }
 
 /// One megabyte of guest memory from 0; the rings of [`parse`] lie in its upper half.
-pub(crate) fn memory() -> GuestMemoryMmap {
-    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap()
+pub(crate) fn memory() -> Memory {
+    GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap().into()
 }
 
 /// One buffer: address, length, device-writable.
@@ -49,7 +50,7 @@ pub(crate) fn descriptors(buffers: &[Buffer]) -> Vec<Descriptor> {
 pub(crate) const RINGS: (u64, u64, u64, u16) = (0x80000, 0x90000, 0xa0000, 2048);
 
 /// Makes `descriptors` the only chain of a ring and parses it.
-pub(crate) fn parse_raw(mem: &GuestMemoryMmap, descriptors: &[Descriptor]) -> (Buffers, Result<Request, RequestError>) {
+pub(crate) fn parse_raw(mem: &Memory, descriptors: &[Descriptor]) -> (Buffers, Result<Request, RequestError>) {
     let (table, available, used, size) = RINGS;
     for (index, descriptor) in descriptors.iter().enumerate() {
         mem.write_obj(*descriptor, GuestAddress(table + 16 * index as u64)).unwrap();
@@ -68,6 +69,6 @@ pub(crate) fn parse_raw(mem: &GuestMemoryMmap, descriptors: &[Descriptor]) -> (B
 }
 
 /// Parses a chain of `buffers`.
-pub(crate) fn parse(mem: &GuestMemoryMmap, buffers: &[Buffer]) -> (Buffers, Result<Request, RequestError>) {
+pub(crate) fn parse(mem: &Memory, buffers: &[Buffer]) -> (Buffers, Result<Request, RequestError>) {
     parse_raw(mem, &descriptors(buffers))
 }

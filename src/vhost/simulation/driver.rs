@@ -7,12 +7,13 @@ use std::sync::Arc;
 
 use virtio_bindings::bindings::virtio_ring::{VRING_DESC_F_NEXT, VRING_DESC_F_WRITE};
 use virtio_queue::desc::split::Descriptor;
-use vm_memory::{Bytes as _, GuestAddress, GuestMemoryMmap};
+use vm_memory::{Bytes as _, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::rng::Rng;
 use crate::vhost::notify::Notifier;
 use crate::vhost::ring::RingSetup;
+use crate::virtio::memory::Memory;
 
 /// Descriptors of a ring.
 pub(super) const RING: u16 = 64;
@@ -60,7 +61,7 @@ pub(super) struct Driver {
 
 impl Driver {
     /// The driver of a queue whose indices begin at `first`.
-    pub(super) fn new(queue: u16, event_idx: bool, first: u16, mem: &GuestMemoryMmap) -> Self {
+    pub(super) fn new(queue: u16, event_idx: bool, first: u16, mem: &Memory) -> Self {
         let base = u64::from(queue) * MEMORY;
         let interrupt = EventFd::new(EFD_NONBLOCK).unwrap();
         let driver = Self { base, event_idx, available: first, used: first, places: [None; PLACES], interrupt };
@@ -97,7 +98,7 @@ impl Driver {
     }
 
     /// Makes a request available in a free place. Returns whether the device has to be kicked.
-    pub(super) fn ask(&mut self, mem: &GuestMemoryMmap, place: usize, chain: &Chain<'_>, rng: &mut Rng) -> bool {
+    pub(super) fn ask(&mut self, mem: &Memory, place: usize, chain: &Chain<'_>, rng: &mut Rng) -> bool {
         let header = self.base + HEADERS + 64 * place as u64;
         let data = self.base + DATA + (place * MOST) as u64;
         mem.write_obj([u64::from(chain.kind), chain.sector], GuestAddress(header)).unwrap();
@@ -136,7 +137,7 @@ impl Driver {
     }
 
     /// The chains that came back, if the device has interrupted since the last time.
-    pub(super) fn answers(&mut self, mem: &GuestMemoryMmap) -> Vec<Answer> {
+    pub(super) fn answers(&mut self, mem: &Memory) -> Vec<Answer> {
         let mut answers = Vec::new();
         if self.interrupt.read().is_err() {
             return answers;
@@ -159,7 +160,7 @@ impl Driver {
         }
     }
 
-    fn answer(&mut self, mem: &GuestMemoryMmap, place: usize, written: usize) -> Answer {
+    fn answer(&mut self, mem: &Memory, place: usize, written: usize) -> Answer {
         let room = self.places[place].take();
         let room = room.unwrap_or_else(|| panic!("the request in place {place} was answered twice"));
         assert!(written <= room + 1, "{written} bytes written of {room}, and a status");
@@ -171,11 +172,11 @@ impl Driver {
         Answer { place, status, data: bytes }
     }
 
-    fn put<T: vm_memory::ByteValued>(&self, mem: &GuestMemoryMmap, at: u64, value: T) {
+    fn put<T: vm_memory::ByteValued>(&self, mem: &Memory, at: u64, value: T) {
         mem.write_obj(value, GuestAddress(self.base + at)).unwrap();
     }
 
-    fn get<T: vm_memory::ByteValued>(&self, mem: &GuestMemoryMmap, at: u64) -> T {
+    fn get<T: vm_memory::ByteValued>(&self, mem: &Memory, at: u64) -> T {
         mem.read_obj(GuestAddress(self.base + at)).unwrap()
     }
 }

@@ -18,7 +18,6 @@ use super::oracle::{BLOCK, Conventional, Zone, numbers};
 use super::path::{SimPath, Weather};
 use super::rng::Rng;
 use super::seen::Seen;
-use crate::device::memory::Memory;
 use crate::device::recovery::LeftBehind;
 use crate::device::router::{Bell, Rung};
 use crate::device::{Device, Identity};
@@ -31,6 +30,7 @@ use crate::vhost::journal::{self, Journals};
 use crate::vhost::queue::Queue;
 use crate::vhost::ring::Ring;
 use crate::virtio::features::Features;
+use crate::virtio::memory::Memory;
 use crate::zone::GeometryRequest;
 
 pub(super) const ZONE: u64 = 64 << 10;
