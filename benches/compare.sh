@@ -257,7 +257,9 @@ total=$((rounds * ${#jobs[@]} * ${#contenders[@]})) count=0
 for ((round = 1; round <= rounds; round++)); do
     for name in "${jobs[@]}"; do
         read -ra job < <(grep "^$name " <<<"$job_table")
-        for contender in "${contenders[@]}"; do
+        for ((place_in_round = 0; place_in_round < ${#contenders[@]}; place_in_round++)); do
+            # Each is the first as often as the others: whoever comes first pays for the job before.
+            contender=${contenders[(place_in_round + round) % ${#contenders[@]}]}
             count=$((count + 1))
             # Reading memory that nobody has written measures nothing.
             [[ ${job[1]} != *read || $contender != ram-fresh ]] || continue
