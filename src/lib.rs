@@ -10,6 +10,7 @@
 //! | [`device`] | the requests of queues: from their chains to the store, through their I/O, to their answers |
 //! | [`fault`] | rules that fail, delay and spoil requests, and take zones away: a layer over the device and one over the data path |
 //! | [`io`] | data paths: who carries the guest's bytes between its memory and the file |
+//! | [`convert`] | disks of other forms: read from one, written as another |
 //! | [`control`] | the control socket: asking and telling a running daemon |
 //! | [`observe`] | what is told about an image and a running device: zones summed up, counts, refusals in words, traces |
 //! | [`virtio`] | a descriptor chain becomes a request, a result becomes a status byte; features and configuration space |
@@ -31,6 +32,7 @@ extern crate self as vhost_user_zbd;
 
 pub mod cli;
 pub mod control;
+pub mod convert;
 pub mod device;
 pub mod disk;
 pub mod fault;

@@ -54,6 +54,7 @@ ELSEWHERE = {
     "./power cycle": ("tests/guest/power-cycle.sh", "./power cycle"),
     "./fault ": ("tests/guest/faults-digest.sh", "./fault list"),
     "touch careful": ("tests/guest/power.sh", "careful"),
+    "echo 'add id=0,": ("tests/guest/zloop.sh", "add id=0"),
     "echo nobarrier >options": "the file of the next command",
     "curl --unix-socket disk.ctl http://localhost/metrics": ("tests/lifecycle/control.rs", "/metrics"),
 }
@@ -217,7 +218,7 @@ class Runner:
         """The complaint about a command, or None."""
         words = command.words()
         for image in (word for word in words[2:] if word.endswith(".qcow2")):
-            if words[1] == "create":
+            if words[1] == "create" or (words[1] == "convert" and image == words[3]):
                 (self.folder / image).unlink(missing_ok=True)
             elif not (self.folder / image).exists():
                 subprocess.run([PROGRAM, "create", "-q", image, "64M", "--zone-size", "4M"], cwd=self.folder, env=self.environment, check=True)

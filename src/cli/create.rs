@@ -22,7 +22,7 @@ const DEFAULT_CLUSTER_SIZE: Bytes = Bytes(64 << 10);
 const PAGE: u64 = 4096;
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Endian {
+pub(super) enum Endian {
     Big,
     Little,
 }

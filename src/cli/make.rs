@@ -1,9 +1,9 @@
-//! Making the file of a new image.
+//! Making the file of a new image, or another one.
 //!
 //! The file has no name until it is whole, so whatever ends this program meanwhile leaves nothing behind. Where the file
 //! system has no files without a name, one is removed again when making it fails.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -21,7 +21,7 @@ use crate::zone::{Clamp, Geometry};
 /// Where a file without a name can be found.
 const DESCRIPTORS: &str = "/proc/self/fd";
 
-/// An image that is whole.
+/// A file that is whole.
 struct Made {
     /// What is worth a warning.
     warnings: Vec<String>,
@@ -29,26 +29,33 @@ struct Made {
     named: io::Result<()>,
 }
 
+/// Fills a new file, and returns what is worth a warning.
+type Fill<'a> = &'a mut dyn FnMut(File) -> Result<Vec<String>>;
+
 /// Makes an image where there is none. Returns what is worth a warning.
 pub(super) fn make(path: &Path, options: &CreateOptions) -> Result<Vec<String>> {
+    make_filled(path, &mut |file| fill(&FileMedium::new(file), options))
+}
+
+/// Makes a file where there is none. Returns what is worth a warning.
+pub(super) fn make_filled(path: &Path, fill: Fill<'_>) -> Result<Vec<String>> {
     if fs::symlink_metadata(path).is_ok() {
         return Err(failed(path, io::ErrorKind::AlreadyExists.into()));
     }
-    match make_unnamed(path, options)? {
+    match make_unnamed(path, fill)? {
         Some(made) => made.named.map(|()| made.warnings).map_err(|error| failed(path, error)),
-        None => make_named(path, options),
+        None => make_named(path, fill),
     }
 }
 
 /// Makes an image such that whoever looks finds a whole one or none; one that has come to be there meanwhile stays.
 pub(super) fn make_whole(path: &Path, options: &CreateOptions) -> Result<Vec<String>> {
-    let made = match make_unnamed(path, options)? {
+    let fill: Fill<'_> = &mut |file| fill(&FileMedium::new(file), options);
+    let made = match make_unnamed(path, fill)? {
         Some(made) => made,
         None => {
-            let mut unfinished = path.as_os_str().to_owned();
-            unfinished.push(format!(".{}.new", std::process::id()));
-            let unfinished = PathBuf::from(unfinished);
-            let warnings = make_named(&unfinished, options)?;
+            let unfinished = unfinished(path);
+            let warnings = make_named(&unfinished, fill)?;
             let named = fs::hard_link(&unfinished, path);
             // Of no use now, whether the image has got its name or not.
             let _ = fs::remove_file(&unfinished);
@@ -61,8 +68,15 @@ pub(super) fn make_whole(path: &Path, options: &CreateOptions) -> Result<Vec<Str
     }
 }
 
-/// Makes an image in a file that has no name before it is whole; none where there are no such files.
-fn make_unnamed(path: &Path, options: &CreateOptions) -> Result<Option<Made>> {
+/// A name beside this one, for what is not whole yet.
+pub(super) fn unfinished(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    PathBuf::from(name)
+}
+
+/// Makes a file that has no name before it is whole; none where there are no such files.
+fn make_unnamed(path: &Path, fill: Fill<'_>) -> Result<Option<Made>> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     if !Path::new(DESCRIPTORS).is_dir() {
         return Ok(None);
@@ -76,24 +90,24 @@ fn make_unnamed(path: &Path, options: &CreateOptions) -> Result<Option<Made>> {
         Err(error) => return Err(failed(path, error)),
     };
     let its_name = format!("{DESCRIPTORS}/{}", file.as_raw_fd());
-    let storage = FileMedium::new(file);
-    let warnings = fill(&storage, options).with_context(|| path.display().to_string())?;
+    let filled = file.try_clone().map_err(anyhow::Error::from).and_then(fill);
+    let warnings = filled.with_context(|| path.display().to_string())?;
     let named = linkat(AT_FDCWD, its_name.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW);
-    drop(storage);
     Ok(Some(Made { warnings, named: named.map_err(io::Error::from) }))
 }
 
-/// Makes an image in a file that has its name from the beginning.
-fn make_named(path: &Path, options: &CreateOptions) -> Result<Vec<String>> {
+/// Makes a file that has its name from the beginning.
+fn make_named(path: &Path, fill: Fill<'_>) -> Result<Vec<String>> {
     let file = OpenOptions::new().read(true).write(true).create_new(true).open(path);
     let file = file.map_err(|error| failed(path, error))?;
-    fill(&FileMedium::new(file), options).with_context(|| path.display().to_string()).inspect_err(|_| {
+    fill(file).with_context(|| path.display().to_string()).inspect_err(|_| {
         // What was begun is worth nothing; the first error is the one to tell.
         let _ = fs::remove_file(path);
     })
 }
 
-fn fill(file: &FileMedium, options: &CreateOptions) -> Result<Vec<String>> {
+/// Makes an image in an empty file. Returns what is worth a warning.
+pub(super) fn fill(file: &FileMedium, options: &CreateOptions) -> Result<Vec<String>> {
     let (geometry, _) = Geometry::new(&options.geometry)?;
     let (zones, zone) = (geometry.nr_zones(), geometry.zone_size());
     if zones > MAX_ZONES {
@@ -121,6 +135,6 @@ fn failed(path: &Path, error: io::Error) -> anyhow::Error {
     let name = path.display();
     match error.kind() {
         io::ErrorKind::AlreadyExists => anyhow!("{name}: the file exists: remove it first, or choose another name"),
-        _ => anyhow!("{name}: the image cannot be made: {error}"),
+        _ => anyhow!("{name}: the file cannot be made: {error}"),
     }
 }

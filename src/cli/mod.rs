@@ -5,6 +5,7 @@
 //! `--blk-file`, no fork, exit on SIGTERM.
 
 mod check;
+mod convert;
 mod create;
 mod ctl;
 mod cut;
@@ -67,6 +68,8 @@ enum Command {
     Ctl(ctl::Args),
     /// Print the requests of a trace that "serve --trace" has made.
     Trace(trace::Args),
+    /// Make an image of a zloop directory or a raw file with a zone table, or the other way round.
+    Convert(convert::Args),
     /// Check an image: exit status 0 clean, 2 errors, 3 leaks only, 1 could not check.
     Check(check::Args),
 }
@@ -129,6 +132,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Top(args)) => top::run(&args),
         Some(Command::Ctl(args)) => ctl::run(&args),
         Some(Command::Trace(args)) => trace::run(&args),
+        Some(Command::Convert(args)) => convert::run(&args),
         Some(Command::Check(args)) => check::run(&args),
         None => Err(anyhow::anyhow!("no command given: see --help")),
     };

@@ -11,7 +11,7 @@ use super::disk::Disk;
 use super::{image, output, parse_size};
 use crate::control::client::Client;
 use crate::control::{Command, ZoneRow};
-use crate::observe::SCHEMA_VERSION;
+use crate::convert::table;
 use crate::observe::info::Info;
 use crate::store::ZoneInfo;
 use crate::units::{Bytes, Sector};
@@ -101,7 +101,7 @@ pub(super) fn print_served(client: &mut Client, first: u32, count: u32, as_json:
 fn print(zones: impl Iterator<Item = ZoneRow>, as_json: bool) -> Result<()> {
     let mut out = output::stdout();
     let printed = match as_json {
-        true => print_json(&mut out, zones),
+        true => table::write_json(&mut out, zones),
         false => print_text(&mut out, zones.filter_map(|zone| zone.to_info())),
     };
     output::finish(out, printed)
@@ -140,14 +140,4 @@ fn condition(state: State) -> &'static str {
         State::Full => "fu",
         State::Offline => "of",
     }
-}
-
-/// One zone a line, so that a large report needs no memory here and is still pleasant to read.
-fn print_json(out: &mut impl Write, zones: impl Iterator<Item = ZoneRow>) -> io::Result<()> {
-    write!(out, "{{\"schema_version\":{SCHEMA_VERSION},\"zones\":[")?;
-    for (number, zone) in zones.enumerate() {
-        let line = serde_json::to_string(&zone)?;
-        write!(out, "{}\n  {line}", if number == 0 { "" } else { "," })?;
-    }
-    writeln!(out, "\n]}}")
 }

@@ -9,6 +9,7 @@ mod common;
 mod made;
 
 mod completion;
+mod convert;
 mod create;
 mod damage;
 mod foreign;

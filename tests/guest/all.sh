@@ -19,10 +19,11 @@
 #             what was stable. MACHINE_KILLS (environment, 2) is how often in all. (The btrfs of Linux 7.2 fails under it after a while,
 #             on null_blk as well: docs/uml.md)
 #   software  an image that null_blk can be like; the same steps on both, and what of software.sh is quick
+#   zloop     a disk becomes a directory of the kernel's zoned loop driver, and that a disk again; only with user-mode Linux, whose kernel has it
 #   peers     that benches/uml.sh still measures; only with user-mode Linux
 . "$(dirname "${BASH_SOURCE[0]}")/host-lib.sh"
 
-PARTS=(zones btrfs machine software peers)
+PARTS=(zones btrfs machine software zloop peers)
 # The guest is given up after this long; all phases together take less.
 PHASE_SECONDS=400
 # Acknowledged operations to wait for before the daemon is killed.
@@ -88,6 +89,36 @@ software() {
     stop software "$temp/third.qcow2"
 }
 
+zloop() {
+    geometry SIZE=$((16 << 20)) ZONE_SIZE=$((2 << 20)) ZONE_CAPACITY=$((1 << 20)) CONVENTIONAL=2 MAX_OPEN=0 MAX_ACTIVE=0 \
+        MAX_APPEND=$((64 << 10)) BLOCK=4096 QUEUES=1
+    expect zloop/create create_image "$temp/fourth.qcow2"
+    serve zloop "$temp/fourth.qcow2"
+    phase zloop-write zloop-write.sh
+    stop zloop-write "$temp/fourth.qcow2"
+    expect zloop/convert "$VUZ_BIN" convert "$temp/fourth.qcow2" "$temp/0" --to zloop
+    tar -czf "$temp/zloop.tgz" -C "$temp" 0
+    serve zloop-again "$temp/fourth.qcow2"
+    phase zloop zloop.sh
+    stop zloop "$temp/fourth.qcow2"
+    rm -rf "$temp/0" "$temp/zloop.tgz"
+    base64 -d <"$temp/manifest" | tar -xz -C "$temp"
+    rm -f "$temp/manifest"
+    expect zloop/convert-back "$VUZ_BIN" convert "$temp/0" "$temp/back.qcow2" --zone-capacity 1M
+    expect zloop/check checked "$temp/back.qcow2"
+    expect zloop/same-zones-and-bytes same_disks "$temp/fourth.qcow2" "$temp/back.qcow2"
+}
+
+# same_disks IMAGE IMAGE: the same zones and bytes.
+# shellcheck disable=SC2317,SC2329 # called by expect
+same_disks() {
+    local image
+    for image in "$@"; do
+        "$VUZ_BIN" convert "$image" "$image.raw" --to raw --zones "$image.zones"
+    done
+    cmp "$1.raw" "$2.raw" && cmp "$1.zones" "$2.zones"
+}
+
 # A figure for each of two jobs on each of three disks.
 peers() {
     local name contender
@@ -111,7 +142,7 @@ sys.exit(rates == [] or min(rates) <= 0)' "$@"
 
 if [[ $# -eq 0 ]]; then
     set -- zones btrfs machine software
-    [[ ${VUZ_MACHINE:-qemu} != uml ]] || set -- zones btrfs software peers
+    [[ ${VUZ_MACHINE:-qemu} != uml ]] || set -- zones btrfs software zloop peers
 fi
 for part in "$@"; do
     [[ " ${PARTS[*]} " == *" $part "* ]] || die "no part $part; there are: ${PARTS[*]}"

@@ -106,7 +106,7 @@ guest_files() {
     mapfile -t GUEST_FILES < <(find "$HERE" -maxdepth 1 -name '*-lib.sh' ! -name host-lib.sh)
     printf '%s\n' "$*" >"$temp/suite"
     GUEST_FILES+=("$temp/suite" "$temp/image.env" "${@/#/$HERE/}")
-    for file in manifest operations rounds rounds.env speed; do
+    for file in manifest operations rounds rounds.env speed zloop.tgz; do
         [[ ! -e $temp/$file ]] || GUEST_FILES+=("$temp/$file")
     done
 }

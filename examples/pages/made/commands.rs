@@ -9,7 +9,7 @@ pub(crate) const NAME: &str = "vhost-user-zbd";
 
 const CONF: &str = include_str!("../../../packaging/manual/conf.md");
 const PROGRAM: &str = include_str!("../../../packaging/manual/program.md");
-const COMMANDS: [(&str, &str); 9] = [
+const COMMANDS: &[(&str, &str)] = &[
     ("create", include_str!("../../../packaging/manual/create.md")),
     ("serve", include_str!("../../../packaging/manual/serve.md")),
     ("info", include_str!("../../../packaging/manual/info.md")),
@@ -18,6 +18,7 @@ const COMMANDS: [(&str, &str); 9] = [
     ("top", include_str!("../../../packaging/manual/top.md")),
     ("ctl", include_str!("../../../packaging/manual/ctl.md")),
     ("trace", include_str!("../../../packaging/manual/trace.md")),
+    ("convert", include_str!("../../../packaging/manual/convert.md")),
     ("check", include_str!("../../../packaging/manual/check.md")),
 ];
 
