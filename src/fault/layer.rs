@@ -13,13 +13,13 @@ use super::patches::{Change, Patch};
 use super::rule::{Action, Corruption, Landed, Subject, flips};
 use super::saved::Saved;
 use super::shared::{Noting, Shared};
-use super::state::{Choice, Stage, State};
+use super::state::{Act, Choice, Stage, State};
 use crate::store::device::Layer;
 use crate::store::{
     Batch, Doorbell, Event, Failure, Journal, Note, Op, Outcome, Recovered, Refusal, Reply, Segment, Step, Tag, Ticket,
     ZonedDevice,
 };
-use crate::units::{Bytes, Sector, ZoneIndex};
+use crate::units::{Bytes, FileOffset, Sector, ZoneIndex};
 use crate::zone::ZoneKind;
 
 /// Writes down the rules and what became of zones. Blocking, by the housekeeper's thread.
@@ -388,7 +388,7 @@ fn has_io(op: &Op) -> bool {
 }
 
 /// How late a request is, where that has an end.
-fn lateness(act: &super::state::Act) -> Option<Duration> {
+fn lateness(act: &Act) -> Option<Duration> {
     match act.action {
         Action::Delay { by, .. } => Some(by.of(act.seed, act.number)),
         _ => None,
@@ -413,7 +413,7 @@ fn zeroed(segments: &[Segment], mut at: u64, part: &Range<u64>) -> Vec<Segment> 
             match segment {
                 _ if from == to => {}
                 Segment::File { offset, .. } if !zeros => {
-                    let offset = crate::units::FileOffset(offset.0 + (from - at));
+                    let offset = FileOffset(offset.0 + (from - at));
                     out.push(Segment::File { offset, len });
                 }
                 _ => out.push(Segment::Zero { len }),

@@ -340,20 +340,7 @@ mod tests {
 
     use super::*;
     use crate::units::Bytes;
-    use crate::zone::GeometryRequest;
-
-    fn geometry() -> Geometry {
-        let request = GeometryRequest {
-            size: Bytes(8 << 20),
-            zone_size: Bytes(1 << 20),
-            zone_capacity: Bytes(1 << 20),
-            conventional_zones: 1,
-            max_open_zones: 0,
-            max_active_zones: 0,
-            max_append_bytes: Bytes(0),
-        };
-        Geometry::new(&request).unwrap().0
-    }
+    use crate::zone::testing::geometry;
 
     /// Words as `on any; zone 3; do hang`.
     fn words(text: &str) -> RuleWords {
@@ -364,7 +351,7 @@ mod tests {
     }
 
     fn read(text: &str) -> Result<Rule, String> {
-        words(text).read(&geometry())
+        words(text).read(&geometry(8, 1))
     }
 
     #[test]
@@ -459,7 +446,8 @@ mod tests {
             ("", "on=any", "name is '': expected 1 to 64 bytes"),
             ("two\nlines", "on=any", "expected 1 to 64 bytes"),
         ] {
-            let error = RuleWords::parse(name, which, "hang").and_then(|words| words.read(&geometry())).unwrap_err();
+            let error =
+                RuleWords::parse(name, which, "hang").and_then(|words| words.read(&geometry(8, 1))).unwrap_err();
             assert!(error.contains(said), "{which}: {error}");
         }
     }

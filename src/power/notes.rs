@@ -160,22 +160,13 @@ mod tests {
     use std::cell::Cell;
 
     use super::*;
-    use crate::zone::GeometryRequest;
+    use crate::zone::testing::geometry;
 
     const ZONE: ZoneIndex = ZoneIndex(1);
     const START: u64 = 1 << 20;
 
     fn noting() -> Noting {
-        let request = GeometryRequest {
-            size: Bytes(8 << 20),
-            zone_size: Bytes(1 << 20),
-            zone_capacity: Bytes(1 << 20),
-            conventional_zones: 0,
-            max_open_zones: 0,
-            max_active_zones: 0,
-            max_append_bytes: Bytes(0),
-        };
-        Noting(Arc::new(Notes::new(Geometry::new(&request).unwrap().0)))
+        Noting(Arc::new(Notes::new(geometry(8, 0))))
     }
 
     fn write(noting: &Noting, start: u64, end: u64) {

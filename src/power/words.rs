@@ -240,24 +240,10 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
     use super::*;
-    use crate::units::Bytes;
-    use crate::zone::GeometryRequest;
-
-    fn geometry() -> Geometry {
-        let request = GeometryRequest {
-            size: Bytes(8 << 20),
-            zone_size: Bytes(1 << 20),
-            zone_capacity: Bytes(1 << 20),
-            conventional_zones: 1,
-            max_open_zones: 0,
-            max_active_zones: 0,
-            max_append_bytes: Bytes(0),
-        };
-        Geometry::new(&request).unwrap().0
-    }
+    use crate::zone::testing::geometry;
 
     fn read(words: &[&str]) -> Result<Cut, String> {
-        Words::parse(words.iter().copied(), |_| Err("no file".to_owned()))?.read(&geometry())
+        Words::parse(words.iter().copied(), |_| Err("no file".to_owned()))?.read(&geometry(8, 1))
     }
 
     #[test]

@@ -32,4 +32,6 @@ pub enum Refusal {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

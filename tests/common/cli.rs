@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 
 use tempfile::TempDir;
 
-use super::{MIB, eventually};
+use super::{KIB, MIB, eventually};
 
 /// The program under test: the one that was built with the tests, or the one that VUZ_BIN names.
 pub fn program() -> &'static str {
@@ -119,6 +119,9 @@ pub struct Geo {
 /// default, since that is what others got wrong for years.
 pub const SMALL: Geo =
     Geo { size: 8 * MIB, zone: MIB, cap: 768 << 10, conv: 2, open: 0, active: 0, append: 64 << 10, cluster: 64 << 10 };
+
+/// Twelve zones of 64 blocks, the first two conventional; of the others 48 blocks each are writable.
+pub const TWELVE: Geo = Geo { size: 12 * 256 * KIB, zone: 256 * KIB, cap: 192 * KIB, ..SMALL };
 
 impl Geo {
     /// The arguments of `create` behind the file.

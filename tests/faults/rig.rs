@@ -2,26 +2,18 @@
 
 use serde_json::{Value, json};
 
-use crate::common::cli::{Geo, Image, SMALL};
+use crate::common::SECTOR;
+use crate::common::cli::{Geo, Image, TWELVE};
 use crate::common::control::Control;
 use crate::common::disk::{Disk, Setup};
 use crate::common::model::pattern;
 use crate::common::request::{Req, State, Status, Zone};
-use crate::common::{KIB, SECTOR};
 
 /// A block of the disk.
 pub(crate) const BLOCK: u64 = 4096;
 
-/// Two conventional zones and ten sequential ones, of which 48 of 64 blocks can be written.
-pub(crate) const GEO: Geo = Geo {
-    size: 12 * 256 * KIB,
-    zone: 256 * KIB,
-    cap: 192 * KIB,
-    conv: 2,
-    append: 64 * KIB,
-    cluster: 64 * KIB,
-    ..SMALL
-};
+/// The shape of the disk.
+pub(crate) const GEO: Geo = TWELVE;
 
 /// The disk.
 #[derive(Debug)]

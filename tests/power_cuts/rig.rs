@@ -8,24 +8,16 @@ use serde_json::{Value, json};
 
 use super::block::{Label, SECTORS, Seen};
 use super::rules::{Shape, Sight, zone_bytes};
-use crate::common::cli::{Geo, Image, SMALL, run};
+use crate::common::Rng;
+use crate::common::cli::{Geo, Image, TWELVE, run};
 use crate::common::control::Control;
 use crate::common::disk::{Disk, Setup};
 use crate::common::frontend::Token;
 use crate::common::proto::{Talk, msg, pf};
 use crate::common::request::{Req, State, Status};
-use crate::common::{KIB, Rng};
 
-/// Two conventional zones and ten sequential ones, of which 48 of 64 blocks can be written.
-pub(crate) const GEO: Geo = Geo {
-    size: 12 * 256 * KIB,
-    zone: 256 * KIB,
-    cap: 192 * KIB,
-    conv: 2,
-    append: 64 * KIB,
-    cluster: 64 * KIB,
-    ..SMALL
-};
+/// The shape of the disk.
+pub(crate) const GEO: Geo = TWELVE;
 
 /// A way to reset the device, by which the power comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
