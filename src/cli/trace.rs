@@ -1,4 +1,5 @@
-//! `trace`: the requests that `serve --trace` has noted, for people or as JSON lines, and when the disk's power went and came.
+//! `trace`: the requests that `serve --trace` has noted, for people or as JSON lines, when the disk's power went and came, and which
+//! rules for faults have refused requests.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read, Write};
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 use zerocopy::{FromBytes, IntoBytes};
 
 use super::{image, output};
+use crate::observe::fault_names::FaultNames;
 use crate::observe::trace::{About, Entry, HEADER_BYTES, Header, RECORD_BYTES, Record, Traced, TracedCut};
 use crate::observe::{Rule, versioned};
 use crate::virtio::status::Status;
@@ -32,7 +34,8 @@ pub(super) struct Args {
     /// Only requests of this queue.
     #[arg(long, value_name = "N")]
     queue: Option<u16>,
-    /// Only requests of these kinds; power-cut and power-back are what became of the disk's power.
+    /// Only requests of these kinds; power-cut and power-back are what became of the disk's power, and fault-rule, which is
+    /// printed only if it is given here, what a rule for faults is called that refused requests from there on.
     #[arg(long, value_name = "KIND,...", value_delimiter = ',', value_parser = one_of(About::ALL, About::name))]
     kind: Vec<About>,
     /// Only requests that broke this rule, by the name that is printed.
@@ -72,7 +75,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut file = BufReader::new(file);
     read_header(&mut file).with_context(name)?;
     let mut out = output::stdout();
-    let mut first = None;
+    let (mut first, mut names) = (None, FaultNames::default());
     let printed = loop {
         let mut record = [0; RECORD_BYTES];
         match file.read_exact(&mut record) {
@@ -82,11 +85,19 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         }
         let entry = Record::read_from_bytes(&record).ok().and_then(|record| record.decode());
         let entry = entry.ok_or_else(|| anyhow!("a record that makes no sense")).with_context(name)?;
-        let began = *first.get_or_insert(entry.time_ns());
-        if !args.wants(&entry) {
+        let is_whole = match &entry {
+            Entry::FaultRule(part) => names.take(part),
+            _ => true,
+        };
+        // A name is written later than the request began whose refusal it is for.
+        if entry.about() != About::FaultRule {
+            first.get_or_insert(entry.time_ns());
+        }
+        if !is_whole || !args.wants(&entry) {
             continue;
         }
-        let line = if args.json { as_json(&entry)? } else { as_text(&entry, began) };
+        let began = first.unwrap_or(entry.time_ns());
+        let line = if args.json { as_json(&entry, &names)? } else { as_text(&entry, &names, began) };
         if let Err(error) = writeln!(out, "{line}") {
             break Err(error);
         }
@@ -101,6 +112,7 @@ impl Args {
         let is_wanted = match entry {
             Entry::Request(traced) => self.wants_request(traced),
             Entry::PowerCut(_) | Entry::PowerBack { .. } => !of_requests,
+            Entry::FaultRule(_) => !of_requests && !self.kind.is_empty(),
         };
         is_wanted && (self.kind.is_empty() || self.kind.contains(&entry.about()))
     }
@@ -114,20 +126,28 @@ impl Args {
 }
 
 /// Seconds since the first record, and what happened.
-fn as_text(entry: &Entry, began: u64) -> String {
+fn as_text(entry: &Entry, names: &FaultNames, began: u64) -> String {
     let seconds = entry.time_ns().saturating_sub(began) as f64 / 1e9;
     let what = match entry {
-        Entry::Request(traced) => request_as_text(traced),
+        Entry::Request(traced) => request_as_text(traced, fault_of(traced, names)),
         Entry::PowerCut(TracedCut { digest, touched_zones, .. }) => {
             format!("the power is cut: {touched_zones} zones touched, state {digest:016x}")
         }
         Entry::PowerBack { .. } => "the power is back".to_owned(),
+        Entry::FaultRule(part) => {
+            format!("rule {} for faults is {}", part.number, names.get(part.number).unwrap_or_default())
+        }
     };
     format!("{seconds:13.6} {what}")
 }
 
+/// What the rule for faults is called that refused a request.
+fn fault_of<'a>(traced: &Traced, names: &'a FaultNames) -> Option<&'a str> {
+    traced.fault.and_then(|number| names.get(number))
+}
+
 /// What was asked for, how it ended and how long that took. Sectors are of 512 bytes.
-fn request_as_text(traced: &Traced) -> String {
+fn request_as_text(traced: &Traced, fault: Option<&str>) -> String {
     let mut line = format!("q{} {:<9}", traced.queue, traced.kind.name());
     if let Some(zone) = traced.zone {
         line += &format!(" zone {zone}");
@@ -141,6 +161,9 @@ fn request_as_text(traced: &Traced) -> String {
     line += &format!(" {} {} us", traced.status.name(), traced.duration_ns / 1000);
     if let Some((rule, zone)) = traced.refused {
         line += &format!(": {}", rule.name());
+        if let Some(name) = fault {
+            line += &format!(" {name}");
+        }
         if let Some((state, pointer)) = zone {
             line += &format!(", zone {}, write pointer {}", state.name(), pointer.0);
         }
@@ -152,19 +175,22 @@ fn request_as_text(traced: &Traced) -> String {
     }
 }
 
-fn as_json(entry: &Entry) -> Result<String> {
+fn as_json(entry: &Entry, names: &FaultNames) -> Result<String> {
     let (time_ns, kind) = (entry.time_ns(), entry.about().name());
     let all = match entry {
-        Entry::Request(traced) => request_as_json(traced),
+        Entry::Request(traced) => request_as_json(traced, fault_of(traced, names)),
         Entry::PowerCut(TracedCut { digest, touched_zones, .. }) => json!({
             "time_ns": time_ns, "kind": kind, "digest": format!("{digest:016x}"), "touched_zones": touched_zones,
         }),
         Entry::PowerBack { .. } => json!({ "time_ns": time_ns, "kind": kind }),
+        Entry::FaultRule(part) => json!({
+            "time_ns": time_ns, "kind": kind, "number": part.number, "fault": names.get(part.number),
+        }),
     };
     Ok(serde_json::to_string(&versioned(all))?)
 }
 
-fn request_as_json(traced: &Traced) -> Value {
+fn request_as_json(traced: &Traced, fault: Option<&str>) -> Value {
     let ok = traced.status == Status::Ok;
     let position = traced.position.map(|sector| sector.0);
     let (rule, zone) = traced.refused.unzip();
@@ -180,6 +206,7 @@ fn request_as_json(traced: &Traced) -> Value {
         "status": traced.status.name(),
         "appended_at": position.filter(|_| ok),
         "rule": rule.map(Rule::name),
+        "fault": fault,
         "zone_state": state.map(|state| state.name()),
         "write_pointer": pointer.map(|pointer| pointer.0),
         "expected": position.filter(|_| !ok),

@@ -5,7 +5,7 @@
 //! he asks for the counts; so counting costs one free lock and two looks at the clock a round. A refused request is
 //! looked into further, as it is worth a line somewhere. Without a trace, tracing costs a branch a round.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use zerocopy::IntoBytes;
 
 use crate::observe::stats::{QueueStats, RefusedLately, Stats};
-use crate::observe::trace::{Entry, Record, Traced, TracedCut};
+use crate::observe::trace::{Entry, Record, Traced, TracedCut, name_records};
 use crate::observe::{Refused, Rule, Subject};
 use crate::power::CutOutcome;
 use crate::store::Usage;
@@ -36,6 +36,8 @@ pub struct Observed {
     pub position: Option<Sector>,
     /// The rule that it broke, and its zone right after.
     pub refused: Option<(Rule, Option<(State, Sector)>)>,
+    /// The number of the rule for faults that refused it, where the trace says what that is called.
+    pub fault: Option<u16>,
 }
 
 /// A request that is about to be answered.
@@ -71,6 +73,9 @@ struct Trace {
     file: File,
     /// What follows a record that was cut off could not be read.
     broken: AtomicBool,
+    /// What rules for faults are called that this process has written down, by their numbers. Those of an earlier process may have
+    /// become the numbers of other rules.
+    fault_names: Mutex<HashMap<u16, String>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -84,7 +89,7 @@ impl Counts {
             queues: (0..queues).map(|_| Mutex::default()).collect(),
             in_flight: (0..queues).map(|_| AtomicUsize::default()).collect(),
             refusals: Mutex::default(),
-            trace: trace.map(|file| Trace { file, broken: AtomicBool::new(false) }),
+            trace: trace.map(|file| Trace { file, broken: AtomicBool::new(false), fault_names: Mutex::default() }),
             began: Instant::now(),
             began_at: SystemTime::now(),
             frontend: AtomicBool::new(false),
@@ -165,6 +170,7 @@ impl Counts {
                     status,
                     position: observed.position,
                     refused: observed.refused,
+                    fault: observed.fault,
                 })));
             }
         }
@@ -190,6 +196,20 @@ impl Counts {
     /// Traces that the power is back.
     pub fn trace_power_back(&self) {
         self.trace_entry(|time_ns| Entry::PowerBack { time_ns });
+    }
+
+    /// Traces what a rule for faults is called, where the trace does not say so yet; none where the rule is gone. Returns the number
+    /// for the requests that it refuses, if a reader of these can know the name.
+    pub fn trace_fault(&self, number: u16, name: Option<&str>) -> Option<u16> {
+        let trace = self.trace.as_ref()?;
+        // Held while that is written, as another queue that finds the name here refers to it at once.
+        let mut names = lock(&trace.fault_names);
+        let Some(name) = name else { return names.contains_key(&number).then_some(number) };
+        if names.get(&number).is_none_or(|known| known != name) {
+            trace.write(name_records(self.epoch_ns(Instant::now()), number, name).as_bytes());
+            names.insert(number, name.to_owned());
+        }
+        Some(number)
     }
 
     fn trace_entry(&self, entry: impl FnOnce(u64) -> Entry) {
@@ -250,4 +270,44 @@ impl Trace {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+mod tests {
+    use zerocopy::FromBytes;
+
+    use super::*;
+    use crate::observe::fault_names::FaultNames;
+
+    #[test]
+    fn a_rule_for_faults_is_named_before_what_it_refuses_and_when_its_number_is_anothers() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("trace");
+        let counts = Counts::new(1, Some(File::create(&path).unwrap()));
+        // What the rule of a number is called now, none where it is gone; the number that the request gets; names written so far.
+        for (number, name, told, names) in [
+            (3, None, None, 0),
+            (3, Some("one"), Some(3), 1),
+            (3, Some("one"), Some(3), 1),
+            (3, None, Some(3), 1),
+            (4, Some("one"), Some(4), 2),
+            (4, None, Some(4), 2),
+            (3, Some("two"), Some(3), 3),
+            (3, Some("one"), Some(3), 4),
+            (5, None, None, 4),
+        ] {
+            assert_eq!(counts.trace_fault(number, name), told, "{number} {name:?}");
+            let bytes = std::fs::read(&path).unwrap();
+            let records = <[Record]>::ref_from_bytes(&bytes).unwrap();
+            assert_eq!(records.len(), names, "{number} {name:?}");
+            let mut known = FaultNames::default();
+            for record in records {
+                let Some(Entry::FaultRule(part)) = record.decode() else { panic!("{record:?}") };
+                known.take(&part);
+            }
+            assert!(name.is_none() || known.get(number) == name, "{number} {name:?}");
+        }
+        assert_eq!(Counts::new(1, None).trace_fault(3, Some("one")), None);
+    }
 }

@@ -490,10 +490,13 @@ impl<I: DataPath + ?Sized> Requests<I> {
     fn refuse(&mut self, head: u16, error: RequestError) {
         let request = self.slots.get(head).and_then(|slot| slot.request);
         let refused = self.device.look_into(self.queue, request, error);
+        let fault = refused.fault_number();
+        let fault = fault.and_then(|number| self.device.counts.trace_fault(number, refused.fault.as_deref()));
         if let Some(slot) = self.slots.get(head) {
             slot.observed.position = refused.expected();
             let zone = refused.zone.as_ref().map(|now| (now.info.state, now.info.write_pointer.to_sector()));
             slot.observed.refused = Some((refused.rule(), zone));
+            slot.observed.fault = fault;
         }
         let level = error.log_level();
         if log::log_enabled!(level) && self.device.lines.of_queue(self.queue).allow() {

@@ -13,8 +13,8 @@ use crate::fault::Faults;
 use crate::observe::stats::Stats;
 use crate::observe::{Refused, Subject};
 use crate::power::{CutOutcome, Switch, VolatileCache};
+use crate::store::ZonedDevice;
 use crate::store::device::Layered;
-use crate::store::{Refusal, ZonedDevice};
 use crate::units::Bytes;
 use crate::virtio::features::Features;
 use crate::virtio::request::Request;
@@ -136,11 +136,7 @@ impl Device {
     /// Looks into a refused request and remembers it.
     pub(super) fn look_into(&self, queue: u16, request: Option<Request>, error: RequestError) -> Refused {
         let at = Subject::from(request).sector;
-        let fault = match error {
-            RequestError::Refused(Refusal::Injected { rule, .. }) => self.faults.name_of(rule),
-            _ => None,
-        };
-        let refused = Refused {
+        let mut refused = Refused {
             request,
             error,
             zone: at.and_then(|at| self.disk.zone_now(at)),
@@ -148,8 +144,9 @@ impl Device {
             block: self.identity.block,
             max_append: self.identity.max_append,
             disk: self.disk.geometry().size(),
-            fault,
+            fault: None,
         };
+        refused.fault = refused.fault_number().and_then(|number| self.faults.name_of(number));
         self.counts.remember(queue, refused.clone());
         refused
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::rule::{Action, Corruption, Landed, Lateness, On, Place, Rule, Which, ZoneChange};
+use crate::observe::fault_names::LONGEST_NAME;
 use crate::store::Failure;
 use crate::units::{Sector, ZoneIndex};
 use crate::zone::{Geometry, ZoneKind};
@@ -119,8 +120,8 @@ impl RuleWords {
 
     /// What the words mean for a disk of this shape. An error is one line: which word, its value, and what was expected.
     pub fn read(&self, geometry: &Geometry) -> Result<Rule, String> {
-        if self.name.is_empty() || self.name.len() > 64 || self.name.contains(char::is_control) {
-            return Err(wrong("name", &self.name, "1 to 64 bytes of text"));
+        if self.name.is_empty() || self.name.len() > LONGEST_NAME || self.name.contains(char::is_control) {
+            return Err(wrong("name", &self.name, &format!("1 to {LONGEST_NAME} bytes of text")));
         }
         let action = action(&self.action)?;
         let rule = Rule {

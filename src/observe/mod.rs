@@ -11,8 +11,10 @@
 //! | [`info`] | what is served, and how |
 //! | [`metrics`] | all of it as text for a scraper |
 //! | [`trace`] | one request as a record of a trace |
+//! | [`fault_names`] | what rules for faults are called, in a trace |
 //! | [`versioned`] | the version of all JSON |
 
+pub mod fault_names;
 pub mod histogram;
 pub mod hot;
 pub mod info;

@@ -137,6 +137,14 @@ pub struct Refused {
 }
 
 impl Refused {
+    /// The number of the rule for faults that refused it.
+    pub fn fault_number(&self) -> Option<u16> {
+        match self.error {
+            RequestError::Refused(Refusal::Injected { rule, .. }) => Some(rule),
+            _ => None,
+        }
+    }
+
     /// Which rule was broken.
     pub fn rule(&self) -> Rule {
         match self.error {

@@ -1,14 +1,18 @@
 //! A trace: each request as a record of fixed length, little-endian, behind one header; and among them when the power of the disk
-//! was cut, and when it came back.
+//! was cut, and when it came back, and what the rules for faults are called that have refused requests.
 //!
 //! The header says whose requests they are, so that a trace can be read without the image. A record is written when its
 //! request was answered; several queues write to one file, each record with one system call together with others of its
 //! queue, so that records are whole and those of one queue in the order of their answers. A file that was cut short ends
 //! with part of a record, which is left out.
+//!
+//! A request that was refused by a rule for faults has the rule's number. The name is in records before it: once, and again where
+//! the number has become that of another rule. So a record stays as long as it is, whatever a rule is called.
 
 use zerocopy::byteorder::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::fault_names::{MAX_PARTS, NamePart, PART_BYTES};
 use super::{Kind, Rule};
 use crate::units::{Bytes, Sector, ZoneIndex};
 use crate::virtio::status::Status;
@@ -123,7 +127,22 @@ pub struct Record {
     status: u8,
     rule: u8,
     state: u8,
-    reserved: [u8; 2],
+    /// The number of the rule for faults; 0 is none.
+    fault: U16,
+}
+
+/// What a rule for faults is called: a record with text in place of a request. The first, the kind and the last field are where all
+/// records have them.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct NameRecord {
+    time_ns: U64,
+    text: [u8; PART_BYTES],
+    kind: u8,
+    part: u8,
+    parts: u8,
+    len: u8,
+    fault: U16,
 }
 
 /// What a record is about. The numbers up to 127 are those of [`Kind`].
@@ -135,21 +154,25 @@ pub enum About {
     PowerCut,
     /// The power is back.
     PowerBack,
+    /// What a rule for faults is called.
+    FaultRule,
 }
 
 const POWER_CUT: u8 = 128;
 const POWER_BACK: u8 = 129;
+const FAULT_RULE: u8 = 130;
 
 impl About {
     /// All there are.
-    pub const ALL: [Self; Kind::ALL.len() + 2] = {
-        let mut all = [Self::PowerCut; Kind::ALL.len() + 2];
+    pub const ALL: [Self; Kind::ALL.len() + 3] = {
+        let mut all = [Self::PowerCut; Kind::ALL.len() + 3];
         let mut at = 0;
         while at < Kind::ALL.len() {
             all[at] = Self::Request(Kind::ALL[at]);
             at += 1;
         }
         all[at + 1] = Self::PowerBack;
+        all[at + 2] = Self::FaultRule;
         all
     };
 
@@ -159,12 +182,13 @@ impl About {
             Self::Request(kind) => kind.name(),
             Self::PowerCut => "power-cut",
             Self::PowerBack => "power-back",
+            Self::FaultRule => "fault-rule",
         }
     }
 }
 
 /// What a record says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// A request was answered.
     Request(Traced),
@@ -175,6 +199,8 @@ pub enum Entry {
         /// When: nanoseconds since 1970.
         time_ns: u64,
     },
+    /// What a rule for faults is called from here on, or a part of that: see [`FaultNames`](super::fault_names::FaultNames).
+    FaultRule(NamePart),
 }
 
 /// A power cut.
@@ -211,6 +237,30 @@ pub struct Traced {
     pub position: Option<Sector>,
     /// Of a refused request: the rule, and the zone as it was right after.
     pub refused: Option<(Rule, Option<(State, Sector)>)>,
+    /// The number of the rule for faults that refused it, where records before this say its name.
+    pub fault: Option<u16>,
+}
+
+/// The records that say what the rule for faults of this number is called. They have to be written behind one another.
+pub fn name_records(time_ns: u64, number: u16, name: &str) -> Vec<Record> {
+    NamePart::all(time_ns, number, name).iter().map(Record::from).collect()
+}
+
+impl From<&NamePart> for Record {
+    fn from(part: &NamePart) -> Self {
+        let mut text = [0; PART_BYTES];
+        let len = part.text.len().min(PART_BYTES);
+        text[..len].copy_from_slice(&part.text.as_bytes()[..len]);
+        zerocopy::transmute!(NameRecord {
+            time_ns: U64::new(part.time_ns),
+            text,
+            kind: FAULT_RULE,
+            part: part.part,
+            parts: part.parts,
+            len: len as u8,
+            fault: U16::new(part.number),
+        })
+    }
 }
 
 impl From<&Traced> for Record {
@@ -231,7 +281,7 @@ impl From<&Traced> for Record {
             status: traced.status as u8,
             rule: traced.refused.map_or(0, |(rule, _)| rule as u8),
             state: zone_state.map_or(0, |(state, _)| state as u8),
-            reserved: [0; 2],
+            fault: U16::new(traced.fault.unwrap_or(0)),
         }
     }
 }
@@ -243,6 +293,7 @@ impl Entry {
             Self::Request(traced) => About::Request(traced.kind),
             Self::PowerCut(_) => About::PowerCut,
             Self::PowerBack { .. } => About::PowerBack,
+            Self::FaultRule(_) => About::FaultRule,
         }
     }
 
@@ -252,6 +303,7 @@ impl Entry {
             Self::Request(traced) => traced.time_ns,
             Self::PowerCut(cut) => cut.time_ns,
             Self::PowerBack { time_ns } => *time_ns,
+            Self::FaultRule(part) => part.time_ns,
         }
     }
 }
@@ -260,6 +312,7 @@ impl From<&Entry> for Record {
     fn from(entry: &Entry) -> Self {
         let (kind, digest, zones) = match entry {
             Entry::Request(traced) => return traced.into(),
+            Entry::FaultRule(part) => return part.into(),
             Entry::PowerCut(cut) => (POWER_CUT, cut.digest, cut.touched_zones),
             Entry::PowerBack { .. } => (POWER_BACK, 0, 0),
         };
@@ -276,7 +329,7 @@ impl From<&Entry> for Record {
             status: 0,
             rule: 0,
             state: 0,
-            reserved: [0; 2],
+            fault: U16::new(0),
         }
     }
 }
@@ -290,8 +343,22 @@ impl Record {
                 Some(Entry::PowerCut(TracedCut { time_ns, digest: self.position.get(), touched_zones: self.len.get() }))
             }
             POWER_BACK => Some(Entry::PowerBack { time_ns }),
+            FAULT_RULE => self.decode_name().map(Entry::FaultRule),
             _ => self.decode_request().map(Entry::Request),
         }
+    }
+
+    fn decode_name(&self) -> Option<NamePart> {
+        let record: &NameRecord = zerocopy::transmute_ref!(self);
+        let text = std::str::from_utf8(record.text.get(..usize::from(record.len))?).ok()?;
+        let makes_sense = record.part < record.parts && record.parts <= MAX_PARTS && !text.contains(char::is_control);
+        makes_sense.then(|| NamePart {
+            time_ns: record.time_ns.get(),
+            number: record.fault.get(),
+            part: record.part,
+            parts: record.parts,
+            text: text.to_owned(),
+        })
     }
 
     fn decode_request(&self) -> Option<Traced> {
@@ -317,15 +384,17 @@ impl Record {
             status: Status::from_byte(self.status)?,
             position: sector(self.position),
             refused,
+            fault: Some(self.fault.get()).filter(|number| *number != 0),
         })
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#[allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 mod tests {
     use super::*;
-    use crate::zone::GeometryRequest;
+    use crate::observe::fault_names::{FaultNames, LONGEST_NAME};
+    use crate::zone::testing::geometry;
 
     fn traced() -> Traced {
         Traced {
@@ -339,6 +408,7 @@ mod tests {
             status: Status::ZoneUnalignedWrite,
             position: Some(Sector(524_288)),
             refused: Some((Rule::WritePointer, Some((State::ImplicitOpen, Sector(524_288))))),
+            fault: None,
         }
     }
 
@@ -355,12 +425,13 @@ mod tests {
             ..traced()
         };
         let no_zone = Traced { zone: None, refused: Some((Rule::Range, None)), status: Status::IoErr, ..traced() };
-        for traced in [traced(), flush, no_zone] {
+        let by_fault = Traced { refused: Some((Rule::Fault, None)), fault: Some(u16::MAX), ..traced() };
+        for traced in [traced(), flush, no_zone, by_fault] {
             let entry = Entry::Request(traced);
             let record = Record::from(&entry);
             assert_eq!(record.as_bytes().len(), RECORD_BYTES);
-            assert_eq!(record.decode(), Some(entry));
             assert_eq!((entry.about(), entry.time_ns()), (About::Request(traced.kind), traced.time_ns));
+            assert_eq!(record.decode(), Some(entry));
         }
     }
 
@@ -369,19 +440,49 @@ mod tests {
         let cut = TracedCut { time_ns: 17, digest: u64::MAX, touched_zones: 3 };
         let entries = [(Entry::PowerCut(cut), About::PowerCut), (Entry::PowerBack { time_ns: 18 }, About::PowerBack)];
         for (entry, about) in entries {
-            assert_eq!(Record::from(&entry).decode(), Some(entry));
             assert_eq!(entry.about(), about);
+            assert_eq!(Record::from(&entry).decode(), Some(entry));
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_rule_for_faults_is_as_many_records_as_it_takes() {
+        let name = |name: &str| {
+            let records = name_records(17, 300, name);
+            let mut names = FaultNames::default();
+            let mut whole = Vec::new();
+            for record in &records {
+                assert_eq!(record.as_bytes().len(), RECORD_BYTES);
+                let entry = record.decode().unwrap();
+                assert_eq!((entry.about(), entry.time_ns()), (About::FaultRule, 17));
+                let Entry::FaultRule(part) = entry else { panic!("{entry:?}") };
+                whole.push(names.take(&part));
+            }
+            assert!(whole.pop().unwrap() && !whole.contains(&true), "whole with the last record");
+            assert_eq!(names.get(300), Some(name));
+            records.len()
+        };
+        for (text, records) in [
+            ("x".to_owned(), 1),
+            ("my rule".to_owned(), 1),
+            ("n".repeat(PART_BYTES), 1),
+            ("n".repeat(PART_BYTES + 1), 2),
+            ("n".repeat(LONGEST_NAME), 2),
+            ("\u{1f4a5}".repeat(LONGEST_NAME / 4), 2),
+            (format!("{}\u{1f4a5}{}", "n".repeat(PART_BYTES - 3), "m".repeat(LONGEST_NAME - PART_BYTES - 1)), 2),
+        ] {
+            assert_eq!(name(&text), records, "{text}");
         }
     }
 
     #[test]
     fn all_that_a_record_can_be_about_has_a_name_of_its_own() {
         let mut names = About::ALL.map(About::name).to_vec();
-        assert_eq!(names.len(), Kind::ALL.len() + 2);
+        assert_eq!(names.len(), Kind::ALL.len() + 3);
         names.sort_unstable();
         names.dedup();
         assert_eq!(names.len(), About::ALL.len());
-        assert_eq!(About::ALL[Kind::ALL.len()..], [About::PowerCut, About::PowerBack]);
+        assert_eq!(About::ALL[Kind::ALL.len()..], [About::PowerCut, About::PowerBack, About::FaultRule]);
     }
 
     #[test]
@@ -394,26 +495,39 @@ mod tests {
             spoil(&mut record);
             assert_eq!(record.decode(), None, "{record:?}");
         }
+        let good = name_records(17, 3, "my rule")[0];
+        assert!(good.decode().is_some());
+        let wrong: [fn(&mut NameRecord); 6] = [
+            |r| r.len = PART_BYTES as u8 + 1,
+            |r| r.part = r.parts,
+            |r| r.parts = 0,
+            |r| r.parts = MAX_PARTS + 1,
+            |r| r.text[2] = 0x1b,
+            |r| r.text[2] = 0xff,
+        ];
+        for spoil in wrong {
+            let mut record: NameRecord = zerocopy::transmute!(good);
+            spoil(&mut record);
+            let record: Record = zerocopy::transmute!(record);
+            assert_eq!(record.decode(), None, "{record:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_of_before_rules_for_faults_had_numbers_is_of_none() {
+        let mut bytes = [0; RECORD_BYTES];
+        bytes[50..54].copy_from_slice(&[Kind::Flush as u8, Status::IoErr as u8, Rule::Fault as u8, 0]);
+        bytes[16..40].fill(0xff);
+        let Some(Entry::Request(traced)) = Record::read_from_bytes(&bytes).unwrap().decode() else { panic!() };
+        assert_eq!((traced.kind, traced.refused, traced.fault), (Kind::Flush, Some((Rule::Fault, None)), None));
     }
 
     #[test]
     fn a_header_is_known_by_its_magic_its_version_and_its_disk() {
-        let geometry = |size| {
-            let request = GeometryRequest {
-                size: Bytes(size),
-                zone_size: Bytes(1 << 20),
-                zone_capacity: Bytes(1 << 20),
-                conventional_zones: 0,
-                max_open_zones: 0,
-                max_active_zones: 0,
-                max_append_bytes: Bytes(65536),
-            };
-            Geometry::new(&request).unwrap().0
-        };
-        let header = Header::new(&geometry(8 << 20));
+        let header = Header::new(&geometry(8, 0));
         assert_eq!(Header::parse(header.as_bytes()), Ok(header));
-        assert_eq!(header.check_same(&geometry(8 << 20)), Ok(()));
-        assert!(matches!(header.check_same(&geometry(9 << 20)), Err(TraceError::OtherDisk { .. })));
+        assert_eq!(header.check_same(&geometry(8, 0)), Ok(()));
+        assert!(matches!(header.check_same(&geometry(9, 0)), Err(TraceError::OtherDisk { .. })));
         assert_eq!(Header::parse(&header.as_bytes()[1..]), Err(TraceError::Magic));
         let newer = Header { version: U32::new(2), ..header };
         assert_eq!(Header::parse(newer.as_bytes()), Err(TraceError::Version(2)));

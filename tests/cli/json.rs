@@ -77,11 +77,12 @@ fn members(path: &str, object: &Value, fields: &Fields, seen: &mut BTreeSet<Stri
 const DONE: &str = "ctl flush, ctl mark, ctl fault add, ctl fault clear, ctl fault release, ctl quit";
 
 /// Rules with every word there is.
-const RULES: [&str; 4] = [
+const RULES: [&str; 5] = [
     "a --on read --zone 3-4 --sectors 3-4 --queue 0 --nth 7 --count 1 --after mark:m --do hang",
     "b --on read --every 3 --do corrupt=zero",
     "c --on write --prob 0 --seed 4 --do error=ioerr landed=half",
     "d --on read --sectors 0-99 --do unreadable",
+    "e --on flush --count 1 --do error=ioerr",
 ];
 
 /// What a command prints as JSON, whatever it finds.
@@ -146,6 +147,7 @@ fn outputs() -> Vec<(&'static str, Value)> {
         outputs.push((DONE, printed(&[&["ctl", control.as_str(), "fault", "add"], words.as_slice()].concat())));
     }
     assert_ok(disk.write(64, &[7; 4096]));
+    assert_eq!(disk.flush(), Status::IoErr);
     outputs.push(("ctl fault list", printed(&["ctl", &control, "fault", "list"])));
     outputs.push((DONE, printed(&["ctl", &control, "fault", "release", "a"])));
     outputs.push((DONE, printed(&["ctl", &control, "fault", "clear", "--all"])));
@@ -158,8 +160,10 @@ fn outputs() -> Vec<(&'static str, Value)> {
     outputs.push(("ctl power-cut", printed(&["ctl", &control, "power-cut", "lose=nothing"])));
     outputs.push(("ctl info", printed(&["ctl", &control, "info"])));
     disk.front().reset_device().expect("the power is back");
-    let traced = run(&["trace", &trace, "--json"]).stdout;
-    outputs.extend(traced.lines().map(|line| ("trace", serde_json::from_str(line).expect("a line of JSON"))));
+    for args in [&[][..], &["--kind", "fault-rule"]] {
+        let traced = run(&[&["trace", &trace, "--json"], args].concat()).stdout;
+        outputs.extend(traced.lines().map(|line| ("trace", serde_json::from_str(line).expect("a line of JSON"))));
+    }
     outputs.push((DONE, printed(&["ctl", &control, "quit"])));
     let name = disk.image.name();
     assert!(disk.daemon.wait().success());

@@ -268,6 +268,19 @@ impl Image {
         }
     }
 
+    /// What `trace` prints of the trace in the image's folder.
+    #[track_caller]
+    pub fn trace(&self, args: &[&str]) -> String {
+        ok(&[&["trace", &self.beside_name("trace")], args].concat())
+    }
+
+    /// The same, from JSON.
+    #[track_caller]
+    pub fn traced(&self, args: &[&str]) -> Vec<serde_json::Value> {
+        let text = self.trace(&[&["--json"], args].concat());
+        text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("no JSON: {e}: {line}"))).collect()
+    }
+
     /// `check` finds nothing.
     #[track_caller]
     pub fn assert_clean(&self) {

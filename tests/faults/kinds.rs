@@ -163,7 +163,7 @@ fn what_lands_at_random_is_whole_blocks_and_the_pointer_says_how_many() {
 }
 
 #[test]
-fn a_refusal_by_a_rule_names_the_rule_in_log_counts_and_trace() {
+fn a_refusal_by_a_rule_names_the_rule_in_log_and_counts() {
     let mut rig = Rig::start();
     rig.add("my rule", "on write do error=unsupp");
     assert_eq!(status(&mut rig, &write(3, 0, 1, 1)), Status::Unsupp);

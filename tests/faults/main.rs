@@ -12,6 +12,7 @@
 //! | [`late`] | requests that are late or hang: queues that stop, devices that are reset |
 //! | [`kept`] | rules and zones outlive the daemon. `FAULT_KILLS=100` |
 //! | [`refused`] | what is no rule |
+//! | [`traced`] | the trace says which rule has refused a request |
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs, reason = "tests fail by panicking")]
 
@@ -26,5 +27,6 @@ mod refused;
 mod rig;
 mod scripts;
 mod table;
+mod traced;
 mod which;
 mod zones;

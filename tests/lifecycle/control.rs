@@ -31,12 +31,6 @@ fn ask(disk: &Disk, args: &[&str]) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{args:?} prints no JSON: {error}: {text}"))
 }
 
-/// The lines of the trace as JSON.
-fn traced(disk: &Disk, args: &[&str]) -> Vec<Value> {
-    let text = ok(&[&["trace", &disk.image.beside_name("trace"), "--json"], args].concat());
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 #[test]
 fn a_report_over_the_control_socket_is_what_the_guest_is_told() {
     let mut disk = start(1);
@@ -241,7 +235,7 @@ fn a_trace_has_every_request_with_its_zone_its_result_and_the_rule_that_it_broke
     assert_eq!(disk.write(at, &[3; 4096]), Status::UnalignedWp);
     assert_ok(disk.flush());
     assert_ok(disk.finish(3));
-    let all = traced(&disk, &[]);
+    let all = disk.image.traced(&[]);
     let fields = |record: &Value| {
         ["kind", "zone", "sector", "sectors", "status", "appended_at", "rule", "expected"]
             .map(|field| record[field].clone())
@@ -274,9 +268,9 @@ fn a_trace_has_every_request_with_its_zone_its_result_and_the_rule_that_it_broke
         (&["--rule", "zone-full"], 0),
         (&["--queue", "1"], 0),
     ] {
-        assert_eq!(traced(&disk, filter).len(), count, "{filter:?}");
+        assert_eq!(disk.image.traced(filter).len(), count, "{filter:?}");
     }
-    let text = ok(&["trace", &disk.image.beside_name("trace"), "--refused"]);
+    let text = disk.image.trace(&["--refused"]);
     let words = format!("zone 2 sector {at} +8 ZONE_UNALIGNED_WP");
     assert!(
         text.contains(&words)
@@ -300,10 +294,10 @@ fn a_trace_goes_on_after_a_kill_in_the_middle_of_a_record() {
     let whole = bytes.len();
     bytes.extend([7; 9]);
     fs::write(&trace, &bytes).unwrap();
-    assert_eq!(traced(&disk, &[]).len(), 1, "part of a record is left out");
+    assert_eq!(disk.image.traced(&[]).len(), 1, "part of a record is left out");
     disk.start_again();
     assert_ok(disk.flush());
-    assert_eq!(traced(&disk, &[]).len(), 2);
+    assert_eq!(disk.image.traced(&[]).len(), 2);
     assert!(fs::read(&trace).unwrap().len() < whole + 100);
     disk.finish_clean();
 }

@@ -104,12 +104,6 @@ fn a_state_that_was_printed_is_left_again() {
     assert_eq!(digests[0], digests[1]);
 }
 
-/// The lines that the program prints of a trace.
-fn traced(disk: &Disk, args: &[&str]) -> Vec<Value> {
-    let text = ok(&[&["trace", &disk.image.beside_name("trace"), "--json"], args].concat());
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
 #[test]
 fn the_trace_has_the_cut_what_failed_without_power_and_when_that_came_back() {
     let image = Image::create(&GEO);
@@ -131,7 +125,7 @@ fn the_trace_has_the_cut_what_failed_without_power_and_when_that_came_back() {
     reset_device(&mut disk);
     assert_ok(disk.write(0, &pattern(2, 0, BLOCK)));
 
-    let all = traced(&disk, &[]);
+    let all = disk.image.traced(&[]);
     let place =
         |kind: &str| all.iter().position(|line| line["kind"] == kind).unwrap_or_else(|| panic!("no {kind}: {all:?}"));
     let (off, on) = (place("power-cut"), place("power-back"));
@@ -150,9 +144,9 @@ fn the_trace_has_the_cut_what_failed_without_power_and_when_that_came_back() {
         (&["--kind", "power-cut,power-back"], 2),
         (&["--kind", "power-cut", "--queue", "0"], 0),
     ] {
-        assert_eq!(traced(&disk, filter).len(), count, "{filter:?}");
+        assert_eq!(disk.image.traced(filter).len(), count, "{filter:?}");
     }
-    let text = ok(&["trace", &trace]);
+    let text = disk.image.trace(&[]);
     let digest = all[off]["digest"].as_str().unwrap();
     for said in [&format!(" the power is cut: 2 zones touched, state {digest}\n"), " the power is back\n"] {
         assert!(text.contains(said), "{text}");
