@@ -148,6 +148,11 @@ fn requests_that_hang_do_not_keep_a_queue_from_stopping_and_are_answered_as_it_d
     for (queue, base) in bases.into_iter().enumerate() {
         rig.disk.front().start_queue(queue, base).unwrap();
     }
+    // Nothing is held back before both queues run again, which is when they answer.
+    for queue in 0..2 {
+        let token = rig.disk.submit(queue, &Req::get_id());
+        assert_eq!(rig.disk.wait(token).status, Status::Ok);
+    }
     let again = rig.disk.submit(0, &write(9, 0, 1, 1));
     await_held(&mut rig, "hung", 1);
     rig.clear_all();
