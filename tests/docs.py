@@ -71,6 +71,7 @@ SAMPLES = {
     ("docs/cli.md", "refused last"): ("src/cli/top/view.rs", "refused last"),
     ("docs/cli.md", "write at 65536 of 8 sectors"): ("src/observe", "expected it to be reset first"),
     ("docs/cli.md", "     2.162612 q0 write"): ("src/cli", "refused"),
+    ("docs/cli.md", "zone 0: data from sector"): ("tests/cli/diff.rs", "zone 0: data from sector"),
     ("docs/cli.md", "IMAGE="): ("systemd/sample.conf", "IMAGE="),
     ("docs/ci.md", "- uses: OWNER"): ("examples/ci/github-actions.yml", "- uses: OWNER/vhost-user-zbd@v0.2.0"),
     ("docs/disk.md", "[dev-dependencies]"): ("python/disk/Cargo.toml", "vhost-user-zbd = { path ="),

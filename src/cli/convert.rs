@@ -14,13 +14,14 @@ use clap::ValueEnum;
 use super::create::Endian;
 use super::make::{fill, make_filled, unfinished};
 use super::named::Wanted;
+use super::progress::Progress;
 use super::{image, output, parse_size};
 use crate::control::ZoneRow;
 use crate::convert::image::{ImageSource, ImageTarget};
 use crate::convert::raw::{RawSource, RawTarget};
 use crate::convert::table::{self, Limits};
 use crate::convert::zloop::{Said, ZloopSource, ZloopTarget};
-use crate::convert::{self, Source};
+use crate::convert::{self, Source, Target};
 use crate::logging;
 use crate::qcow2::{ByteOrder, Image, MAGIC};
 use crate::storage::file::FileMedium;
@@ -154,7 +155,7 @@ impl Args {
         let warnings = make_filled(&self.target, &mut |file| {
             let file = Arc::new(FileMedium::new(file));
             let warnings = fill(&file, &options)?;
-            convert::copy(source, ImageTarget::new(file)?, |_, _| {})?;
+            copy(source, ImageTarget::new(file)?)?;
             Ok(warnings)
         })?;
         warnings.iter().for_each(|warning| logging::warning(format_args!("{}: {warning}", self.target.display())));
@@ -165,7 +166,7 @@ impl Args {
         let unfinished = unfinished(&self.target);
         fs::create_dir(&unfinished)?;
         let made = ZloopTarget::new(&unfinished, source.geometry())
-            .and_then(|target| convert::copy(source, target, |_, _| {}))
+            .and_then(|target| copy(source, target))
             .and_then(|()| Ok(fs::rename(&unfinished, &self.target)?));
         made.inspect_err(|_| {
             // What was begun is worth nothing; the first error is the one to tell.
@@ -186,7 +187,7 @@ impl Args {
             Ok(Vec::new())
         })?;
         let made = make_filled(&self.target, &mut |file| {
-            convert::copy(source, RawTarget::new(file, &geometry)?, |_, _| {})?;
+            copy(source, RawTarget::new(file, &geometry)?)?;
             Ok(Vec::new())
         });
         made.map(drop).inspect_err(|_| {
@@ -194,6 +195,12 @@ impl Args {
             let _ = fs::remove_file(zones);
         })
     }
+}
+
+/// Makes the target hold what the source does, and shows on a terminal how far that is.
+fn copy(source: &mut dyn Source, target: impl Target) -> Result<()> {
+    let mut progress = Progress::new("converting");
+    convert::copy(source, target, |done, of| progress.at(done.0, of.0))
 }
 
 fn rows(geometry: &Geometry, pointers: &[Bytes]) -> Vec<ZoneRow> {

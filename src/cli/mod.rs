@@ -9,6 +9,7 @@ mod convert;
 mod create;
 mod ctl;
 mod cut;
+mod diff;
 mod disk;
 mod fault;
 mod image;
@@ -19,6 +20,7 @@ mod named;
 mod output;
 mod preset;
 mod process;
+mod progress;
 mod report;
 mod screen;
 mod serve;
@@ -72,6 +74,8 @@ enum Command {
     Convert(convert::Args),
     /// Check an image: exit status 0 clean, 2 errors, 3 leaks only, 1 could not check.
     Check(check::Args),
+    /// Compare two images: exit status 0 equal, 1 different, 2 could not compare.
+    Diff(diff::Args),
 }
 
 /// The arguments of a command that reads an image.
@@ -134,17 +138,23 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Trace(args)) => trace::run(&args),
         Some(Command::Convert(args)) => convert::run(&args),
         Some(Command::Check(args)) => check::run(&args),
+        Some(Command::Diff(args)) => diff::run(&args),
         None => Err(anyhow::anyhow!("no command given: see --help")),
     };
-    let status = done.unwrap_or_else(|error| fail(&error));
+    let status = done.unwrap_or_else(|error| fail(&error, &arguments));
     logging::end();
     status
 }
 
 /// The end of a command that has failed.
-fn fail(error: &anyhow::Error) -> ExitCode {
+fn fail(error: &anyhow::Error, arguments: &[OsString]) -> ExitCode {
     logging::failure(in_one_line(error));
-    ExitCode::FAILURE
+    failure(arguments)
+}
+
+/// The exit status of a command that has failed: 1, but for one whose 1 is an answer, as it is for diff(1).
+fn failure(arguments: &[OsString]) -> ExitCode {
+    if arguments.get(1).is_some_and(|name| name == "diff") { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
 /// An error and its causes. Some errors name their cause themselves, as logs show them without it: it is not told again.
@@ -172,16 +182,16 @@ fn with_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
 }
 
 /// Help, version and what is wrong with a command line go out as clap lays them out, whose tips and usage need more than
-/// a line; a journal gets one line with its priority. A wrong command line is status 1, as any other bad input is.
+/// a line; a journal gets one line with its priority. A wrong command line has the status of any other bad input.
 fn refuse_usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     if !error.use_stderr() {
         let printed = output::finish(io::stdout(), error.print());
-        return printed.map_or_else(|error| fail(&error), |()| ExitCode::SUCCESS);
+        return printed.map_or_else(|error| fail(&error, arguments), |()| ExitCode::SUCCESS);
     }
     if error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         // Where standard error cannot be written there is no way left to say so.
         let _ = error.print();
-        return ExitCode::FAILURE;
+        return failure(arguments);
     }
     let unknown = error.get(ContextKind::InvalidArg).filter(|_| error.kind() == ErrorKind::UnknownArgument);
     if let (Some(ContextValue::String(option)), true) = (unknown, arguments.get(1).is_some_and(|name| name == "create"))
@@ -199,7 +209,7 @@ fn refuse_usage(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
         // As above.
         let _ = error.print();
     }
-    ExitCode::FAILURE
+    failure(arguments)
 }
 
 fn parse_size(text: &str) -> Result<Bytes, String> {

@@ -14,6 +14,19 @@ pub(super) fn stdout() -> BufWriter<StdoutLock<'static>> {
     BufWriter::new(io::stdout().lock())
 }
 
+/// How much [`held`] holds back.
+const HELD: usize = 1 << 20;
+
+/// Standard output that holds back its first megabyte, so that an error which comes before that many lines leaves none.
+pub(super) fn held() -> BufWriter<StdoutLock<'static>> {
+    BufWriter::with_capacity(HELD, io::stdout().lock())
+}
+
+/// Drops what `out` still holds.
+pub(super) fn discard(out: BufWriter<StdoutLock<'static>>) {
+    drop(out.into_parts());
+}
+
 /// Writes out what `out` still holds and tells what has become of it and of `written`, the writing before.
 pub(super) fn finish(mut out: impl Write, written: io::Result<()>) -> Result<()> {
     match written.and_then(|()| out.flush()) {

@@ -357,6 +357,36 @@ pub enum CheckError {
     },
 }
 
+/// One of two images that are compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one named first.
+    First,
+    /// The other one.
+    Second,
+}
+
+/// Why two images could not be compared to the end.
+#[derive(Debug, thiserror::Error)]
+pub enum CompareError {
+    /// A write pointer of one is wrong, or could not be read.
+    #[error("{source}")]
+    Pointers {
+        /// The image.
+        which: Which,
+        /// What is wrong.
+        source: OpenError,
+    },
+    /// The data of one could not be read.
+    #[error("{source}")]
+    Data {
+        /// The image.
+        which: Which,
+        /// What is wrong.
+        source: MapError,
+    },
+}
+
 /// Why an image was not repaired, or not to the end. Whatever was done until then has made nothing worse.
 #[derive(Debug, thiserror::Error)]
 pub enum RepairError {
@@ -374,6 +404,15 @@ pub enum RepairError {
 /// The layouts that are read, in words.
 fn known_layouts() -> String {
     ZonedLayout::ALL.map(ZonedLayout::title).join(" or ")
+}
+
+impl CompareError {
+    /// The image that could not be read.
+    pub fn which(&self) -> Which {
+        match self {
+            Self::Pointers { which, .. } | Self::Data { which, .. } => *which,
+        }
+    }
 }
 
 impl OpenError {

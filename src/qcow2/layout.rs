@@ -42,6 +42,8 @@ struct Traits {
     cuts_pointers: bool,
     /// A zone must be a multiple of the cluster size.
     whole_clusters: bool,
+    /// The longest append has a field.
+    states_append: bool,
 }
 
 const V7: Traits = Traits {
@@ -53,6 +55,7 @@ const V7: Traits = Traits {
     full: FullPointer::NextZone,
     cuts_pointers: true,
     whole_clusters: false,
+    states_append: true,
 };
 
 const B: Traits = Traits {
@@ -64,6 +67,7 @@ const B: Traits = Traits {
     full: FullPointer::WritableEnd,
     cuts_pointers: false,
     whole_clusters: true,
+    states_append: false,
 };
 
 impl ZonedLayout {
@@ -115,6 +119,11 @@ impl ZonedLayout {
     /// Whether a zone must be a multiple of the cluster size.
     pub(super) fn has_whole_clusters(self) -> bool {
         self.traits().whole_clusters
+    }
+
+    /// Whether an image says how long an append may be.
+    pub(super) fn states_append(self) -> bool {
+        self.traits().states_append
     }
 
     /// The pointer that a finish of a sequential zone stores, and the highest that the zone may have.

@@ -26,11 +26,13 @@
 //! | `redo` | changes of several places at once |
 //! | [`create`], [`check`] | making an image, checking all of one |
 //! | [`repair`] | setting right what a check finds, where that is safe |
+//! | [`compare`](compare_shapes) | two images, zone by zone |
 //!
 //! One thread owns an [`Image`] and does all metadata; guest data and write pointers ([`PointerTable`]) go past it.
 
 mod alloc;
 mod check;
+mod compare;
 mod create;
 mod entry;
 mod error;
@@ -52,9 +54,12 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 pub use check::{CheckReport, Finding, FindingKind, LeakedRange, check};
+pub use compare::{Comparison, DataDifference, Seen, ShapeDifference, ZoneDifference, compare_shapes};
 pub use create::{CreateOptions, create};
 pub use entry::PointerFault;
-pub use error::{CheckError, CreateError, EntryFault, MapError, OpenError, PointerError, RepairError};
+pub use error::{
+    CheckError, CompareError, CreateError, EntryFault, MapError, OpenError, PointerError, RepairError, Which,
+};
 pub use extension::ZonedExtension;
 pub use header::{Header, MAGIC};
 pub use layout::ZonedLayout;

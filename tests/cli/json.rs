@@ -88,7 +88,8 @@ const RULES: [&str; 5] = [
 /// What a command prints as JSON, whatever it finds.
 fn printed(args: &[&str]) -> Value {
     let run = run(&[args, &["--json"]].concat());
-    assert!(run.status.code() != Some(1), "{args:?}: {run:?}");
+    let failure = if args[0] == "diff" { 2 } else { 1 };
+    assert!(run.status.code() != Some(failure), "{args:?}: {run:?}");
     serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}: {run:?}"))
 }
 
@@ -171,6 +172,8 @@ fn outputs() -> Vec<(&'static str, Value)> {
     outputs.push(("report", printed(&["report", &name])));
     outputs.push(("map", printed(&["map", &name])));
     outputs.push(("check", printed(&["check", &name])));
+    let other = Image::create(&Geo { size: GEO.size * 2, ..GEO });
+    outputs.push(("diff", printed(&["diff", &name, &other.name()])));
     let damaged = damaged();
     outputs.push(("check", printed(&["check", &damaged.name()])));
     outputs.push(("check --repair", printed(&["check", &damaged.name(), "--repair"])));

@@ -40,12 +40,14 @@ fn what_is_no_regular_file_is_refused_at_once() {
     let _listener = UnixListener::bind(&socket).unwrap();
     let folder = image.path().parent().unwrap().to_str().unwrap().to_owned();
     for path in [pipe.as_str(), &socket, &folder, "/dev/zero"] {
-        let commands: [&[&str]; 7] = [
+        let commands: [&[&str]; 9] = [
             &["info", path],
             &["report", path],
             &["map", path],
             &["check", path],
             &["check", "--repair", path],
+            &["diff", path, &image.name()],
+            &["diff", &image.name(), path],
             &["serve", path, "--socket-path", &served],
             &["serve", path, "--socket-path", &served, "--read-only"],
         ];

@@ -12,6 +12,7 @@ mod completion;
 mod convert;
 mod create;
 mod damage;
+mod diff;
 mod foreign;
 mod inspect;
 mod json;

@@ -46,6 +46,9 @@ const PRINTING: &[(&str, i32)] = &[
     ("check FILE --json", 3),
     ("check FILE --repair", 0),
     ("check FILE --repair --json", 0),
+    ("diff FILE SECOND", 1),
+    ("diff FILE SECOND --json", 1),
+    ("diff FILE FILE", 0),
 ];
 
 /// What says something on standard error, and its exit status.
@@ -57,6 +60,7 @@ const COMPLAINING: &[(&str, i32)] = &[
     ("map MISSING", 1),
     ("trace MISSING", 1),
     ("check MISSING", 1),
+    ("diff FILE MISSING", 2),
     ("top MISSING", 1),
     ("ctl MISSING stats", 1),
     ("serve MISSING --socket-path SOCKET", 1),
@@ -82,9 +86,10 @@ impl Sink {
     }
 }
 
-/// An image with a leak, and a served disk with a control socket and a trace.
+/// An image with a leak, another one, and a served disk with a control socket and a trace.
 struct Stage {
     leaky: Image,
+    second: Image,
     served: Disk,
 }
 
@@ -98,7 +103,7 @@ impl Stage {
         let args = ["--control-path", &control, "--trace", &trace, "--volatile-cache"];
         let mut served = Setup::new(SMALL).args(&args).start_on(image);
         served.fill(2, 4096);
-        Self { leaky: killed.image, served }
+        Self { leaky: killed.image, second: Image::create(&SMALL), served }
     }
 
     /// The command of a line in which names of files stand for those of this stage.
@@ -107,6 +112,7 @@ impl Stage {
         let mut command = Command::new(program());
         command.args(line.split_whitespace().map(|word| match word {
             "FILE" => self.leaky.name(),
+            "SECOND" => self.second.name(),
             "SERVED" => image.name(),
             word if word.chars().all(|letter| letter.is_ascii_uppercase()) => image.beside_name(&word.to_lowercase()),
             word => word.to_owned(),
@@ -136,7 +142,7 @@ fn a_reader_that_has_gone_is_no_error_and_a_full_device_is_one_line_for_every_co
             let expected = match sink {
                 Sink::Closed => (Some(status), ""),
                 Sink::Full => (
-                    Some(1),
+                    Some(if line.trim_start().starts_with("diff") { 2 } else { 1 }),
                     "vhost-user-zbd: standard output cannot be written: No space left on device (os error 28)\n",
                 ),
             };

@@ -20,6 +20,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("trace", include_str!("../../../packaging/manual/trace.md")),
     ("convert", include_str!("../../../packaging/manual/convert.md")),
     ("check", include_str!("../../../packaging/manual/check.md")),
+    ("diff", include_str!("../../../packaging/manual/diff.md")),
 ];
 
 /// What the example of a conf file sets.

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on should stop there")]
 
 mod campaign;
+mod compare;
 mod create_open;
 mod damage;
 mod faults;
