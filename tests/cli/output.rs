@@ -14,6 +14,7 @@ const PRINTING: &[(&str, i32)] = &[
     ("--version", 0),
     ("-V", 0),
     ("--print-capabilities", 0),
+    ("convert FILE RAW --to raw --zones TABLE", 0),
     ("create --list-presets", 0),
     ("create -o help", 0),
     ("create NEW 64M --zone-size 4M", 0),
