@@ -17,7 +17,8 @@ use serde_json::{Value, json};
 use sim::disk::SimDisk;
 use sim::rig::Rig;
 use vhost_user_zbd::qcow2::{
-    Access, ByteOrder, Image, OpenError, PointerError, PointerFault, Pointers, ZonedLayout, repair,
+    Access, ByteOrder, Comparison, Growth, Image, OpenError, PointerError, PointerFault, Pointers, ZonedLayout, grow,
+    repair,
 };
 use vhost_user_zbd::storage::Medium;
 use vhost_user_zbd::storage::memory::MemoryMedium;
@@ -353,4 +354,32 @@ fn pointers_of_v7_past_the_end_of_a_short_last_zone_are_full() {
     let pointer = image.write_pointers().unwrap()[last.index()];
     assert_eq!(pointer, Bytes(8 * (4 << 20)));
     assert!(pointer > image.geometry().size() && pointer >= image.geometry().writable_end(last));
+}
+
+#[test]
+fn an_image_of_any_binary_grows_and_keeps_its_zones() {
+    for name in V7.into_iter().chain(B) {
+        for zones in [1, 9000] {
+            let when = format!("{name}, {zones} zones");
+            let start = golden(name).0;
+            let mut before = Image::open(Arc::new(start.clone()), Access::ReadOnly).unwrap();
+            let (old, zone) = (*before.geometry(), before.geometry().zone_size().0);
+            let storage = Arc::new(start);
+            let growth = Growth { by: Bytes(zones * zone), fill_last_zone: true, most_zones: 1 << 24 };
+            let new = grow(&storage, &growth).unwrap_or_else(|error| panic!("{when}: {error}"));
+            assert_eq!(new.size().0, old.size().0.next_multiple_of(zone) + zones * zone, "{when}");
+            let mut after = Image::open(storage, Access::ReadWrite).unwrap();
+            assert_clean(&mut after, &when);
+            assert_eq!((after.table_order(), after.zoned().layout), (before.table_order(), before.zoned().layout));
+            let (pointers, kept) = (before.write_pointers().unwrap(), after.write_pointers().unwrap());
+            assert_eq!(kept[..pointers.len()], pointers[..], "{when}");
+            let mut comparison = Comparison::new(&mut before, &mut after).unwrap();
+            for index in comparison.zones().map(ZoneIndex) {
+                let difference = comparison.zone(index, drop).unwrap();
+                // What was short has room again.
+                let grown = old.len(index) != new.len(index) && difference.is_some_and(|one| one.data.is_none());
+                assert!(difference.is_none() || grown, "{when}: {difference:?}");
+            }
+        }
+    }
 }

@@ -22,6 +22,7 @@ mod preset;
 mod process;
 mod progress;
 mod report;
+mod resize;
 mod screen;
 mod serve;
 mod size;
@@ -76,6 +77,8 @@ enum Command {
     Check(check::Args),
     /// Compare two images: exit status 0 equal, 1 different, 2 could not compare.
     Diff(diff::Args),
+    /// Grow the disk of an image by whole zones.
+    Resize(resize::Args),
 }
 
 /// The arguments of a command that reads an image.
@@ -139,6 +142,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Convert(args)) => convert::run(&args),
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Diff(args)) => diff::run(&args),
+        Some(Command::Resize(args)) => resize::run(&args),
         None => Err(anyhow::anyhow!("no command given: see --help")),
     };
     let status = done.unwrap_or_else(|error| fail(&error, &arguments));

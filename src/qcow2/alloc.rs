@@ -126,7 +126,7 @@ impl Reserve {
     }
 
     /// Hands out up to `most` contiguous clusters; none only where none are left.
-    fn take(&mut self, most: u64) -> Range<u64> {
+    pub(super) fn take(&mut self, most: u64) -> Range<u64> {
         let Some(front) = self.free.front_mut() else { return 0..0 };
         let end = front.end.min(front.start.saturating_add(most));
         let taken = front.start..end;
@@ -145,11 +145,11 @@ impl<S: Medium> Image<S> {
     }
 
     /// Makes metadata durable, and the length of the file, without the guest's data.
-    fn sync(&self, ranges: &[FileRange]) -> Result<(), MapError> {
+    pub(super) fn sync(&self, ranges: &[FileRange]) -> Result<(), MapError> {
         self.storage.sync_ranges(ranges).map_err(MapError::Flush)
     }
 
-    fn offset(&self, cluster: u64) -> FileOffset {
+    pub(super) fn offset(&self, cluster: u64) -> FileOffset {
         FileOffset(cluster << self.header.cluster_bits)
     }
 

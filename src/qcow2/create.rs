@@ -144,7 +144,7 @@ pub fn create<S: Medium>(storage: &S, options: &CreateOptions) -> Result<Vec<Cla
     let refcounts = Refcounts { table: blocks, order: REFCOUNT_ORDER, cluster_bits: layout.bits };
     refcounts.fill(storage, 0..layout.clusters(), 1).map_err(io("write the refcounts"))?;
     let entries = Entries { geometry, layout: ZonedLayout::V7, order: options.table_order };
-    table::write_new(storage, layout.offset(layout.zonedmeta_at()), &entries)
+    table::write_empty(storage, layout.offset(layout.zonedmeta_at()), &entries, 0..geometry.nr_zones())
         .map_err(io("write the zonedmeta table"))?;
     let (sector, rest) = first.split_at(SECTOR.min(first.len()));
     if !rest.is_empty() {

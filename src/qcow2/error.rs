@@ -13,7 +13,7 @@ use crate::zone::GeometryError;
 pub enum OpenError {
     /// Changes were begun that belong together, and not all were made.
     #[error(
-        "the image was being changed (a power cut) when its process died: to look at it, have that brought to its end first, \
+        "the image was being changed (a power cut, or its size) when its process died: to look at it, have that brought to its end first, \
          by serving it or by check --repair"
     )]
     HalfChanged,
@@ -354,6 +354,74 @@ pub enum CheckError {
         doing: &'static str,
         /// What the system said.
         source: io::Error,
+    },
+}
+
+/// Why an image has not grown. Its size is what it was, unless the image could not be opened afterwards.
+#[derive(Debug, thiserror::Error)]
+pub enum GrowError {
+    /// The image cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The storage failed.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// A rule of the geometry.
+    #[error(transparent)]
+    Geometry(#[from] GeometryError),
+    /// The last zone is short, and nobody asked to fill it.
+    #[error(
+        "the last zone, {zone}, is {len} bytes long: expected it to be whole, {zone_size} bytes, or to be asked to make it so \
+         first (--fill-last-zone)"
+    )]
+    ShortLastZone {
+        /// The zone.
+        zone: ZoneIndex,
+        /// Its length.
+        len: Bytes,
+        /// That of others.
+        zone_size: Bytes,
+    },
+    /// No multiple of the zone size, or nothing.
+    #[error(
+        "the disk is to grow by {by} bytes: expected whole zones, a multiple of {zone_size} bytes, and at least one"
+    )]
+    NotWholeZones {
+        /// By how much it is to grow.
+        by: Bytes,
+        /// What it can grow by.
+        zone_size: Bytes,
+    },
+    /// More zones than are served.
+    #[error("the disk would have {zones} zones: expected at most {most}")]
+    TooManyZones {
+        /// How many.
+        zones: u32,
+        /// The most.
+        most: u32,
+    },
+    /// The image would need a table larger than qcow2 allows.
+    #[error(
+        "the disk would have {size} bytes: with clusters of {cluster_size} bytes the {table} would exceed its limit"
+    )]
+    TooLarge {
+        /// Its size.
+        size: Bytes,
+        /// The cluster size.
+        cluster_size: Bytes,
+        /// The table.
+        table: &'static str,
+    },
+    /// Something stands behind the pointers.
+    #[error(
+        "zonedmeta_size is {size}: expected {expected}, 8 bytes a zone; what stands behind the write pointers is not known \
+         here, and would not grow with them"
+    )]
+    MoreMetadata {
+        /// What it is.
+        size: u64,
+        /// What the pointers take.
+        expected: u64,
     },
 }
 

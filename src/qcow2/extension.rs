@@ -4,6 +4,8 @@
 //! layouts"). All revisions of the QEMU series use the same magic with other fields; they are told apart by which
 //! fields make sense together, never by the length alone, and those that are not read are refused by name.
 
+use std::mem::offset_of;
+
 use zerocopy::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -142,6 +144,20 @@ impl ZonedExtension {
         }
     }
 
+    /// What changes of the extension's data where the disk becomes larger: where in it, and the bytes.
+    pub(super) fn size_fields(&self) -> Vec<(usize, Vec<u8>)> {
+        let zones = self.nr_zones.to_be_bytes().to_vec();
+        let (size, offset) = (self.zonedmeta_size.to_be_bytes().to_vec(), self.zonedmeta_offset.to_be_bytes().to_vec());
+        match self.layout {
+            ZonedLayout::V7 => vec![
+                (offset_of!(RawV7, nr_zones), zones),
+                (offset_of!(RawV7, zonedmeta_size), size),
+                (offset_of!(RawV7, zonedmeta_offset), offset),
+            ],
+            ZonedLayout::B => vec![(offset_of!(RawB, nr_zones), zones), (offset_of!(RawB, zonedmeta_offset), offset)],
+        }
+    }
+
     /// The geometry that the fields describe, for [`Geometry::new`](crate::zone::Geometry::new) to judge.
     pub(super) fn geometry_request(&self, size: Bytes) -> GeometryRequest {
         GeometryRequest {
@@ -267,6 +283,8 @@ pub(super) const STANDARD_NAMES: [(u8, u8, &str); 9] = [
 pub(super) struct Extensions<'a> {
     /// The zoned extension's data.
     pub(super) zoned: Option<&'a [u8]>,
+    /// Where in the area that is.
+    pub(super) zoned_at: usize,
     pub(super) names: Vec<FeatureName>,
 }
 
@@ -294,7 +312,10 @@ pub(super) fn walk(area: &[u8]) -> Result<Extensions<'_>, OpenError> {
             ZONED_MAGIC if found.zoned.is_some() => {
                 return Err(OpenError::field("the number of zoned extensions", "more than 1", "1"));
             }
-            ZONED_MAGIC => found.zoned = Some(content),
+            ZONED_MAGIC => {
+                found.zoned = Some(content);
+                found.zoned_at = area.len() - data.len();
+            }
             FEATURE_NAMES => found.names = feature_names(content),
             _ => {}
         }

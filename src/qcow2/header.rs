@@ -2,6 +2,8 @@
 //!
 //! [`Header::parse`] checks each field alone; what depends on the file or on other tables is checked by the opener.
 
+use std::ops::Range;
+
 use zerocopy::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -12,6 +14,8 @@ use crate::units::{Bytes, FileOffset};
 
 /// What an image begins with: "QFI" and 0xfb, big-endian.
 pub const MAGIC: u32 = 0x5146_49fb;
+/// Where the fields stand that a growing disk changes: its size, the encryption's method, size and place of the L1 table.
+pub(super) const DISK_FIELDS: Range<u64> = 24..48;
 /// Where the fields of the refcount table's place stand: eight bytes offset, four bytes length in clusters.
 pub(super) const REFCOUNT_TABLE_FIELDS: u64 = 48;
 /// Where the incompatible features stand.
@@ -21,7 +25,7 @@ pub(super) const AUTOCLEAR_FIELD: u64 = 88;
 /// Length of the header that [`RawHeader`] describes and that new images get.
 pub(super) const HEADER_LENGTH: usize = size_of::<RawHeader>();
 /// The fields up to and including header_length; every version-3 header has them.
-const LEAST_LENGTH: u32 = 104;
+pub(super) const LEAST_LENGTH: u32 = 104;
 /// QEMU's limit for an L1 table.
 pub(super) const L1_LIMIT: u64 = 32 << 20;
 /// The longest file: offsets of clusters have 56 bits.
@@ -231,6 +235,12 @@ impl Header {
         let named = names.iter().find(|name| name.kind == 0 && u32::from(name.bit) == bit);
         let name = named.map_or_else(|| "unnamed by the image".to_string(), |name| name.name.clone());
         Err(OpenError::UnknownFeature { bit, name })
+    }
+
+    /// The bytes of [`DISK_FIELDS`]; encrypted images are not opened.
+    pub(super) fn disk_fields(&self) -> Vec<u8> {
+        let (size, l1_at) = (self.size.0.to_be_bytes(), self.l1_table_offset.0.to_be_bytes());
+        [&size[..], &[0; 4], &self.l1_size.to_be_bytes(), &l1_at].concat()
     }
 
     /// Bytes of a cluster.

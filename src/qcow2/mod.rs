@@ -24,6 +24,7 @@
 //! | [`mapping`] | from guest offsets to the file |
 //! | [`alloc`] | reservations, new mappings, growing tables |
 //! | `redo` | changes of several places at once |
+//! | `grow` | larger disks |
 //! | [`create`], [`check`] | making an image, checking all of one |
 //! | [`repair`] | setting right what a check finds, where that is safe |
 //! | [`compare`](compare_shapes) | two images, zone by zone |
@@ -37,6 +38,7 @@ mod create;
 mod entry;
 mod error;
 mod extension;
+mod grow;
 mod header;
 mod layout;
 mod mapping;
@@ -58,9 +60,10 @@ pub use compare::{Comparison, DataDifference, Seen, ShapeDifference, ZoneDiffere
 pub use create::{CreateOptions, create};
 pub use entry::PointerFault;
 pub use error::{
-    CheckError, CompareError, CreateError, EntryFault, MapError, OpenError, PointerError, RepairError, Which,
+    CheckError, CompareError, CreateError, EntryFault, GrowError, MapError, OpenError, PointerError, RepairError, Which,
 };
 pub use extension::ZonedExtension;
+pub use grow::{Growth, grow};
 pub use header::{Header, MAGIC};
 pub use layout::ZonedLayout;
 pub use mapping::Extent;

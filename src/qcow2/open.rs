@@ -11,10 +11,11 @@ use zerocopy::{FromZeros, IntoBytes};
 use super::error::OpenError;
 use super::extension::{self, ZonedExtension};
 use super::header::{self, FILE_LIMIT, Header, RawHeader};
+use super::redo::Changed;
 use super::refcount::Refcounts;
 use super::regions::{Kind, Regions};
 use super::{Access, Image, alloc, entry, mapping, redo, table};
-use crate::storage::Medium;
+use crate::storage::{Layered, Medium};
 use crate::units::{Bytes, FileOffset};
 use crate::zone::{Clamp, Geometry};
 
@@ -60,26 +61,34 @@ impl<S: Medium> Image<S> {
         Self::open_as(storage, Access::ReadWrite, Aim::Repair)
     }
 
+    /// Opens an image to grow it. Writes nothing unless an earlier process has died in the midst of a change.
+    pub(super) fn open_to_grow(storage: Arc<S>) -> Result<Self, OpenError> {
+        Self::open_as(storage, Access::ReadWrite, Aim::Use)
+    }
+
     fn open_as(storage: Arc<S>, access: Access, aim: Aim) -> Result<Self, OpenError> {
         let mut file_len = storage.len().map_err(OpenError::io("read the length of the file"))?.0;
-        let (raw, mut header) = read_header(&*storage, file_len)?;
-        let zoned = read_extensions(&*storage, file_len, &raw, &header)?;
+        let marks = read_raw_header(&*storage)?.autoclear_features.get();
+        let redo = if marks & header::CHANGING == 0 { None } else { redo::find(&*storage, file_len)? };
+        let changes = redo.as_ref().map_or(&[][..], |redo| &redo.changes);
+        let changed = Layered(Changed { storage: &*storage, changes });
+        let (raw, mut header) = read_header(&changed, file_len)?;
+        let zoned = read_extensions(&changed, file_len, &raw, &header)?;
         header.check_marks(access, aim == Aim::Repair)?;
         if file_len > FILE_LIMIT && aim != Aim::Repair {
             let expected = format!("at most {FILE_LIMIT}, as far as offsets of qcow2 reach; check --repair cuts it");
             return Err(OpenError::field("the length of the file", file_len, expected));
         }
         let (geometry, clamps) = check_geometry(&zoned, &header)?;
-        let regions = place_tables(&zoned, &header, file_len)?;
+        let regions = place_tables(&zoned, &header, redo.as_ref().map_or(file_len, |redo| redo.end))?;
         let mut changed_by = None;
-        if header.autoclear_features & header::CHANGING != 0
-            && let Some(redo) = redo::find(&*storage, file_len)?
-        {
+        if let Some(redo) = redo {
             if access == Access::ReadOnly {
                 return Err(OpenError::HalfChanged);
             }
             let (end, word) = redo::make_again(&*storage, &redo)?;
-            (header.autoclear_features, file_len, changed_by) = (0, end, Some(word));
+            (header.autoclear_features, file_len) = (0, end);
+            changed_by = Some(word).filter(|word| *word != redo::NO_WORD);
         }
         let orderly = header.autoclear_features & header::ORDERLY != 0;
         let (entries, pointers_right) = find_order(&*storage, &zoned, &geometry, aim)?;
@@ -119,6 +128,12 @@ impl<S: Medium> Image<S> {
             checked => checked?,
         }
         Ok(image)
+    }
+
+    /// Where in the file the zoned extension's data is.
+    pub(super) fn zoned_at(&self) -> Result<u64, OpenError> {
+        let area = read_area(&*self.storage, self.file_len, &self.header)?;
+        Ok(u64::from(self.header.header_length) + extension::walk(&area)?.zoned_at as u64)
     }
 
     /// Whether zonedmeta_size is no more than the zones need: the other bound of it is the refcounts.
@@ -187,18 +202,33 @@ fn refcount_entries(header: &Header) -> u64 {
     u64::from(header.refcount_table_clusters) * header.cluster_size().0 / 8
 }
 
-fn read_header<S: Medium>(storage: &S, file_len: u64) -> Result<(RawHeader, Header), OpenError> {
+fn read_raw_header<S: Medium>(storage: &S) -> Result<RawHeader, OpenError> {
     let mut raw = RawHeader::new_zeroed();
     storage.read_at(FileOffset(0), raw.as_mut_bytes()).map_err(OpenError::io("read the header"))?;
     if raw.magic.get() != header::MAGIC {
         return Err(OpenError::NotQcow2 { found: raw.magic.get() });
     }
+    Ok(raw)
+}
+
+fn read_header<S: Medium>(storage: &S, file_len: u64) -> Result<(RawHeader, Header), OpenError> {
+    let raw = read_raw_header(storage)?;
     let header = Header::parse(&raw)?;
     let needed = u64::from(header.header_length);
     if file_len < needed {
         return Err(OpenError::Truncated { what: "the header", needed, len: file_len });
     }
     Ok((raw, header))
+}
+
+/// Reads what is behind the header in its cluster.
+fn read_area<S: Medium>(storage: &S, file_len: u64, header: &Header) -> Result<Vec<u8>, OpenError> {
+    let begin = u64::from(header.header_length);
+    // A file cut inside the first cluster must not show extensions of zeros, which would end the walk early.
+    let end = header.cluster_size().0.min(file_len);
+    let mut area = vec![0u8; end.saturating_sub(begin) as usize];
+    storage.read_at(FileOffset(begin), &mut area).map_err(OpenError::io("read the header extensions"))?;
+    Ok(area)
 }
 
 /// Reads the extensions and judges the features, in the order that gives the most useful message: what nobody knows,
@@ -209,11 +239,7 @@ fn read_extensions<S: Medium>(
     raw: &RawHeader,
     header: &Header,
 ) -> Result<ZonedExtension, OpenError> {
-    let begin = u64::from(header.header_length);
-    // A file cut inside the first cluster must not show extensions of zeros, which would end the walk early.
-    let end = header.cluster_size().0.min(file_len);
-    let mut area = vec![0u8; end.saturating_sub(begin) as usize];
-    storage.read_at(FileOffset(begin), &mut area).map_err(OpenError::io("read the header extensions"))?;
+    let area = read_area(storage, file_len, header)?;
     let extensions = extension::walk(&area)?;
     header.check_unknown(&extensions.names)?;
     let zoned = extensions.zoned.map(|data| ZonedExtension::parse(data, header.size, header.cluster_size(), file_len));

@@ -2,11 +2,12 @@
 //!
 //! The changes are written behind the end of the file, then one word of the header says so, then they are made, then the word
 //! is taken back and the file cut. Whoever opens an image for writing that has the word makes them again; who only looks at one
-//! is told to have that done. The word is this project's own autoclear bit: a program that does not know it clears it with its
-//! first change, and then none of ours may follow.
+//! is told to have that done. An open judges the header as it is once the changes are made, before it makes them. The word is this
+//! project's own autoclear bit: a program that does not know it clears it with its first change, and then none of ours may follow.
 //!
 //! ```text
-//! changes:   place (8 bytes), length (8 bytes), content; again for each
+//! changes:   place (8 bytes), length (8 bytes), content; again for each. Of the header only the size of the disk and the place of
+//!            its L1 table may be changed
 //! ...        zeros up to the end of a cluster
 //! the end:   a word of whoever changes, where the changes begin, how many bytes they are, "zbdredo\x01"; 8 bytes each,
 //!            integers big-endian
@@ -15,15 +16,18 @@
 use std::io;
 
 use super::error::{MapError, OpenError};
-use super::header::{AUTOCLEAR_FIELD, CHANGING};
+use super::header::{AUTOCLEAR_FIELD, CHANGING, DISK_FIELDS, LEAST_LENGTH};
 use super::{Access, Image};
-use crate::storage::{FileRange, Medium};
+use crate::storage::{FileRange, Layer, Medium};
 use crate::units::{Bytes, FileOffset};
 
 const MAGIC: [u8; 8] = *b"zbdredo\x01";
 const TRAILER: u64 = 32;
 /// Changes of one image take no more memory than this.
 const MOST: u64 = 4 << 30;
+
+/// The word of changes that whoever opens the image need not be told of.
+pub(super) const NO_WORD: u64 = 0;
 
 /// Content for a place in the file.
 pub type Change = (FileOffset, Vec<u8>);
@@ -92,11 +96,38 @@ fn make<S: Medium>(storage: &S, changes: &[Change], durable: bool) -> io::Result
     if durable { storage.sync_ranges(&ranges) } else { Ok(()) }
 }
 
+/// A file as it is once changes are made.
+pub(super) struct Changed<'a, S> {
+    pub(super) storage: &'a S,
+    pub(super) changes: &'a [Change],
+}
+
+impl<S: Medium> Layer for Changed<'_, S> {
+    type Below = S;
+
+    fn below(&self) -> &S {
+        self.storage
+    }
+
+    fn read_at(&self, offset: FileOffset, buf: &mut [u8]) -> io::Result<()> {
+        self.storage.read_at(offset, buf)?;
+        for (place, content) in self.changes {
+            let (from, to) = (place.0.max(offset.0), (place.0 + content.len() as u64).min(offset.0 + buf.len() as u64));
+            if from < to {
+                let (into, of) = ((from - offset.0) as usize, (from - place.0) as usize);
+                let len = (to - from) as usize;
+                buf[into..into + len].copy_from_slice(&content[of..of + len]);
+            }
+        }
+        Ok(())
+    }
+}
+
 /// What an earlier process has written down.
 pub(super) struct Redo {
-    changes: Vec<Change>,
+    pub(super) changes: Vec<Change>,
     /// The length of the file without them.
-    end: u64,
+    pub(super) end: u64,
     /// What that process says with them.
     word: u64,
 }
@@ -129,8 +160,10 @@ fn decode(mut log: &[u8], end: u64) -> Option<Vec<Change>> {
         let (head, rest) = log.split_at_checked(16)?;
         let (place, len) = (word(head), word(&head[8..]));
         let (content, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
-        // The first cluster is no place for any, nor is what is behind the image.
-        (place >= 512 && place.checked_add(len)? <= end).then_some(())?;
+        // What marks the change is no place for any, nor is what is behind the image.
+        let behind = place.checked_add(len)?;
+        let of_disk = place >= DISK_FIELDS.start && behind <= DISK_FIELDS.end;
+        ((of_disk || place >= LEAST_LENGTH.into()) && behind <= end).then_some(())?;
         changes.push((FileOffset(place), content.to_vec()));
         log = rest;
     }

@@ -122,12 +122,17 @@ pub(super) fn read<S: Medium>(
     fault
 }
 
-/// Writes the table of a new image: every zone empty.
-pub(super) fn write_new<S: Medium>(storage: &S, offset: FileOffset, entries: &Entries) -> io::Result<()> {
+/// Writes the entries of empty zones into the table at `offset`.
+pub(super) fn write_empty<S: Medium>(
+    storage: &S,
+    offset: FileOffset,
+    entries: &Entries,
+    zones: Range<u32>,
+) -> io::Result<()> {
     let geometry = &entries.geometry;
     let mut piece = Vec::with_capacity(PIECE);
-    let mut at = offset.0;
-    for zone in (0..geometry.nr_zones()).map(ZoneIndex) {
+    let mut at = offset.0 + u64::from(zones.start) * ENTRY;
+    for zone in zones.map(ZoneIndex) {
         piece.extend_from_slice(&entries.encode(zone, geometry.start(zone)));
         if piece.len() == PIECE {
             storage.write_at(FileOffset(at), &piece)?;

@@ -40,7 +40,7 @@ fn what_is_no_regular_file_is_refused_at_once() {
     let _listener = UnixListener::bind(&socket).unwrap();
     let folder = image.path().parent().unwrap().to_str().unwrap().to_owned();
     for path in [pipe.as_str(), &socket, &folder, "/dev/zero"] {
-        let commands: [&[&str]; 9] = [
+        let commands: [&[&str]; 10] = [
             &["info", path],
             &["report", path],
             &["map", path],
@@ -48,6 +48,7 @@ fn what_is_no_regular_file_is_refused_at_once() {
             &["check", "--repair", path],
             &["diff", path, &image.name()],
             &["diff", &image.name(), path],
+            &["resize", path, "+1M"],
             &["serve", path, "--socket-path", &served],
             &["serve", path, "--socket-path", &served, "--read-only"],
         ];

@@ -24,4 +24,5 @@ mod packaging;
 mod program;
 mod qemu_img;
 mod repair;
+mod resize;
 mod top;

@@ -50,6 +50,7 @@ const PRINTING: &[(&str, i32)] = &[
     ("diff FILE SECOND", 1),
     ("diff FILE SECOND --json", 1),
     ("diff FILE FILE", 0),
+    ("resize SECOND +1M", 0),
 ];
 
 /// What says something on standard error, and its exit status.
@@ -62,6 +63,7 @@ const COMPLAINING: &[(&str, i32)] = &[
     ("trace MISSING", 1),
     ("check MISSING", 1),
     ("diff FILE MISSING", 2),
+    ("resize MISSING +1M", 1),
     ("top MISSING", 1),
     ("ctl MISSING stats", 1),
     ("serve MISSING --socket-path SOCKET", 1),

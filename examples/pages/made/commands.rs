@@ -21,6 +21,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("convert", include_str!("../../../packaging/manual/convert.md")),
     ("check", include_str!("../../../packaging/manual/check.md")),
     ("diff", include_str!("../../../packaging/manual/diff.md")),
+    ("resize", include_str!("../../../packaging/manual/resize.md")),
 ];
 
 /// What the example of a conf file sets.

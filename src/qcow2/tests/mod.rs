@@ -7,6 +7,7 @@ mod create_open;
 mod damage;
 mod faults;
 mod foreign;
+mod grow;
 mod layouts;
 mod length;
 mod mapping;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::support::*;
+use crate::fuzzing::Metered;
 use crate::qcow2::header::{AUTOCLEAR_FIELD, CHANGING};
 use crate::qcow2::{Access, Change, Image};
 use crate::storage::Medium;
@@ -80,8 +81,34 @@ fn a_mark_that_is_another_programs_is_cleared_like_any() {
 }
 
 #[test]
+fn changes_that_would_make_a_wrong_header_are_refused_and_not_made() {
+    for (place, content, expected) in [
+        (24u64, [0u64, 1, 0x40000], "size is 0"),
+        (24, [12 << 20, 1, 1 << 40], "l1_table_offset is 0x10000000000"),
+        (104, [0, 0, 0], "the zoned extension (0x007a6264) is missing"),
+    ] {
+        let (file, _) = start();
+        let end = file.len().unwrap().0;
+        let content = content.map(u64::to_be_bytes).concat();
+        let mut log = [place.to_be_bytes(), 24u64.to_be_bytes()].concat();
+        log.extend(content);
+        log.resize(65536 - 24, 0);
+        log.extend([end.to_be_bytes(), 40u64.to_be_bytes(), *b"zbdredo\x01"].concat());
+        write(&file, end, &log);
+        write(&file, AUTOCLEAR_FIELD, &CHANGING.to_be_bytes());
+        for access in [Access::ReadOnly, Access::ReadWrite] {
+            let storage = Arc::new(Metered::new(&file));
+            let error = Image::open(Arc::clone(&storage), access).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+            assert_eq!(storage.changes(), 0, "{error}: something was written");
+        }
+    }
+}
+
+#[test]
 fn changes_outside_the_image_are_no_changes() {
-    for (place, len) in [(0u64, 8u64), (u64::MAX - 4, 8), (1 << 40, 8), (4096, 1 << 40)] {
+    let of_the_header = [0u64, 16, 17, 41, 48, 72, 80, 88, 95, 96, 100].map(|place| (place, 8u64));
+    for (place, len) in of_the_header.into_iter().chain([(u64::MAX - 4, 8), (1 << 40, 8), (4096, 1 << 40)]) {
         let (file, _) = start();
         let end = file.len().unwrap().0;
         let mut log = [place.to_be_bytes(), len.to_be_bytes()].concat();
