@@ -145,7 +145,7 @@ impl<S: Medium> Image<S> {
     }
 
     /// Makes metadata durable, and the length of the file, without the guest's data.
-    pub(super) fn sync(&self, ranges: &[FileRange]) -> Result<(), MapError> {
+    fn sync(&self, ranges: &[FileRange]) -> Result<(), MapError> {
         self.storage.sync_ranges(ranges).map_err(MapError::Flush)
     }
 

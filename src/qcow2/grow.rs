@@ -7,9 +7,9 @@
 //! - What guests have stays: the data of zones, and their write pointers. Nothing is written where anything of the old image is but
 //!   behind the end of its tables, in clusters that are theirs, and behind the end of the disk.
 //!
-//! The order, each step durable before the next: what was behind the end of the disk in its last zone is cleared; tables that do
-//! not fit where they are get new clusters, and are copied; the entries of the new zones are written, where no reader of the old
-//! size looks; the header and the zoned extension change [at once](super::redo); the clusters of the old tables are given back.
+//! The order: what was behind the end of the disk in its last zone is cleared; tables that do not fit where they are get new
+//! clusters, and are copied; the entries of the new zones are written, where no reader of the old size looks. All of that is made
+//! durable. Then the header and the zoned extension change [at once](super::redo), and the clusters of the old tables are given back.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -144,11 +144,10 @@ impl<S: Medium> Image<S> {
             let found = self.extents(Bytes(at), Bytes(zone_end - at), &mut extents, EXTENTS);
             self.header.size = size;
             at = found?.0;
-            let ranges: Vec<_> = extents.iter().map(|extent| (extent.file, extent.len)).collect();
-            for (offset, len) in &ranges {
-                self.storage.punch(*offset, *len).map_err(MapError::io("clear what is behind the end of the disk"))?;
+            for extent in extents {
+                let cleared = self.storage.punch(extent.file, extent.len);
+                cleared.map_err(MapError::io("clear what is behind the end of the disk"))?;
             }
-            self.sync(&ranges)?;
         }
         Ok(())
     }
@@ -181,7 +180,6 @@ impl<S: Medium> Image<S> {
             (FileOffset(old.0 + old_len), vec![0; (len - old_len) as usize])
         };
         self.storage.write_at(at, &bytes).map_err(MapError::io("write the larger L1 table"))?;
-        self.sync(&[(at, Bytes(bytes.len() as u64))])?;
         Ok(place)
     }
 
@@ -202,7 +200,6 @@ impl<S: Medium> Image<S> {
         }
         let entries = Entries { geometry: *geometry, ..self.entries };
         table::write_empty(&*self.storage, place.offset, &entries, old_zones..zones).map_err(writing())?;
-        self.sync(&[(place.offset, Bytes(len))])?;
         Ok(place)
     }
 
