@@ -16,15 +16,17 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 use sim::disk::SimDisk;
 use sim::rig::Rig;
+use vhost_user_zbd::convert;
+use vhost_user_zbd::convert::image::{ImageSource, ImageTarget};
 use vhost_user_zbd::qcow2::{
-    Access, ByteOrder, Comparison, Growth, Image, OpenError, PointerError, PointerFault, Pointers, ZonedLayout, grow,
-    repair,
+    Access, ByteOrder, Comparison, CreateOptions, Growth, Image, OpenError, PointerError, PointerFault, Pointers,
+    ZonedLayout, compare_shapes, create, grow, repair,
 };
 use vhost_user_zbd::storage::Medium;
 use vhost_user_zbd::storage::memory::MemoryMedium;
 use vhost_user_zbd::store::{Action, Op, ZoneInfo};
 use vhost_user_zbd::units::{Bytes, FileOffset, ZoneIndex};
-use vhost_user_zbd::zone::{State, ZoneKind};
+use vhost_user_zbd::zone::{GeometryRequest, State, ZoneKind};
 
 const V7: [&str; 8] = [
     "fresh-12x64M-64k",
@@ -379,6 +381,38 @@ fn an_image_of_any_binary_grows_and_keeps_its_zones() {
                 // What was short has room again.
                 let grown = old.len(index) != new.len(index) && difference.is_some_and(|one| one.data.is_none());
                 assert!(difference.is_none() || grown, "{when}: {difference:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_image_of_any_binary_becomes_one_of_this_program_with_the_same_zones() {
+    for name in V7.into_iter().chain(B) {
+        for (cluster, table_order) in [(4 << 10, ByteOrder::Big), (2 << 20, ByteOrder::Little)] {
+            let start = Arc::new(golden(name).0);
+            let mut before = Image::open(Arc::clone(&start), Access::ReadOnly).unwrap();
+            let old = *before.geometry();
+            let geometry = GeometryRequest {
+                size: old.size(),
+                zone_size: old.zone_size(),
+                zone_capacity: old.zone_capacity(),
+                conventional_zones: old.conventional_zones(),
+                max_open_zones: old.max_open_zones(),
+                max_active_zones: old.max_active_zones(),
+                max_append_bytes: old.max_append().unwrap_or_default(),
+            };
+            let storage = Arc::new(MemoryMedium::default());
+            create(&*storage, &CreateOptions { geometry, cluster_size: Bytes(cluster), table_order }).unwrap();
+            let mut source = ImageSource::new(Image::open(start, Access::ReadOnly).unwrap()).unwrap();
+            convert::copy(&mut source, ImageTarget::new(Arc::clone(&storage)).unwrap(), |_, _| {}).unwrap();
+            let mut after = Image::open(storage, Access::ReadWrite).unwrap();
+            assert_clean(&mut after, name);
+            assert!(after.ended_orderly());
+            assert_eq!(compare_shapes(&before, &after), [], "{name}");
+            let mut comparison = Comparison::new(&mut before, &mut after).unwrap();
+            for zone in comparison.zones().map(ZoneIndex) {
+                assert_eq!(comparison.zone(zone, drop).unwrap(), None, "{name}");
             }
         }
     }

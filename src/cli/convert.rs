@@ -23,7 +23,7 @@ use crate::convert::table::{self, Limits};
 use crate::convert::zloop::{Said, ZloopSource, ZloopTarget};
 use crate::convert::{self, Source, Target};
 use crate::logging;
-use crate::qcow2::{ByteOrder, Image, MAGIC};
+use crate::qcow2::{Access, ByteOrder, Image, MAGIC};
 use crate::storage::file::FileMedium;
 use crate::store::ZoneInfo;
 use crate::units::{Bytes, ZoneIndex};
@@ -93,7 +93,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         bail!("{}: it exists: remove it first, or choose another name", args.target.display());
     }
     match to {
-        Form::Image => args.make_image(&mut *source)?,
+        Form::Image => args.make_image(&mut *source, form)?,
         Form::Zloop => args.make_zloop(&mut *source).with_context(|| args.target.display().to_string())?,
         Form::Raw => args.make_raw(&mut *source).with_context(|| args.target.display().to_string())?,
     }
@@ -122,7 +122,7 @@ impl Args {
         }
         let mut magic = [0; 4];
         if (&file).read_exact(&mut magic).is_ok() && magic == MAGIC.to_be_bytes() {
-            let image = Image::open_to_look(image::hold_for_reading(&self.source)?)?;
+            let image = Image::open(image::hold_for_reading(&self.source)?, Access::ReadOnly)?;
             return Ok((Form::Image, Box::new(ImageSource::new(image)?)));
         }
         let Some(zones) = &self.zones else {
@@ -134,7 +134,7 @@ impl Args {
         Ok((Form::Raw, Box::new(RawSource::new(file, geometry, pointers)?)))
     }
 
-    fn make_image(&self, source: &mut dyn Source) -> Result<()> {
+    fn make_image(&self, source: &mut dyn Source, form: Form) -> Result<()> {
         let geometry = *source.geometry();
         let table_order = match self.table_endian {
             Some(Endian::Little) => ByteOrder::Little,
@@ -146,7 +146,10 @@ impl Args {
             cluster_size: self.cluster_size,
             zone_size: Some(geometry.zone_size()),
             zone_capacity: Some(geometry.zone_capacity()),
-            max_append_bytes: self.max_append_bytes.or(geometry.max_append()),
+            // An image that states no limit has said so; the other forms say nothing.
+            max_append_bytes: self
+                .max_append_bytes
+                .or((form == Form::Image).then(|| geometry.max_append().unwrap_or_default())),
             conventional_zones: Some(geometry.conventional_zones()),
             max_open_zones: self.max_open_zones.or(Some(geometry.max_open_zones())),
             max_active_zones: self.max_active_zones.or(Some(geometry.max_active_zones())),
