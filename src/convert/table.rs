@@ -9,8 +9,9 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde::Deserialize;
 
 use crate::control::ZoneRow;
+use crate::observe::SCHEMA_VERSION;
 use crate::store::ZoneInfo;
-use crate::units::{Bytes, Sector, ZoneIndex};
+use crate::units::{Bytes, SECTOR_SIZE, Sector, ZoneIndex};
 use crate::zone::{Geometry, GeometryRequest, State, ZoneKind};
 
 /// What a zone table does not say.
@@ -43,7 +44,7 @@ pub fn read(text: &str, limits: Limits) -> Result<(Geometry, Vec<Bytes>)> {
 
 /// Prints reports of zones as JSON, one zone a line, so that a large report needs no memory and is still pleasant to read.
 pub fn write_json(out: &mut impl Write, zones: impl Iterator<Item = ZoneRow>) -> io::Result<()> {
-    write!(out, "{{\"schema_version\":{},\"zones\":[", crate::observe::SCHEMA_VERSION)?;
+    write!(out, "{{\"schema_version\":{},\"zones\":[", SCHEMA_VERSION)?;
     for (number, zone) in zones.enumerate() {
         let line = serde_json::to_string(&zone)?;
         write!(out, "{}\n  {line}", if number == 0 { "" } else { "," })?;
@@ -166,7 +167,7 @@ fn pointer(geometry: &Geometry, zone: &ZoneInfo) -> Result<Bytes> {
             bail!("zone {} is {}: expected a state that an image can hold", zone.index, zone.state.name())
         }
     };
-    if !(start..=end).contains(&pointer) || !pointer.is_multiple_of(crate::units::SECTOR_SIZE) {
+    if !(start..=end).contains(&pointer) || !pointer.is_multiple_of(SECTOR_SIZE) {
         bail!("zone {} has its write pointer at {pointer}: expected a sector from {start} to {end}", zone.index);
     }
     Ok(pointer)

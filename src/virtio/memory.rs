@@ -17,13 +17,13 @@ use vm_memory::{
 #[derive(Debug, Default)]
 pub struct Memory {
     guest: GuestMemoryMmap,
-    _mappings: Vec<Arc<MmapRegion>>,
+    mappings: Vec<Arc<MmapRegion>>,
 }
 
 impl Memory {
     /// Makes memory whose regions are parts of these mappings, or have their own.
     pub fn new(guest: GuestMemoryMmap, mappings: Vec<Arc<MmapRegion>>) -> Self {
-        Self { guest, _mappings: mappings }
+        Self { guest, mappings }
     }
 
     /// Whether all of a range is memory.
@@ -39,7 +39,7 @@ impl Memory {
 
     /// This memory and one more region.
     pub fn with(&self, region: GuestRegionMmap) -> std::result::Result<Self, GuestRegionCollectionError> {
-        Ok(Self { guest: self.guest.insert_region(Arc::new(region))?, _mappings: self._mappings.clone() })
+        Ok(Self { guest: self.guest.insert_region(Arc::new(region))?, mappings: self.mappings.clone() })
     }
 
     /// Cuts a range into the pieces of this process's memory that hold it. An error is the last item.
