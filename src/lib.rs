@@ -13,6 +13,7 @@
 //! | [`convert`] | disks of other forms: read from one, written as another |
 //! | [`control`] | the control socket: asking and telling a running daemon |
 //! | [`observe`] | what is told about an image and a running device: zones summed up, counts, refusals in words, traces |
+//! | [`chain`] | the files of a backing chain, found and locked |
 //! | [`virtio`] | a descriptor chain becomes a request, a result becomes a status byte; features and configuration space |
 //! | [`store`] | the device's meaning: zones and image together, in the order that keeps them safe |
 //! | [`qcow2`] | the image format: header, extensions, refcounts, mapping, allocation, check |
@@ -30,6 +31,7 @@
 #[cfg(test)]
 extern crate self as vhost_user_zbd;
 
+pub mod chain;
 pub mod cli;
 pub mod control;
 pub mod convert;

@@ -22,6 +22,15 @@ pub struct FileOffset(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct ZoneIndex(pub u32);
 
+/// Which file of a backing chain: 0 is the image itself, 1 the base that it builds on, 2 the base of that, and so on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Depth(pub u8);
+
+impl Depth {
+    /// The image itself, the only file of a chain that is written.
+    pub const TOP: Self = Self(0);
+}
+
 impl Sector {
     /// The same position in bytes, or `None` where it does not fit 64 bits.
     pub fn to_bytes(self) -> Option<Bytes> {

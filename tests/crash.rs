@@ -17,7 +17,6 @@ use std::time::{Duration, Instant};
 use sim::disk::{Crash, SimDisk};
 use sim::model::{Model, ModelZone};
 use sim::rig::{self, Rig};
-use vhost_user_zbd::qcow2::{Access, Image};
 use vhost_user_zbd::store::{Action, Op, ZoneInfo};
 use vhost_user_zbd::units::{Bytes, Sector};
 use vhost_user_zbd::zone::{GeometryRequest, State};
@@ -295,7 +294,7 @@ fn judge(disk: SimDisk, history: &History, before: u64, number: u64) -> Result<(
         judge_twice(&disk, shape, second)?;
     }
     let disk = Arc::new(disk);
-    let opened = Image::open(Arc::clone(&disk), Access::ReadOnly);
+    let opened = rig::look(&disk);
     let mut image = opened.map_err(|error| format!("does not open: {error}"))?;
     let report = image.check().map_err(|error| format!("cannot be checked: {error}"))?;
     if report.errors > 0 {
@@ -389,11 +388,44 @@ fn images(make: Make, cluster_size: u64) -> Vec<(SimDisk, Model)> {
     vec![(fresh.after_kill(), fresh_model), (used.rig.disk.after_kill(), used.model.reopened())]
 }
 
+/// The clusters of images that others build on.
+const BASE_CLUSTER: u64 = 4096;
+
+/// An image on the used one, and one on that, in which zones were reset and written that the lowest has data in.
+fn forks(make: Make, cluster_size: u64) -> Vec<(SimDisk, Model)> {
+    let (used, model) = images(make, BASE_CLUSTER).swap_remove(1);
+    let used = Arc::new(used);
+    let fork = rig::fork(&used, Bytes(cluster_size));
+    let below = rig::fork(&used, Bytes(BASE_CLUSTER));
+    let mut middle = Run::start(below.after_kill(), model.clone(), SMALL);
+    let before = [
+        Want::Manage { zone: 2, action: Action::Reset },
+        Want::Write { zone: 2, sectors: 11 },
+        Want::Write { zone: 1, sectors: 4 },
+        Want::Conventional { sector: 5 },
+    ];
+    before.iter().for_each(|want| middle.step(*want));
+    middle.rig.store.close().unwrap();
+    let above = rig::fork(&Arc::new(middle.rig.disk.after_kill()), Bytes(cluster_size));
+    vec![(fork.after_kill(), model), (above.after_kill(), middle.model.reopened())]
+}
+
 #[test]
 fn no_power_loss_in_any_short_sequence_loses_what_was_stable_or_shows_what_was_not_written() {
+    explore_all(images, &[(65536, 0), (65536, 1), (4096, 0), (4096, 1)]);
+}
+
+#[test]
+fn no_power_loss_of_a_fork_loses_what_was_stable_or_shows_what_its_base_has_of_a_zone_that_was_reset() {
+    // Zones of many clusters, of one, and two in one.
+    explore_all(forks, &[(131_072, 0), (4096, 1), (65536, 1)]);
+}
+
+/// Explores all sequences of `CRASH_DEPTH` requests on images, by their clusters and which of those made with these.
+fn explore_all(made: fn(Make, u64) -> Vec<(SimDisk, Model)>, images: &[(u64, usize)]) {
     let depth = setting("CRASH_DEPTH", 2);
     let all = &|cluster_size, which| {
-        let (image, model) = images(rig::create, cluster_size).swap_remove(which);
+        let (image, model) = made(rig::create, cluster_size).swap_remove(which);
         let mut states = 0;
         for number in 0..(ALPHABET.len() as u64).pow(depth as u32) {
             let digit = |place: u32| ALPHABET[(number / 14u64.pow(place) % 14) as usize];
@@ -402,9 +434,9 @@ fn no_power_loss_in_any_short_sequence_loses_what_was_stable_or_shows_what_was_n
         }
         states
     };
-    let images = [(65536, 0), (65536, 1), (4096, 0), (4096, 1)];
     let states: u64 = std::thread::scope(|scope| {
-        let threads = images.map(|(cluster_size, which)| scope.spawn(move || all(cluster_size, which)));
+        let threads: Vec<_> =
+            images.iter().map(|(cluster_size, which)| scope.spawn(move || all(*cluster_size, *which))).collect();
         let judged = |thread: ScopedJoinHandle<'_, u64>| thread.join().unwrap_or_else(|panic| resume_unwind(panic));
         threads.into_iter().map(judged).sum()
     });
@@ -558,7 +590,8 @@ fn no_power_loss_in_long_random_sequences_loses_what_was_stable_or_shows_what_wa
         let mut random = sim::Rng::new(seed);
         let cluster_size = [512, 4096, 65536][random.below(3) as usize];
         let make = [rig::create as Make, rig::create_b][random.below(2) as usize];
-        let (image, model) = images(make, cluster_size).swap_remove(random.below(2) as usize);
+        let made = [images, forks][random.below(2) as usize];
+        let (image, model) = made(make, cluster_size).swap_remove(random.below(2) as usize);
         let mut run = Run::start(image, model, SMALL);
         for _ in 0..200 {
             run.step(ALPHABET[random.below(ALPHABET.len() as u64) as usize]);

@@ -143,7 +143,7 @@ fn a_layer_of_each_seam_sees_and_changes_what_passes() {
     let device = Arc::new(Device::new(Arc::clone(&noting) as _, identity, vec![Arc::new(Silent)], None));
     device.set_mode(Features::offered(false), true);
     let (file, mut batch) = (tempfile::tempfile().unwrap(), Batch::default());
-    let files = |file: &File| DataFiles { data: file.try_clone().unwrap(), buffered: file.try_clone().unwrap() };
+    let files = |file: &File| DataFiles::new(file.try_clone().unwrap(), file.try_clone().unwrap());
     let below = data::open(AioMode::Sync, Arc::new(Files::new(files(&file))), 64, data::Bare).unwrap();
     let path = Box::new(FailsEvery { below, nth: 3, writes: 0, failed: Vec::new() });
     let guest = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();

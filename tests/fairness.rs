@@ -144,7 +144,7 @@ fn serve(aio: AioMode) -> Served {
     };
     let server = std::thread::spawn(move || {
         let data = tempfile::tempfile().unwrap();
-        let files = DataFiles { data: data.try_clone().unwrap(), buffered: data };
+        let files = DataFiles::new(data.try_clone().unwrap(), data);
         let (stop, manager) = (EventFd::new(EFD_NONBLOCK).unwrap(), ServiceManager::default());
         let by = Supervised { stop: &stop, manager: &manager };
         let listen = ListenOn::Fd(number_of_its_own(&theirs));

@@ -8,11 +8,12 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
+use sim::disk::SimDisk;
 use sim::model::{Model, same};
 use sim::rig::{self, Rig};
-use vhost_user_zbd::qcow2::{Access, Image};
+use vhost_user_zbd::qcow2::{Comparison, MOST_BASES, compare_shapes};
 use vhost_user_zbd::store::{Action, Op, Refusal, Reply};
-use vhost_user_zbd::units::{Bytes, Sector};
+use vhost_user_zbd::units::{Bytes, Sector, ZoneIndex};
 use vhost_user_zbd::zone::{GeometryRequest, State};
 
 const ZONE: u64 = 64 * 1024;
@@ -34,14 +35,31 @@ fn geometry() -> GeometryRequest {
 /// A request with lengths in sectors, and whether a write goes to the pointer.
 #[derive(Clone, Copy, Debug)]
 enum Want {
-    Write { zone: u64, len: u64 },
-    WriteAt { zone: u64, sector: u64, len: u64 },
-    Append { zone: u64, len: u64 },
-    Manage { zone: u64, action: Action },
+    Write {
+        zone: u64,
+        len: u64,
+    },
+    WriteAt {
+        zone: u64,
+        sector: u64,
+        len: u64,
+    },
+    Append {
+        zone: u64,
+        len: u64,
+    },
+    Manage {
+        zone: u64,
+        action: Action,
+    },
     ResetAll,
     Flush,
     Reopen,
     Kill,
+    /// An orderly end, and an image on what is there, with clusters of this size.
+    Fork {
+        cluster_size: u64,
+    },
 }
 
 fn any_want() -> impl Strategy<Value = Want> {
@@ -57,6 +75,7 @@ fn any_want() -> impl Strategy<Value = Want> {
         1 => Just(Want::Flush),
         1 => Just(Want::Reopen),
         1 => Just(Want::Kill),
+        2 => prop::sample::select(vec![4096, 65536, 131_072, 2 << 20]).prop_map(|cluster_size| Want::Fork { cluster_size }),
     ]
 }
 
@@ -77,7 +96,7 @@ fn request(want: Want, model: &Model, stamp: u8) -> (Op, Vec<u8>) {
         Want::Append { zone, len } => (Op::Append { zone: sector(zone, 0), len: Bytes(len * 512) }, data(len)),
         Want::Manage { zone, action } => (Op::Manage { action, zone: sector(zone, 0) }, Vec::new()),
         Want::ResetAll => (Op::ResetAll, Vec::new()),
-        Want::Flush | Want::Reopen | Want::Kill => (Op::Flush, Vec::new()),
+        Want::Flush | Want::Reopen | Want::Kill | Want::Fork { .. } => (Op::Flush, Vec::new()),
     }
 }
 
@@ -98,7 +117,7 @@ fn compare(rig: &mut Rig, model: &Model) {
 /// No error in the image, and no leak unless some are allowed.
 fn check(rig: &Rig, leaks_allowed: bool) {
     let disk = Arc::new(rig.disk.after_kill());
-    let report = Image::open(disk, Access::ReadOnly).unwrap().check().unwrap();
+    let report = rig::look(&disk).unwrap().check().unwrap();
     assert_eq!(report.errors, 0, "{:?}", report.findings);
     assert!(leaks_allowed || report.leaks == 0, "{} leaks", report.leaks);
 }
@@ -111,11 +130,27 @@ fn crosses(op: Op, model: &Model) -> bool {
     model.zones[(offset / ZONE) as usize].state == State::NotWp && offset % ZONE + len.0 > ZONE
 }
 
+/// Runs a sequence on one image after the other, each on the one before, and on a flat image beside them.
 fn run_sequence(cluster_size: u64, wants: &[Want]) {
     let mut rig = Rig::open(rig::create(geometry(), Bytes(cluster_size)));
+    let mut flat = Rig::open(rig::create(geometry(), Bytes(cluster_size)));
     let mut model = Model::new(&geometry());
     let mut killed = false;
+    let mut bases = Vec::new();
     for (number, want) in wants.iter().enumerate() {
+        if let Want::Fork { cluster_size } = want
+            && rig.disk.bases().len() < MOST_BASES
+        {
+            rig.store.close().unwrap();
+            check(&rig, killed);
+            let base = Arc::new(rig.disk.after_kill());
+            bases.push((Arc::clone(&base), base.content()));
+            rig = Rig::open(rig::fork(&base, Bytes(*cluster_size)));
+            flat = Rig::open(Arc::new(flat.disk.after_kill()));
+            model = model.reopened();
+            killed = false;
+            continue;
+        }
         if matches!(want, Want::Reopen | Want::Kill) {
             killed |= matches!(want, Want::Kill);
             if matches!(want, Want::Reopen) {
@@ -125,6 +160,7 @@ fn run_sequence(cluster_size: u64, wants: &[Want]) {
             }
             let disk = Arc::new(rig.disk.after_kill());
             rig = Rig::open(disk);
+            flat = Rig::open(Arc::new(flat.disk.after_kill()));
             check(&rig, true);
             model = model.reopened();
             continue;
@@ -136,15 +172,36 @@ fn run_sequence(cluster_size: u64, wants: &[Want]) {
             continue;
         }
         let expected = model.run(op, &data);
+        assert_eq!(flat.run(op, data.clone()).0.is_ok(), expected.is_ok());
         let outcome = rig.run(op, data).0;
         assert!(same(op, outcome, expected), "request {number} {op:?}: {outcome:?} instead of {expected:?}");
     }
     compare(&mut rig, &model);
     rig.store.close().unwrap();
+    flat.store.close().unwrap();
+    assert_equal_images(&rig.disk, &flat.disk);
+    for (base, content) in bases {
+        assert!(base.content() == content, "a base has changed");
+    }
+}
+
+/// What `diff` finds of two images is nothing.
+fn assert_equal_images(first: &Arc<SimDisk>, second: &Arc<SimDisk>) {
+    let (mut first, mut second) = (rig::look(first).unwrap(), rig::look(second).unwrap());
+    assert_eq!(compare_shapes(&first, &second), []);
+    let mut comparison = Comparison::new(&mut first, &mut second).unwrap();
+    for zone in comparison.zones() {
+        assert_eq!(comparison.zone(ZoneIndex(zone), |_| ()).unwrap(), None);
+    }
+}
+
+/// How many sequences are run: `STORE_SEQUENCES` is for the long form.
+fn cases() -> u32 {
+    std::env::var("STORE_SEQUENCES").ok().and_then(|number| number.parse().ok()).unwrap_or(150)
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, rng_seed: RngSeed::Fixed(11), ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, rng_seed: RngSeed::Fixed(11), ..ProptestConfig::default() })]
 
     #[test]
     fn requests_one_at_a_time_end_as_in_the_model_across_restarts_and_kills(
@@ -388,7 +445,7 @@ fn nothing_is_mapped_ahead_of_a_zone_that_was_reset_meanwhile() {
     assert!(rig.outcome(slot).unwrap().is_ok());
     rig.drain();
     drop(rig);
-    let mut image = Image::open(disk, Access::ReadOnly).unwrap();
+    let image = rig::look(&disk).unwrap();
     let mut extents = Vec::new();
     image.extents(Bytes(4 << 20), Bytes(4 << 20), &mut extents, usize::MAX).unwrap();
     assert_eq!(extents.iter().map(|extent| extent.len.0).sum::<u64>(), 1 << 20, "{extents:?}");

@@ -23,7 +23,7 @@ use crate::convert::table::{self, Limits};
 use crate::convert::zloop::{Said, ZloopSource, ZloopTarget};
 use crate::convert::{self, Source, Target};
 use crate::logging;
-use crate::qcow2::{Access, ByteOrder, Image, MAGIC};
+use crate::qcow2::{ByteOrder, MAGIC};
 use crate::storage::file::FileMedium;
 use crate::store::ZoneInfo;
 use crate::units::{Bytes, ZoneIndex};
@@ -122,7 +122,7 @@ impl Args {
         }
         let mut magic = [0; 4];
         if (&file).read_exact(&mut magic).is_ok() && magic == MAGIC.to_be_bytes() {
-            let image = Image::open(image::hold_for_reading(&self.source)?, Access::ReadOnly)?;
+            let image = image::open_to_read(&self.source)?;
             return Ok((Form::Image, Box::new(ImageSource::new(image)?)));
         }
         let Some(zones) = &self.zones else {

@@ -10,9 +10,7 @@ use serde_json::json;
 use super::progress::Progress;
 use super::{image, output, size};
 use crate::observe::SCHEMA_VERSION;
-use crate::qcow2::{
-    Access, CompareError, Comparison, Image, Seen, ShapeDifference, Which, ZoneDifference, compare_shapes,
-};
+use crate::qcow2::{CompareError, Comparison, Image, Seen, ShapeDifference, Which, ZoneDifference, compare_shapes};
 use crate::storage::file::FileMedium;
 use crate::units::{Bytes, ZoneIndex};
 
@@ -71,8 +69,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
 /// An image that nobody may write to meanwhile, with all its write pointers right.
 fn open(path: &Path) -> Result<Image<FileMedium>> {
-    let storage = image::hold_for_reading(path)?;
-    Image::open(storage, Access::ReadOnly).with_context(|| path.display().to_string())
+    image::open_to_read(path)
 }
 
 /// Why a comparison ends early.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
+use crate::chain;
 use crate::logging;
-use crate::qcow2::{Image, OpenError};
+use crate::qcow2::{Access, Image, OpenError};
 use crate::storage::file::{self, FileMedium};
 use crate::storage::lock::{self, Purpose};
 use crate::store::ZoneInfo;
@@ -73,6 +74,17 @@ impl Opened {
         })?;
         Ok(chunk)
     }
+}
+
+/// An image whose data is read, which nobody else may be writing to, nor to the bases that it builds on. All its write pointers are
+/// right.
+pub(super) fn open_to_read(path: &Path) -> Result<Image<FileMedium>> {
+    let storage = hold_for_reading(path)?;
+    let open = || {
+        let base = chain::bases_of(path, &*storage)?.map(|chain| chain.base);
+        anyhow::Ok(Image::open_over(Arc::clone(&storage), Access::ReadOnly, base)?)
+    };
+    open().with_context(|| path.display().to_string())
 }
 
 /// The file of an image that is to be checked, which nobody else may be writing to.

@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::{image, output, size};
+use crate::chain;
 use crate::observe::info::Info;
 use crate::observe::versioned;
 use crate::qcow2::ByteOrder;
@@ -24,10 +25,12 @@ pub(super) fn run(path: &Path, as_json: bool) -> Result<ExitCode> {
         ByteOrder::Little => "little",
     };
     let on_disk = opened.file.metadata().with_context(|| path.display().to_string())?.blocks() * 512;
+    let bases = chain::names(path, &**opened.image.storage());
     if as_json {
         let info = json!({
             "format": "qcow2",
             "virtual_size": header.size.0,
+            "bases": bases,
             "cluster_size": header.cluster_size().0,
             "disk_size": on_disk,
             "layout": zoned.layout.name(),
@@ -56,6 +59,9 @@ pub(super) fn run(path: &Path, as_json: bool) -> Result<ExitCode> {
     };
     let mut facts = Facts::default();
     facts.add("image", path.display());
+    for base in &bases {
+        facts.add("builds on", base.display());
+    }
     facts.add("file format", "qcow2, zoned (host-managed)");
     facts.add("zoned layout", zoned.layout.title());
     facts.add("virtual size", size::show(header.size));
@@ -83,6 +89,9 @@ pub(super) fn run(path: &Path, as_json: bool) -> Result<ExitCode> {
 pub(super) fn served(info: &Info) -> String {
     let mut facts = Facts::default();
     facts.add("image", &info.image);
+    for base in &info.bases {
+        facts.add("builds on", base);
+    }
     facts.add("virtual size", size::show(Bytes(info.virtual_size)));
     facts.zones(&Zones {
         count: info.nr_zones,

@@ -12,6 +12,7 @@ mod cut;
 mod diff;
 mod disk;
 mod fault;
+mod fork;
 mod image;
 mod info;
 mod make;
@@ -73,6 +74,8 @@ enum Command {
     Trace(trace::Args),
     /// Make an image of a zloop directory or a raw file with a zone table, or the other way round.
     Convert(convert::Args),
+    /// Make an image that is as another one, without copying its data.
+    Fork(fork::Args),
     /// Check an image: exit status 0 clean, 2 errors, 3 leaks only, 1 could not check.
     Check(check::Args),
     /// Compare two images: exit status 0 equal, 1 different, 2 could not compare.
@@ -140,6 +143,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Ctl(args)) => ctl::run(&args),
         Some(Command::Trace(args)) => trace::run(&args),
         Some(Command::Convert(args)) => convert::run(&args),
+        Some(Command::Fork(args)) => fork::run(&args),
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Diff(args)) => diff::run(&args),
         Some(Command::Resize(args)) => resize::run(&args),

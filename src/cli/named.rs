@@ -61,7 +61,7 @@ use Means::{Always, Count, Never, Preset, Size};
 
 /// How qemu-img's options say no.
 const OFF: Means = Always(&["off", "no", "false", "n"]);
-pub(super) const BACKING: &str = "a zoned image has no backing file";
+pub(super) const BACKING: &str = "an image on a base is made by fork BASE CHILD";
 pub(super) const ENCRYPTION: &str = "a zoned image is not encrypted";
 const DATA_FILE: &str = "a zoned image holds its data itself";
 

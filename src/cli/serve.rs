@@ -17,9 +17,10 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use super::named::Wanted;
 use super::verbosity::Verbosity;
 use super::{cut, fault, image, make, process, size, trace};
+use crate::chain::{self, Chain};
 use crate::logging;
 use crate::power::{self, Switch, VolatileCache, Words};
-use crate::qcow2::ByteOrder;
+use crate::qcow2::{self, ByteOrder, ForkOptions};
 use crate::sandbox;
 use crate::service::ServiceManager;
 use crate::storage::file::FileMedium;
@@ -88,6 +89,10 @@ pub(super) struct Args {
     /// them.
     #[arg(long, value_name = "SIZE,NAME=VALUE,...", conflicts_with = "read_only")]
     create: Option<String>,
+    /// Keep what is written in a file without a name, which is gone when this process ends; the image is never written, and others
+    /// may serve it so at the same time. The file is made in $TMPDIR, or else in /var/tmp.
+    #[arg(long, conflicts_with_all = ["read_only", "create"])]
+    snapshot: bool,
     /// Serve a read-only disk; the image is never written.
     #[arg(long)]
     read_only: bool,
@@ -162,13 +167,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     };
     create_absent(path, args)?;
     let cut = args.power_cut.as_deref().map(planned_cut).transpose()?;
-    let (store, files) = open(path, args).with_context(name)?;
+    let Opened { store, files, bases } = open(path, args).with_context(name)?;
     for clamp in store.clamps() {
         log::warn!("{}: {} {} cannot be reached: {} is in force", name(), clamp.field, clamp.from, clamp.to);
     }
     let observers = Observers {
         // From other folders and beside other daemons a relative name says nothing.
-        image: std::path::absolute(path)?.display().to_string(),
+        image: absolute(path)?,
+        bases: bases.iter().map(|base| absolute(base)).collect::<Result<_>>()?,
         trace: args.trace.as_ref().map(|path| trace::open(path, store.geometry())).transpose()?,
         control_path: args.control_path.clone(),
     };
@@ -181,6 +187,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     served?;
     closed?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn absolute(path: &Path) -> Result<String> {
+    Ok(std::path::absolute(path)?.display().to_string())
 }
 
 fn is_volatile(args: &Args) -> bool {
@@ -244,11 +254,23 @@ fn listen_on(args: &Args) -> ListenOn {
     }
 }
 
-fn open(path: &Path, args: &Args) -> Result<(Arc<ZonedStore<FileMedium>>, DataFiles)> {
-    let file = image::open_file(path, OpenOptions::new().read(true).write(!args.read_only))?;
+/// An image that is open to be served.
+struct Opened {
+    store: Arc<ZonedStore<FileMedium>>,
+    files: DataFiles,
+    /// The files of its bases.
+    bases: Vec<PathBuf>,
+}
+
+fn open(path: &Path, args: &Args) -> Result<Opened> {
+    let (file, chain) = if args.snapshot { throw_away(path)? } else { image_with_bases(path, args)? };
     let purpose = if args.read_only { Purpose::Read } else { Purpose::Write };
     lock::lock_image(&file, purpose)?;
-    let files = DataFiles { data: data_file(&file, args)?, buffered: reopen(&file, args, 0)? };
+    let (base, bases, names) = match chain {
+        Some(Chain { base, files, names }) => (Some(base), files, names),
+        None => (None, Vec::new(), Vec::new()),
+    };
+    let files = DataFiles { data: data_file(&file, args)?, buffered: reopen(&file, args, 0)?, bases };
     lock::hold(&files.data, purpose)?;
     lock::hold(&files.buffered, purpose)?;
     let storage = Arc::new(FileMedium::new(file));
@@ -257,7 +279,7 @@ fn open(path: &Path, args: &Args) -> Result<(Arc<ZonedStore<FileMedium>>, DataFi
         write_granularity: Bytes(u64::from(args.block_size)),
         hold_resets: is_volatile(args),
     };
-    let store = ZonedStore::open(Arc::clone(&storage), options)?;
+    let store = ZonedStore::open_over(Arc::clone(&storage), base, options)?;
     if !args.read_only {
         storage.expect_words(store.pointer_table());
         if matches!(args.cache, Cache::None) {
@@ -265,7 +287,27 @@ fn open(path: &Path, args: &Args) -> Result<(Arc<ZonedStore<FileMedium>>, DataFi
             store.set_allocator(Box::new(move |range| storage.allocate(range)));
         }
     }
-    Ok((Arc::new(store), files))
+    Ok(Opened { store: Arc::new(store), files, bases: names })
+}
+
+/// The file of the image, and the bases that it builds on.
+fn image_with_bases(path: &Path, args: &Args) -> Result<(File, Option<Chain>)> {
+    let file = image::open_file(path, OpenOptions::new().read(true).write(!args.read_only))?;
+    // The lock of the image comes first: whoever is refused learns who has it.
+    lock::lock_image(&file, if args.read_only { Purpose::Read } else { Purpose::Write })?;
+    let chain = chain::bases_of(path, &FileMedium::new(reopen(&file, args, 0)?))?;
+    Ok((file, chain))
+}
+
+/// A new image on the one at `path`, in a file that has no name and is gone with this process.
+fn throw_away(path: &Path) -> Result<(File, Option<Chain>)> {
+    let chain = chain::open(path)?;
+    let folder = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
+    let file = tempfile::tempfile_in(&folder);
+    let file = file.with_context(|| format!("--snapshot: no file can be made in {} (TMPDIR)", folder.display()))?;
+    let options = ForkOptions::of(&chain.base, path.display().to_string());
+    qcow2::fork(&FileMedium::new(file.try_clone()?), &chain.base, &options)?;
+    Ok((file, Some(chain)))
 }
 
 /// The descriptor for the guest's data: past the page cache where that is asked for.

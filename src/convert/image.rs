@@ -62,7 +62,7 @@ impl<M: Medium> Source for ImageSource<M> {
             zeros.fill(0);
             let (now, later) = later.split_at_mut(usize::try_from(data)?);
             if let Some(extent) = extent {
-                self.image.storage().read_at(extent.file, now).context("the image cannot be read")?;
+                self.image.read_extent(&extent, now).context("the image cannot be read")?;
             }
             rest = later;
             at += hole + data;

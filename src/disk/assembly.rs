@@ -8,13 +8,14 @@ use super::Disk;
 use super::error::{DiskError, ImageError};
 use super::guest::{Guest, NoMemory, RING};
 use super::shape::{Opening, Shape};
+use crate::chain;
 use crate::device::requests::Requests;
 use crate::device::router::{Bell, Rung};
 use crate::device::{Device, Identity};
 use crate::io::{DataPath, OverMedium};
 use crate::power::cache::DEFAULT_SIZE;
 use crate::power::{Power, Switch, VolatileCache};
-use crate::qcow2;
+use crate::qcow2::{self, Base};
 use crate::storage::Medium;
 use crate::storage::file::{FileMedium, open_regular};
 use crate::storage::lock::{self, Purpose};
@@ -41,7 +42,7 @@ pub(super) fn in_memory(shape: &Shape) -> Result<Disk, DiskError> {
     let make = || {
         let medium = Arc::new(MemoryMedium::default());
         qcow2::create(&*medium, &shape.image())?;
-        assemble(medium, Opening::default().block(shape.block))
+        assemble(medium, None, Opening::default().block(shape.block))
     };
     named(IN_MEMORY.to_owned(), make)
 }
@@ -54,7 +55,7 @@ pub(super) fn create(path: &Path, shape: &Shape) -> Result<Disk, DiskError> {
             lock::lock_image(&file, Purpose::Write)?;
             let medium = Arc::new(FileMedium::new(file));
             qcow2::create(&*medium, &shape.image())?;
-            assemble(medium, Opening::default().block(shape.block))
+            assemble(medium, None, Opening::default().block(shape.block))
         };
         filled().inspect_err(|_| {
             // What was begun is worth nothing; the first error is the one to tell.
@@ -71,7 +72,10 @@ pub(super) fn open(path: &Path, opening: Opening) -> Result<Disk, DiskError> {
         options.read(true).write(!opening.read_only);
         let file = open_regular(path, &mut options, "a qcow2 image in a file").map_err(ImageError::File)?;
         lock::lock_image(&file, purpose)?;
-        assemble(Arc::new(FileMedium::new(file)), opening)
+        let medium = Arc::new(FileMedium::new(file));
+        let chain = chain::bases_of(path, &medium).map_err(|why| ImageError::Base(Box::new(why)))?;
+        let base = chain.map(|chain| chain.base);
+        assemble(medium, base, opening)
     };
     named(path.display().to_string(), make)
 }
@@ -80,18 +84,19 @@ fn named(name: String, make: impl FnOnce() -> Result<Disk, ImageError>) -> Resul
     make().map_err(|why| DiskError::Image { name, why })
 }
 
-fn assemble<M: Medium + 'static>(medium: Arc<M>, opening: Opening) -> Result<Disk, ImageError> {
+fn assemble<M: Medium + 'static>(medium: Arc<M>, base: Option<Base>, opening: Opening) -> Result<Disk, ImageError> {
     let Opening { block, read_only } = opening;
     let options = OpenOptions { read_only, write_granularity: block, hold_resets: true };
     let check = block_size(block)?;
-    let store = Arc::new(ZonedStore::open(Arc::clone(&medium), options)?);
+    let bases = base.as_ref().map(Base::media).unwrap_or_default();
+    let store = Arc::new(ZonedStore::open_over(Arc::clone(&medium), base, options)?);
     let identity = Identity {
         serial: Default::default(),
         max_append: longest_append(store.geometry(), check)?,
         block,
         write_through: false,
     };
-    let (cache, path) = stacked(Arc::clone(&store), medium, block);
+    let (cache, path) = stacked(Arc::clone(&store), OverMedium::over(medium, bases), block);
     let (bell, work) = (Arc::new(Rung::default()), Arc::new(Rung::default()));
     let device = Device::cached(cache, identity, vec![Arc::clone(&bell) as Arc<dyn Bell>], None);
     device.set_mode(Features::offered(read_only), true);
@@ -107,15 +112,15 @@ fn assemble<M: Medium + 'static>(medium: Arc<M>, opening: Opening) -> Result<Dis
     Ok(Disk { requests, guest, device, gate, power: Power::On, bell, work, batch: Batch::default(), close })
 }
 
-/// The layers over a store and over its medium, from below. A layer more has its place here.
+/// The layers over a store and over its data path, from below. A layer more has its place here.
 fn stacked<M: Medium + 'static>(
     store: Arc<ZonedStore<M>>,
-    medium: Arc<M>,
+    path: OverMedium<M>,
     block: Bytes,
 ) -> (Arc<VolatileCache>, Box<dyn DataPath + Send>) {
     let switch = Arc::new(Switch::new(usize::from(QUEUE) + 1));
     let cache = Arc::new(VolatileCache::new(store, switch, block, DEFAULT_SIZE));
-    (cache, Box::new(OverMedium::new(medium)))
+    (cache, Box::new(path))
 }
 
 fn block_size(block: Bytes) -> Result<u32, ImageError> {

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use crate::chain::ChainError;
 use crate::observe::Rule;
 use crate::power::CutError;
 use crate::qcow2::CreateError;
@@ -76,6 +77,9 @@ impl DiskError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ImageError {
+    /// The image that it builds on is not to be had.
+    #[error(transparent)]
+    Base(Box<ChainError>),
     /// Its file cannot be opened, or not be made.
     #[error("the file cannot be opened: {0}")]
     File(io::Error),

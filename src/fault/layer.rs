@@ -278,9 +278,9 @@ impl Faults {
                 let mut at = read.start;
                 for segment in segments.iter() {
                     let end = at + length(segment);
-                    if let Segment::File { offset, .. } = segment {
+                    if let Segment::File { depth, offset, .. } = segment {
                         let here = changed.iter().filter_map(|patch| patch.within(at, end));
-                        patches.extend(here.map(|patch| Patch { at: offset.0 + (patch.at - at), ..patch }));
+                        patches.extend(here.map(|patch| (*depth, Patch { at: offset.0 + (patch.at - at), ..patch })));
                     }
                     at = end;
                 }
@@ -412,9 +412,9 @@ fn zeroed(segments: &[Segment], mut at: u64, part: &Range<u64>) -> Vec<Segment> 
             let len = Bytes(to - from);
             match segment {
                 _ if from == to => {}
-                Segment::File { offset, .. } if !zeros => {
+                Segment::File { depth, offset, .. } if !zeros => {
                     let offset = FileOffset(offset.0 + (from - at));
-                    out.push(Segment::File { offset, len });
+                    out.push(Segment::File { depth: *depth, offset, len });
                 }
                 _ => out.push(Segment::Zero { len }),
             }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::store::Tag;
+use crate::units::Depth;
 
 /// Bytes that a read brings otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,16 +54,16 @@ impl Patch {
 #[derive(Debug, Default)]
 pub(super) struct Patches {
     some: AtomicUsize,
-    of: Mutex<HashMap<Tag, Vec<Patch>>>,
+    of: Mutex<HashMap<Tag, Vec<(Depth, Patch)>>>,
 }
 
 impl Patches {
-    fn of(&self) -> MutexGuard<'_, HashMap<Tag, Vec<Patch>>> {
+    fn of(&self) -> MutexGuard<'_, HashMap<Tag, Vec<(Depth, Patch)>>> {
         self.of.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is wrong about the read that begins now.
-    pub(super) fn set(&self, tag: Tag, patches: Vec<Patch>) {
+    /// What is wrong about the read that begins now, in which file of the chain.
+    pub(super) fn set(&self, tag: Tag, patches: Vec<(Depth, Patch)>) {
         let mut of = self.of();
         of.insert(tag, patches);
         self.some.store(of.len(), Ordering::Release);
@@ -74,11 +75,11 @@ impl Patches {
         self.some.load(Ordering::Acquire) != 0
     }
 
-    /// Those of a read in a range of the file.
-    pub(super) fn within(&self, tag: Tag, from: u64, to: u64) -> Vec<Patch> {
+    /// Those of a read in a range of a file of the chain.
+    pub(super) fn within(&self, tag: Tag, depth: Depth, from: u64, to: u64) -> Vec<Patch> {
         let of = self.of();
         let all = of.get(&tag).map(Vec::as_slice).unwrap_or_default();
-        all.iter().filter_map(|patch| patch.within(from, to)).collect()
+        all.iter().filter(|(of, _)| *of == depth).filter_map(|(_, patch)| patch.within(from, to)).collect()
     }
 
     pub(super) fn clear(&self, tag: Tag) {

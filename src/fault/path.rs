@@ -43,7 +43,8 @@ impl Reads {
     #[cold]
     fn wrong(&self, transfer: &Transfer) -> Option<Wrong> {
         let tag = Tag { queue: self.queue, slot: transfer.slot() };
-        let patches = self.shared.patches.within(tag, transfer.offset, transfer.offset.saturating_add(transfer.len));
+        let (depth, from) = (transfer.depth, transfer.offset);
+        let patches = self.shared.patches.within(tag, depth, from, from.saturating_add(transfer.len));
         (!patches.is_empty()).then_some(Wrong { token: transfer.token, transfer: *transfer, patches })
     }
 }

@@ -203,7 +203,7 @@ fn run(store: &ZonedStore<Metered>, storage: &Metered, op: Op) {
 fn transfer(storage: &Metered, kind: IoKind, segments: &[Segment]) -> IoResult {
     let image = Image::open(Arc::new(storage.inner.clone()), Access::ReadOnly).unwrap();
     for segment in segments {
-        let Segment::File { offset, len } = *segment else { continue };
+        let Segment::File { offset, len, .. } = *segment else { continue };
         if let Some(metadata) = image.metadata_in(offset, len) {
             panic!("data is to be in {metadata}: {segment:?}");
         }

@@ -32,7 +32,8 @@ const SHARED_READ: u64 = 64 * 1024;
 pub(super) struct AtOnce<P> {
     below: P,
     files: Arc<Files>,
-    cached: Cached,
+    /// One for each file of the chain.
+    cached: Vec<Cached>,
     /// What is over and was not handed out.
     done: Vec<Completion>,
     /// A long read that waits for another one to be done beside it, or for the end of the batch.
@@ -49,7 +50,7 @@ pub(super) trait Landing: DataPath {
 
 impl<P: Landing> AtOnce<P> {
     pub(super) fn new(below: P, files: Arc<Files>) -> Self {
-        let cached = Cached::new(files.buffered_file());
+        let cached = files.buffered_files().map(Cached::new).collect();
         Self { below, files, cached, done: Vec::new(), held: None, shared: false }
     }
 
@@ -58,10 +59,10 @@ impl<P: Landing> AtOnce<P> {
     /// As for [`DataPath::submit`].
     unsafe fn now_or_below(&mut self, transfer: Transfer) {
         // SAFETY: the caller promises that buffers and memory are valid.
-        let now = match unsafe { self.files.choose(&transfer) } {
-            (_, true) => None,
+        let now = match (unsafe { self.files.choose(&transfer) }, self.cached.get_mut(usize::from(transfer.depth.0))) {
             // SAFETY: as above.
-            (fd, false) => unsafe { self.cached.try_now(fd, &transfer) },
+            ((fd, false), Some(cached)) => unsafe { cached.try_now(fd, &transfer) },
+            _ => None,
         };
         match now {
             Some(result) => self.done.push(Completion { token: transfer.token, result }),
@@ -129,7 +130,7 @@ struct Cached {
 }
 
 impl Cached {
-    /// `file` is the image, through the page cache.
+    /// `file` is one of the chain, through the page cache.
     fn new(file: &File) -> Self {
         let memory = fstatfs(file.as_fd()).is_ok_and(|system| system.filesystem_type() == TMPFS_MAGIC);
         Self { memory, reads: true, writes_from: None }

@@ -3,11 +3,14 @@
 //! With `--cache none` the data file is open with O_DIRECT. The kernel then wants memory, position and length
 //! aligned; a request that is not goes through the page cache instead, which is slower and just as right. Both
 //! descriptors are of the same file, and the kernel keeps them coherent.
+//!
+//! Bases of the image are read through the page cache always: the same base is read for many images.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 
 use super::Transfer;
+use crate::units::Depth;
 
 /// The image file, opened twice.
 #[derive(Debug)]
@@ -16,6 +19,15 @@ pub struct DataFiles {
     pub data: File,
     /// For what O_DIRECT does not take, and for fdatasync; never open with O_DIRECT.
     pub buffered: File,
+    /// The bases that the image builds on, each above the one that it builds on itself.
+    pub bases: Vec<File>,
+}
+
+impl DataFiles {
+    /// The file of an image without bases.
+    pub fn new(data: File, buffered: File) -> Self {
+        Self { data, buffered, bases: Vec::new() }
+    }
 }
 
 /// What a file system that does not say asks for at most.
@@ -48,6 +60,9 @@ impl Files {
     ///
     /// The iovecs of the transfer are valid.
     pub(super) unsafe fn choose(&self, transfer: &Transfer) -> (RawFd, bool) {
+        if let Some(base) = self.base(transfer.depth) {
+            return (base.as_raw_fd(), false);
+        }
         // SAFETY: the caller promises the same.
         self.choose_for(transfer.offset, unsafe { transfer.iovecs() }, !transfer.buffered)
     }
@@ -67,9 +82,13 @@ impl Files {
         }
     }
 
-    /// The file through the page cache.
-    pub(super) fn buffered_file(&self) -> &File {
-        &self.files.buffered
+    fn base(&self, depth: Depth) -> Option<&File> {
+        self.files.bases.get(usize::from(depth.0).checked_sub(1)?)
+    }
+
+    /// The files of the chain through the page cache, the image first.
+    pub(super) fn buffered_files(&self) -> impl Iterator<Item = &File> {
+        std::iter::once(&self.files.buffered).chain(&self.files.bases)
     }
 
     /// The descriptor that goes through the page cache.
@@ -110,7 +129,7 @@ mod tests {
     #[test]
     fn only_an_aligned_transfer_goes_past_the_page_cache() {
         let file = tempfile::tempfile().unwrap();
-        let files = DataFiles { data: file.try_clone().unwrap(), buffered: file };
+        let files = DataFiles::new(file.try_clone().unwrap(), file);
         let mut files = Files::new(files);
         assert!(files.direct.is_none());
         assert_eq!(files.choose_for(1, &[buffer(3, 5)], true), (files.files.data.as_raw_fd(), false));

@@ -38,7 +38,7 @@ impl Run {
     /// Whether one transfer goes on where another ends.
     fn joins(last: &Transfer, next: &Transfer) -> bool {
         last.offset.checked_add(last.len) == Some(next.offset)
-            && (last.write, last.buffered) == (next.write, next.buffered)
+            && (last.write, last.buffered, last.depth) == (next.write, next.buffered, next.depth)
             && last.len < LARGE
             && next.len < LARGE
     }

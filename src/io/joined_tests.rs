@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
+use crate::units::Depth;
 
 const BLOCK: u64 = 4096;
 
@@ -16,6 +17,7 @@ fn transfer(token: u64, offset: u64, buffers: &[libc::iovec]) -> Transfer {
         write: true,
         buffered: false,
         beside: false,
+        depth: Depth::TOP,
         offset,
         len,
         buffers: buffers.as_ptr(),
@@ -67,6 +69,7 @@ fn only_what_goes_on_from_the_last_is_joined() {
         ("what comes before it", Transfer { offset: 6 * BLOCK, ..next }),
         ("the other direction", Transfer { write: false, ..next }),
         ("through the page cache", Transfer { buffered: true, ..next }),
+        ("of another file", Transfer { depth: Depth(1), ..next }),
         ("a large one", Transfer { len: LARGE, ..next }),
         ("more buffers than a call takes", Transfer { count: MAX_BUFFERS, ..next }),
     ];

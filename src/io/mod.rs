@@ -35,6 +35,8 @@ pub(crate) use over_medium::carry;
 use plain::Plain;
 use uring::Uring;
 
+use crate::units::Depth;
+
 /// One file operation: a vectored read or write.
 #[derive(Clone, Copy, Debug)]
 pub struct Transfer {
@@ -47,6 +49,8 @@ pub struct Transfer {
     pub buffered: bool,
     /// Is begun right away beside what the calling thread does next, where the path can do that.
     pub beside: bool,
+    /// Which file of the chain; writes are to the image itself.
+    pub depth: Depth,
     /// Where it begins in the file, in bytes.
     pub offset: u64,
     /// Bytes in all buffers.

@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use std::sync::Arc;
 
 use super::{Completion, DataPath, Transfer};
+use crate::qcow2::BaseMedium;
 use crate::storage::Medium;
 use crate::units::FileOffset;
 
@@ -15,6 +16,8 @@ const KEPT: usize = 1 << 20;
 /// Does each transfer and sync when it is taken.
 pub struct OverMedium<M> {
     medium: Arc<M>,
+    /// The bases that the image builds on, each above the one that it builds on itself.
+    bases: Vec<BaseMedium>,
     bytes: Vec<u8>,
     done: Vec<Completion>,
 }
@@ -22,14 +25,25 @@ pub struct OverMedium<M> {
 impl<M: Medium> OverMedium<M> {
     /// A path to this medium.
     pub fn new(medium: Arc<M>) -> Self {
-        Self { medium, bytes: Vec::new(), done: Vec::new() }
+        Self::over(medium, Vec::new())
+    }
+
+    /// The same, with the bases of the image in it.
+    pub fn over(medium: Arc<M>, bases: Vec<BaseMedium>) -> Self {
+        Self { medium, bases, bytes: Vec::new(), done: Vec::new() }
     }
 }
 
 impl<M: Medium> DataPath for OverMedium<M> {
     unsafe fn submit(&mut self, transfer: Transfer) {
+        let base = usize::from(transfer.depth.0).checked_sub(1).and_then(|at| self.bases.get(at));
         // SAFETY: the caller promises that the buffers are valid.
-        let carried = unsafe { carry(&*self.medium, &transfer, transfer.len, &mut self.bytes) };
+        let carried = unsafe {
+            match base {
+                Some(base) => carry(base, &transfer, transfer.len, &mut self.bytes),
+                None => carry(&*self.medium, &transfer, transfer.len, &mut self.bytes),
+            }
+        };
         let done = || i32::try_from(transfer.len).unwrap_or(i32::MAX);
         let result = carried.map_or_else(|error| code_of(&error), |()| done());
         self.bytes.clear();
@@ -98,6 +112,7 @@ mod tests {
     use super::*;
     use crate::storage::memory::MemoryMedium;
     use crate::storage::{Layer, Layered};
+    use crate::units::Depth;
 
     /// A medium that takes no write and no flush, and says why not.
     struct Refusing {
@@ -130,8 +145,17 @@ mod tests {
         let len = buffers.iter().map(|buffer| buffer.iov_len as u64).sum();
         let (buffers, count) = (buffers.as_slice(), buffers.len());
         let mut path = OverMedium::new(Arc::clone(medium));
-        let transfer =
-            Transfer { token: 7, write, buffered: false, beside: false, offset, len, buffers: buffers.as_ptr(), count };
+        let transfer = Transfer {
+            token: 7,
+            write,
+            buffered: false,
+            beside: false,
+            depth: Depth::TOP,
+            offset,
+            len,
+            buffers: buffers.as_ptr(),
+            count,
+        };
         // SAFETY: the buffers and what they name outlive the path, and nobody uses them meanwhile.
         unsafe { path.submit(transfer) };
         path.sync(8);

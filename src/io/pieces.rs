@@ -6,7 +6,7 @@
 
 use super::Transfer;
 use crate::store::{IoResult, Segment};
-use crate::units::Bytes;
+use crate::units::{Bytes, Depth};
 
 /// Most buffers of one system call (IOV_MAX of Linux).
 const MAX_BUFFERS: usize = 1024;
@@ -22,6 +22,7 @@ const KEPT: usize = 64;
 struct Piece {
     /// Where it begins in the request's data, now.
     at: u64,
+    depth: Depth,
     /// Where it begins in the file, now.
     offset: u64,
     left: u64,
@@ -87,14 +88,15 @@ impl Pieces {
         self.recycle();
         self.write = write;
         let total: u64 = guest.iter().map(|buffer| buffer.iov_len as u64).sum();
-        if let [Segment::File { offset, len }] = segments
+        if let [Segment::File { depth, offset, len }] = segments
+            && (!write || *depth == Depth::TOP)
             && len.0 == total
             && total != 0
             && guest.len() <= MAX_BUFFERS
         {
             // The one that is common: the buffers are taken as they are.
             std::mem::swap(&mut self.buffers, guest);
-            self.add_piece(0, offset.0, len.0, 0);
+            self.add_piece(0, *depth, offset.0, len.0, 0);
         } else {
             self.cut(segments, guest, &mut zero)?;
         }
@@ -126,13 +128,14 @@ impl Pieces {
                     }
                     cursor.rest = &[];
                 }
-                Segment::File { offset, len } => {
+                Segment::File { depth, .. } if self.write && depth != Depth::TOP => return Err(Mismatch),
+                Segment::File { depth, offset, len } => {
                     let mut left = len.0;
                     while left > 0 {
                         let first = self.buffers.len();
                         let buffers = &mut self.buffers;
                         let taken = cursor.take(left, MAX_BUFFERS, |buffer| buffers.push(buffer))?;
-                        self.add_piece(at, offset.0 + (len.0 - left), taken, first);
+                        self.add_piece(at, depth, offset.0 + (len.0 - left), taken, first);
                         at += taken;
                         left -= taken;
                     }
@@ -142,9 +145,9 @@ impl Pieces {
         if cursor.rest.is_empty() { Ok(()) } else { Err(Mismatch) }
     }
 
-    fn add_piece(&mut self, at: u64, offset: u64, left: u64, first: usize) {
+    fn add_piece(&mut self, at: u64, depth: Depth, offset: u64, left: u64, first: usize) {
         let end = self.buffers.len();
-        self.pieces.push(Piece { at, offset, left, first, end, retries: 0, buffered: false });
+        self.pieces.push(Piece { at, depth, offset, left, first, end, retries: 0, buffered: false });
     }
 
     /// Marks the only operation of a request without data: a sync.
@@ -161,10 +164,10 @@ impl Pieces {
     /// What is left of a piece, as a transfer with this token. Its iovecs stay where they are until
     /// [`completed`](Self::completed) was called for the piece, or [`recycle`](Self::recycle).
     pub fn transfer(&self, index: usize, token: u64) -> Option<Transfer> {
-        let Piece { offset, left: len, first, end, buffered, .. } = *self.pieces.get(index)?;
+        let Piece { depth, offset, left: len, first, end, buffered, .. } = *self.pieces.get(index)?;
         let buffers = self.buffers.get(first..end)?;
         let (buffers, count) = (buffers.as_ptr(), buffers.len());
-        Some(Transfer { token, write: self.write, buffered, beside: false, offset, len, buffers, count })
+        Some(Transfer { token, write: self.write, buffered, beside: false, depth, offset, len, buffers, count })
     }
 
     /// Takes the result of a sync.

@@ -9,7 +9,7 @@ fn guest(parts: &[(usize, usize)]) -> Vec<libc::iovec> {
 }
 
 fn file(offset: u64, len: u64) -> Segment {
-    Segment::File { offset: FileOffset(offset), len: Bytes(len) }
+    Segment::File { depth: Depth::TOP, offset: FileOffset(offset), len: Bytes(len) }
 }
 
 fn zero(len: u64) -> Segment {

@@ -17,7 +17,7 @@ fn rig(mode: AioMode, depth: u16) -> Rig {
 }
 
 fn rig_of(mode: AioMode, depth: u16, file: File) -> Rig {
-    let data = DataFiles { data: file.try_clone().unwrap(), buffered: file.try_clone().unwrap() };
+    let data = DataFiles::new(file.try_clone().unwrap(), file.try_clone().unwrap());
     Rig { path: open(mode, Arc::new(Files::new(data)), depth, Bare).unwrap(), file }
 }
 
@@ -47,6 +47,7 @@ fn transfers_come_back_with_their_token_and_length() {
             write: true,
             buffered: false,
             beside: false,
+            depth: Depth::TOP,
             offset: 512,
             len: 1024,
             buffers: buffers.as_ptr(),
@@ -73,7 +74,17 @@ fn a_read_past_the_end_is_short_and_what_the_file_refuses_is_an_error() {
         let buffers = [iovec(&mut bytes)];
         let transfer = |token, offset| {
             let (buffers, count) = (buffers.as_ptr(), 1);
-            Transfer { token, write: false, buffered: false, beside: false, offset, len: 512, buffers, count }
+            Transfer {
+                token,
+                write: false,
+                buffered: false,
+                beside: false,
+                depth: Depth::TOP,
+                offset,
+                len: 512,
+                buffers,
+                count,
+            }
         };
         // SAFETY: the buffer outlives the waits below.
         unsafe {
@@ -102,6 +113,7 @@ fn more_transfers_than_the_ring_holds_all_complete() {
                     write: true,
                     buffered: false,
                     beside: false,
+                    depth: Depth::TOP,
                     offset,
                     len: 64,
                     buffers: buffer,
@@ -119,13 +131,22 @@ fn more_transfers_than_the_ring_holds_all_complete() {
 #[test]
 fn a_ring_is_dropped_only_after_its_last_transfer() {
     let file = tempfile::tempfile().unwrap();
-    let data = DataFiles { data: file.try_clone().unwrap(), buffered: file.try_clone().unwrap() };
+    let data = DataFiles::new(file.try_clone().unwrap(), file.try_clone().unwrap());
     let mut ring = Uring::new(Arc::new(Files::new(data)), 8).unwrap();
     let mut bytes = vec![5; 1 << 20];
     let buffers = [iovec(&mut bytes)];
     let (buffers, count) = (buffers.as_ptr(), 1);
-    let transfer =
-        Transfer { token: 0, write: true, buffered: false, beside: false, offset: 0, len: 1 << 20, buffers, count };
+    let transfer = Transfer {
+        token: 0,
+        write: true,
+        buffered: false,
+        beside: false,
+        depth: Depth::TOP,
+        offset: 0,
+        len: 1 << 20,
+        buffers,
+        count,
+    };
     // SAFETY: the buffer outlives the ring.
     unsafe { ring.submit(transfer) };
     drop(ring);
@@ -148,6 +169,7 @@ fn long_reads_of_a_batch_all_complete_with_their_bytes() {
                 write: false,
                 buffered: false,
                 beside: false,
+                depth: Depth::TOP,
                 offset,
                 len: LEN as u64,
                 buffers: buffer,
@@ -175,6 +197,7 @@ fn what_ends_in_memory_is_done_at_once_and_nothing_is_left_in_flight() {
             write,
             buffered: false,
             beside: false,
+            depth: Depth::TOP,
             offset: 8192,
             len: 4096,
             buffers: &buffer,
@@ -194,8 +217,17 @@ fn what_ends_in_memory_is_done_at_once_and_nothing_is_left_in_flight() {
 fn in_a_row(rig: &mut Rig, write: bool, buffers: &[libc::iovec]) -> Vec<Completion> {
     for (index, buffer) in buffers.iter().enumerate() {
         let (token, offset) = (index as u64, 4096 * index as u64);
-        let transfer =
-            Transfer { token, write, buffered: false, beside: false, offset, len: 4096, buffers: buffer, count: 1 };
+        let transfer = Transfer {
+            token,
+            write,
+            buffered: false,
+            beside: false,
+            depth: Depth::TOP,
+            offset,
+            len: 4096,
+            buffers: buffer,
+            count: 1,
+        };
         // SAFETY: iovecs and buffers outlive the wait below.
         unsafe { rig.path.submit(transfer) };
     }

@@ -10,6 +10,9 @@ use crate::power::{CutOutcome, PowerStatus};
 pub struct Info {
     /// The image: an absolute path.
     pub image: String,
+    /// The images that it builds on, each above the one that it builds on itself; with --snapshot the image itself is the first.
+    #[serde(default)]
+    pub bases: Vec<String>,
     /// This program's version.
     pub version: String,
     /// The process.

@@ -448,8 +448,13 @@ impl<S: Medium> Image<S> {
 
     /// Maps every cluster of a range of the device (rounded out to clusters, cut at the device's end). New clusters
     /// read as zeros, also after a loss of power, and lie in runs as long as the reservation allows. After an error
-    /// part of the range may be mapped, and the call can be repeated.
+    /// part of the range may be mapped, and the call can be repeated. What a base shows there is copied to them.
     pub fn map(&mut self, start: Bytes, len: Bytes) -> Result<(), MapError> {
+        self.map_without(start, len, 0..0)
+    }
+
+    /// The same, and what the base shows in `hidden` reads as zeros.
+    pub fn map_without(&mut self, start: Bytes, len: Bytes, hidden: Range<u64>) -> Result<(), MapError> {
         self.check_writable()?;
         let clusters = self.guest_clusters(start, len);
         let missing = self.count_missing(clusters.clone())?;
@@ -459,7 +464,18 @@ impl<S: Medium> Image<S> {
         self.reserve_up_to(missing.clusters)?;
         // Tables first, so that they do not part the data.
         self.add_tables(clusters.clone())?;
-        self.add_data(clusters)
+        self.add_data(clusters, &hidden)
+    }
+
+    /// Reserves and adds the L2 tables that a range of guest clusters lacks.
+    pub(super) fn add_tables_for(&mut self, clusters: Range<u64>) -> Result<(), MapError> {
+        self.check_writable()?;
+        let (first, last) =
+            (clusters.start / self.header.l2_entries(), clusters.end.saturating_sub(1) / self.header.l2_entries());
+        let missing =
+            (first..=last).filter(|index| self.l1.get(*index as usize).is_none_or(|entry| *entry == 0)).count();
+        self.reserve_up_to(missing as u64)?;
+        self.add_tables(clusters)
     }
 
     fn count_missing(&self, mut clusters: Range<u64>) -> Result<Missing, MapError> {
@@ -475,7 +491,7 @@ impl<S: Medium> Image<S> {
             self.read_entries(entries, &part.clusters, &mut bytes)?;
             for (guest, entry) in part.clusters.zip(bytes.as_chunks::<8>().0) {
                 match self.mapping(guest, u64::from_be_bytes(*entry))? {
-                    Mapping::Unmapped => missing.clusters += 1,
+                    Mapping::Unmapped | Mapping::Zero => missing.clusters += 1,
                     Mapping::Zeroed(_) => missing.zeroed = true,
                     Mapping::Mapped(_) => {}
                 }
@@ -507,7 +523,7 @@ impl<S: Medium> Image<S> {
     }
 
     /// Gives every guest cluster of a range a cluster; the L2 tables are there.
-    fn add_data(&mut self, mut clusters: Range<u64>) -> Result<(), MapError> {
+    fn add_data(&mut self, mut clusters: Range<u64>, hidden: &Range<u64>) -> Result<(), MapError> {
         let mut bytes = Vec::new();
         while !clusters.is_empty() {
             let part = self.part(clusters.clone())?;
@@ -520,7 +536,8 @@ impl<S: Medium> Image<S> {
             let mut zeroed = Vec::new();
             for (guest, entry) in part.clusters.clone().zip(entries.iter()) {
                 match self.mapping(guest, u64::from_be_bytes(*entry))? {
-                    Mapping::Unmapped => missing.push((guest - first) as usize),
+                    Mapping::Unmapped => missing.push(((guest - first) as usize, true)),
+                    Mapping::Zero => missing.push(((guest - first) as usize, false)),
                     Mapping::Zeroed(offset) => zeroed.push(((guest - first) as usize, offset)),
                     Mapping::Mapped(_) => {}
                 }
@@ -529,16 +546,25 @@ impl<S: Medium> Image<S> {
             for (index, offset) in &zeroed {
                 entries[*index] = (offset | COPIED).to_be_bytes();
             }
-            for index in &missing {
+            let mut copied = Vec::new();
+            for (index, through) in &missing {
                 let cluster = self.reserve.take(1);
                 if cluster.is_empty() {
                     // The count before was of the same entries, so the reservation suffices; an entry of 0 is unmapped
                     // and safe all the same.
                     return Err(MapError::InDoubt);
                 }
-                entries[*index] = (self.offset(cluster.start).0 | COPIED).to_be_bytes();
+                let place = self.offset(cluster.start);
+                if *through {
+                    self.copy_up(first + *index as u64, place, hidden, &mut copied)?;
+                }
+                entries[*index] = (place.0 | COPIED).to_be_bytes();
             }
-            let changed = || missing.iter().copied().chain(zeroed.iter().map(|(index, _)| *index));
+            // An entry that is durable before what it hides was copied would show zeros in its place.
+            if !copied.is_empty() {
+                self.sync(&copied)?;
+            }
+            let changed = || missing.iter().map(|(index, _)| *index).chain(zeroed.iter().map(|(index, _)| *index));
             let (Some(low), Some(high)) = (changed().min(), changed().max()) else { continue };
             // One write for the slice; entries between the changed ones are written as they were. Where it fails the
             // clusters stay taken: any of the entries may have reached the file.

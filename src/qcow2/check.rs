@@ -275,7 +275,7 @@ impl<S: Medium> Image<S> {
                 continue;
             }
             let (cluster, mut fault) = match self.decode(entry) {
-                Ok(Mapping::Unmapped) => continue,
+                Ok(Mapping::Unmapped | Mapping::Zero) => continue,
                 Ok(Mapping::Mapped(offset) | Mapping::Zeroed(offset)) => (Some(offset >> bits), None),
                 // The cluster is used all the same.
                 Err(fault @ EntryFault::NotCopied) => (Some((entry & OFFSET_MASK) >> bits), Some(fault)),

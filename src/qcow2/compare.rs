@@ -7,10 +7,10 @@
 use std::ops::{ControlFlow, Range};
 
 use super::Image;
-use super::error::{CompareError, MapError, OpenError, Which};
+use super::error::{CompareError, OpenError, Which};
 use super::mapping::Extent;
 use crate::storage::Medium;
-use crate::units::{Bytes, FileOffset, SECTOR_SIZE, ZoneIndex};
+use crate::units::{Bytes, Depth, FileOffset, SECTOR_SIZE, ZoneIndex};
 use crate::zone::{State, Zone};
 
 /// How much data is compared at a time.
@@ -197,8 +197,8 @@ impl Found {
 
 /// A range from some place on that is mapped as a whole, or not at all.
 struct Piece {
-    /// Where it begins in the file; `None` where it reads as zeros.
-    file: Option<FileOffset>,
+    /// In which file of the chain it is, and where; `None` where it reads as zeros.
+    file: Option<(Depth, FileOffset)>,
     end: u64,
 }
 
@@ -255,7 +255,7 @@ impl<'a, S: Medium> Side<'a, S> {
         let end = self.known.min(range.end);
         Ok(match self.extents.get(next) {
             Some(extent) if extent.guest.0 <= range.start => Piece {
-                file: Some(FileOffset(extent.file.0 + (range.start - extent.guest.0))),
+                file: Some((extent.depth, FileOffset(extent.file.0 + (range.start - extent.guest.0)))),
                 end: end.min(extent.guest.0 + extent.len.0),
             },
             Some(extent) => Piece { file: None, end: end.min(extent.guest.0) },
@@ -264,13 +264,13 @@ impl<'a, S: Medium> Side<'a, S> {
     }
 
     /// Reads from a place of the file, or zeros.
-    fn read(&mut self, place: Option<FileOffset>, len: u64) -> Result<(), CompareError> {
+    fn read(&mut self, place: Option<(Depth, FileOffset)>, len: u64) -> Result<(), CompareError> {
         self.bytes.resize(len as usize, 0);
-        let Some(place) = place else {
+        let Some((depth, place)) = place else {
             self.bytes.fill(0);
             return Ok(());
         };
-        let read = self.image.storage.read_at(place, &mut self.bytes).map_err(MapError::io("read the disk's data"));
+        let read = self.image.read_chain(depth, place, &mut self.bytes);
         read.map_err(|source| CompareError::Data { which: self.which, source })
     }
 }

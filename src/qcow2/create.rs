@@ -9,6 +9,7 @@ use zerocopy::big_endian::{U32, U64};
 use zerocopy::{FromZeros, IntoBytes};
 
 use super::alloc::reserve_step;
+use super::backing::{self, Backing, Identity};
 use super::entry::Entries;
 use super::error::CreateError;
 use super::extension::{self, RawV7};
@@ -126,6 +127,19 @@ impl Layout {
 /// Makes an image in an empty file and returns the limits that it can only meet in part. All of it is durable on
 /// return; after an error or a crash midway the file is no image.
 pub fn create<S: Medium>(storage: &S, options: &CreateOptions) -> Result<Vec<Clamp>, CreateError> {
+    lay_out(storage, options, None, |at, entries| {
+        let written = table::write_empty(storage, at, entries, 0..entries.geometry.nr_zones());
+        written.map_err(|source| CreateError::Io { doing: "write the zonedmeta table", source })
+    })
+}
+
+/// The same, on a base where there is one; `fill` writes the entries of the zones into the table at a place of the file.
+pub(super) fn lay_out<S: Medium>(
+    storage: &S,
+    options: &CreateOptions,
+    backing: Option<&Backing>,
+    fill: impl FnOnce(FileOffset, &Entries) -> Result<(), CreateError>,
+) -> Result<Vec<Clamp>, CreateError> {
     let (geometry, clamps) = Geometry::new(&options.geometry)?;
     let layout = Layout::new(&geometry, options.cluster_size)?;
     let io = |doing| move |source| CreateError::Io { doing, source };
@@ -133,7 +147,7 @@ pub fn create<S: Medium>(storage: &S, options: &CreateOptions) -> Result<Vec<Cla
     if len.0 != 0 {
         return Err(CreateError::NotEmpty { len });
     }
-    let first = first_cluster(&layout, options, &geometry);
+    let first = first_cluster(&layout, options, &geometry, backing)?;
     // L1 and the rest of the tables are zeros, which a grown file has by itself.
     storage.set_len(Bytes(layout.offset(layout.clusters()).0)).map_err(io("extend the file"))?;
     let blocks: Vec<u64> =
@@ -144,8 +158,7 @@ pub fn create<S: Medium>(storage: &S, options: &CreateOptions) -> Result<Vec<Cla
     let refcounts = Refcounts { table: blocks, order: REFCOUNT_ORDER, cluster_bits: layout.bits };
     refcounts.fill(storage, 0..layout.clusters(), 1).map_err(io("write the refcounts"))?;
     let entries = Entries { geometry, layout: ZonedLayout::V7, order: options.table_order };
-    table::write_empty(storage, layout.offset(layout.zonedmeta_at()), &entries, 0..geometry.nr_zones())
-        .map_err(io("write the zonedmeta table"))?;
+    fill(layout.offset(layout.zonedmeta_at()), &entries)?;
     let (sector, rest) = first.split_at(SECTOR.min(first.len()));
     if !rest.is_empty() {
         storage.write_at(FileOffset(sector.len() as u64), rest).map_err(io("write the header extensions"))?;
@@ -157,7 +170,12 @@ pub fn create<S: Medium>(storage: &S, options: &CreateOptions) -> Result<Vec<Cla
 }
 
 /// The header and its extensions.
-fn first_cluster(layout: &Layout, options: &CreateOptions, geometry: &Geometry) -> Vec<u8> {
+fn first_cluster(
+    layout: &Layout,
+    options: &CreateOptions,
+    geometry: &Geometry,
+    backing: Option<&Backing>,
+) -> Result<Vec<u8>, CreateError> {
     let mut raw = RawHeader::new_zeroed();
     raw.magic = U32::new(header::MAGIC);
     raw.version = U32::new(3);
@@ -186,20 +204,41 @@ fn first_cluster(layout: &Layout, options: &CreateOptions, geometry: &Geometry) 
         zonedmeta_size: U64::new(u64::from(geometry.nr_zones()) * table::ENTRY),
         zonedmeta_offset: U64::new(layout.offset(layout.zonedmeta_at()).0),
     };
-    let assemble = |names: &[(u8, u8, &str)]| {
-        let mut bytes = raw.as_bytes().to_vec();
+    let mut assemble = |names: &[(u8, u8, &str)]| {
+        let mut bytes = vec![0; HEADER_LENGTH];
+        if let Some(backing) = backing {
+            push_extension(&mut bytes, backing::FORMAT, backing::QCOW2.as_bytes());
+            let identity = backing.identity.as_ref().map(Identity::encode);
+            identity.iter().for_each(|identity| push_extension(&mut bytes, backing::IDENTITY, identity));
+        }
         push_extension(&mut bytes, extension::FEATURE_NAMES, &feature_names(names));
         push_extension(&mut bytes, extension::ZONED_MAGIC, zoned.as_bytes());
         push_extension(&mut bytes, extension::END, &[]);
+        if let Some(backing) = backing {
+            raw.backing_file_offset = U64::new(bytes.len() as u64);
+            raw.backing_file_size = U32::new(backing.name.len() as u32);
+            bytes.extend_from_slice(backing.name.as_bytes());
+        }
+        let (header, _) = bytes.split_at_mut(HEADER_LENGTH);
+        header.copy_from_slice(raw.as_bytes());
         bytes
     };
     let whole = assemble(&extension::STANDARD_NAMES);
-    if whole.len() as u64 <= options.cluster_size.0 {
-        return whole;
+    let fits = |bytes: &[u8]| bytes.len() as u64 <= options.cluster_size.0;
+    let name_fits = backing.is_none_or(|backing| backing.name.len() <= backing::LONGEST_NAME);
+    if fits(&whole) && name_fits {
+        return Ok(whole);
     }
     // The smallest clusters only have room for the name that matters: that of the bit other programs do not know.
     let own: Vec<_> = extension::STANDARD_NAMES.iter().filter(|name| (name.0, name.1) == (0, 5)).copied().collect();
-    assemble(&own)
+    let least = assemble(&own);
+    match backing {
+        Some(backing) if !fits(&least) || !name_fits => {
+            let (len, cluster_size) = (backing.name.len(), options.cluster_size);
+            Err(CreateError::BaseName { len, cluster_size })
+        }
+        _ => Ok(least),
+    }
 }
 
 fn feature_names(names: &[(u8, u8, &str)]) -> Vec<u8> {

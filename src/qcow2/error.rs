@@ -1,5 +1,6 @@
 //! What can be wrong with an image, in words for its owner: the field, its value, what was expected.
 
+use std::fmt;
 use std::io;
 
 use super::layout::ZonedLayout;
@@ -7,6 +8,30 @@ use super::order::ByteOrder;
 use super::regions::Kind;
 use crate::units::{Bytes, FileOffset, ZoneIndex};
 use crate::zone::GeometryError;
+
+/// What has changed of a base.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// The length of the file.
+    Length,
+    /// The header.
+    Header,
+    /// The write pointers.
+    Pointers,
+    /// The file, without a trace in the others.
+    Stamp,
+}
+
+impl fmt::Display for Changed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Length => "the length of its file",
+            Self::Header => "its header",
+            Self::Pointers => "its write pointers",
+            Self::Stamp => "the time of its last change",
+        })
+    }
+}
 
 /// Why an image was not opened. The message is one line and does not name the file.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +42,32 @@ pub enum OpenError {
          by serving it or by check --repair"
     )]
     HalfChanged,
+    /// The image cannot be used without the one that it builds on.
+    #[error("the image builds on '{name}', which is not there to be read")]
+    BaseMissing {
+        /// The file of the base.
+        name: String,
+    },
+    /// The base is not what the image was made on.
+    #[error("its base '{name}' has changed since the image was made on it: {changed} was {meant}, and is {found}")]
+    BaseChanged {
+        /// The file of the base.
+        name: String,
+        /// What has changed.
+        changed: Changed,
+        /// What that was.
+        meant: String,
+        /// What that is.
+        found: String,
+    },
+    /// Too many images one on another.
+    #[error(
+        "the image has more than {most} bases one below the other: expected fewer, as commit and convert make them"
+    )]
+    TooManyBases {
+        /// How many it may have.
+        most: usize,
+    },
     /// The storage failed.
     #[error("cannot {doing}: {source}")]
     Io {
@@ -233,6 +284,17 @@ pub enum CreateError {
     ClusterSize {
         /// What was asked for.
         value: Bytes,
+    },
+    /// The first cluster has no room for what an image says of its base.
+    #[error(
+        "the name of the base has {len} bytes: expected at most 1023, and fewer with clusters of {cluster_size} bytes, the first of \
+         which holds the name"
+    )]
+    BaseName {
+        /// The length of the name.
+        len: usize,
+        /// The cluster size.
+        cluster_size: Bytes,
     },
     /// The image would need a table larger than qcow2 allows.
     #[error(

@@ -9,6 +9,7 @@ use std::mem::offset_of;
 use zerocopy::big_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::backing::{self, Identity};
 use super::error::OpenError;
 use super::{ZonedLayout, table};
 use crate::units::Bytes;
@@ -286,6 +287,10 @@ pub(super) struct Extensions<'a> {
     /// Where in the area that is.
     pub(super) zoned_at: usize,
     pub(super) names: Vec<FeatureName>,
+    /// The format of the base's file.
+    pub(super) base_format: Option<&'a [u8]>,
+    /// Which content of the base's file is meant.
+    pub(super) base_identity: Option<Identity>,
 }
 
 /// Walks over the extensions in `area`, which reaches from the end of the header to the end of its cluster.
@@ -316,6 +321,8 @@ pub(super) fn walk(area: &[u8]) -> Result<Extensions<'_>, OpenError> {
                 found.zoned = Some(content);
                 found.zoned_at = area.len() - data.len();
             }
+            backing::FORMAT => found.base_format = Some(content),
+            backing::IDENTITY => found.base_identity = Some(Identity::parse(content)?),
             FEATURE_NAMES => found.names = feature_names(content),
             _ => {}
         }

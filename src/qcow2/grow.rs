@@ -17,7 +17,7 @@ use std::sync::Arc;
 use super::entry::Entries;
 use super::error::{GrowError, MapError};
 use super::header::{DISK_FIELDS, FILE_LIMIT, L1_LIMIT, REFCOUNT_TABLE_LIMIT};
-use super::{Access, Change, Image, redo, table};
+use super::{Change, Image, redo, table};
 use crate::storage::Medium;
 use crate::units::{Bytes, FileOffset, ZoneIndex};
 use crate::zone::Geometry;
@@ -46,7 +46,8 @@ pub fn grow<S: Medium>(storage: &Arc<S>, growth: &Growth) -> Result<Geometry, Gr
     let old_tables = image.grow_to(&geometry)?;
     let orderly = image.orderly;
     // Where the change was written down and not made, this makes it.
-    let mut image = Image::open(Arc::clone(storage), Access::ReadWrite)?;
+    let mut image = Image::open_to_grow(Arc::clone(storage))?;
+    image.prepare_for_writing()?;
     // The disk has grown. What fails from here on leaves leaked clusters, and an end that was not in order.
     if let Err(error) = image.give_back(old_tables).and_then(|()| if orderly { image.mark_orderly() } else { Ok(()) }) {
         log::warn!("the clusters of the old tables are leaked: {error}");
@@ -141,7 +142,7 @@ impl<S: Medium> Image<S> {
             let mut extents = Vec::new();
             // Behind the end of the disk nothing is looked up.
             self.header.size = Bytes(zone_end);
-            let found = self.extents(Bytes(at), Bytes(zone_end - at), &mut extents, EXTENTS);
+            let found = self.own_extents(Bytes(at), Bytes(zone_end - at), &mut extents, EXTENTS);
             self.header.size = size;
             at = found?.0;
             for extent in extents {

@@ -87,6 +87,8 @@ pub struct Header {
     pub cluster_bits: u32,
     /// Bytes on the device.
     pub size: Bytes,
+    /// Where the name of the base's file is in the first cluster, and how long it is.
+    pub(super) backing_name: Option<(FileOffset, u32)>,
     /// Entries of the L1 table.
     pub l1_size: u32,
     /// Where the L1 table is.
@@ -133,7 +135,9 @@ impl Header {
         if refcount_order > 6 {
             return Err(OpenError::field("refcount_order", refcount_order, "0 to 6"));
         }
+        let name = (FileOffset(raw.backing_file_offset.get()), raw.backing_file_size.get());
         let header = Self {
+            backing_name: Some(name).filter(|(at, len)| (at.0, *len) != (0, 0)),
             version,
             cluster_bits,
             size: Bytes(raw.size.get()),
@@ -180,9 +184,6 @@ impl Header {
         let bits = self.incompatible_features;
         let unsupported = |feature, hint| Err(OpenError::Unsupported { feature, hint });
         let convert = "; convert the image with a program that supports it";
-        if raw.backing_file_offset.get() != 0 || raw.backing_file_size.get() != 0 {
-            return unsupported("a backing file", convert);
-        }
         if bits & EXTERNAL_DATA_FILE != 0 {
             return unsupported("an external data file (incompatible feature bit 2)", convert);
         }

@@ -22,6 +22,9 @@
 //! | [`regions`] | which clusters are metadata |
 //! | [`refcount`] | reading and writing refcounts |
 //! | [`mapping`] | from guest offsets to the file |
+//! | [`backing`], [`base`] | what an image says of the base that it builds on; the base itself |
+//! | `overlay` | copying up from the base, and hiding what it has |
+//! | `fork` | new images that build on others |
 //! | [`alloc`] | reservations, new mappings, growing tables |
 //! | `redo` | changes of several places at once |
 //! | `grow` | larger disks |
@@ -32,18 +35,22 @@
 //! One thread owns an [`Image`] and does all metadata; guest data and write pointers ([`PointerTable`]) go past it.
 
 mod alloc;
+mod backing;
+mod base;
 mod check;
 mod compare;
 mod create;
 mod entry;
 mod error;
 mod extension;
+mod fork;
 mod grow;
 mod header;
 mod layout;
 mod mapping;
 mod open;
 mod order;
+mod overlay;
 mod redo;
 mod refcount;
 mod regions;
@@ -55,14 +62,18 @@ mod tests;
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
+pub use backing::{Backing, Identity};
+pub use base::{Base, BaseMedium, MOST_BASES};
 pub use check::{CheckReport, Finding, FindingKind, LeakedRange, check};
 pub use compare::{Comparison, DataDifference, Seen, ShapeDifference, ZoneDifference, compare_shapes};
 pub use create::{CreateOptions, create};
 pub use entry::PointerFault;
 pub use error::{
-    CheckError, CompareError, CreateError, EntryFault, GrowError, MapError, OpenError, PointerError, RepairError, Which,
+    Changed, CheckError, CompareError, CreateError, EntryFault, GrowError, MapError, OpenError, PointerError,
+    RepairError, Which,
 };
 pub use extension::ZonedExtension;
+pub use fork::{ForkOptions, fork};
 pub use grow::{Growth, grow};
 pub use header::{Header, MAGIC};
 pub use layout::ZonedLayout;
@@ -91,6 +102,10 @@ pub enum Access {
 pub struct Image<S> {
     storage: Arc<S>,
     access: Access,
+    /// What it says of the image that it builds on.
+    backing: Option<Backing>,
+    /// That image; none where only the image's own metadata is looked at.
+    base: Option<Box<Base>>,
     header: header::Header,
     zoned: ZonedExtension,
     geometry: Geometry,
@@ -112,6 +127,16 @@ impl<S: Medium> Image<S> {
     /// The header's fields.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// What the image says of the one that it builds on.
+    pub fn backing(&self) -> Option<&Backing> {
+        self.backing.as_ref()
+    }
+
+    /// The image that it builds on.
+    pub fn base(&self) -> Option<&Base> {
+        self.base.as_deref()
     }
 
     /// The zoned extension's fields as stored.

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use zerocopy::{FromZeros, IntoBytes};
 
-use super::error::OpenError;
+use super::backing::{self, Backing, Identity};
+use super::base::{Base, MOST_BASES};
+use super::error::{Changed as BaseChanged, OpenError};
 use super::extension::{self, ZonedExtension};
 use super::header::{self, FILE_LIMIT, Header, RawHeader};
 use super::redo::Changed;
@@ -29,13 +31,20 @@ enum Aim {
     Look,
     Check,
     Repair,
+    Grow,
 }
 
 impl<S: Medium> Image<S> {
     /// Opens an image after checking its header, its zoned extension, the place of every table and of every entry of
     /// the L1 and refcount tables, and every write pointer. Writes nothing.
     pub fn open(storage: Arc<S>, access: Access) -> Result<Self, OpenError> {
+        Self::open_over(storage, access, None)
+    }
+
+    /// The same of an image with the base that it builds on, which has to be what the image says.
+    pub fn open_over(storage: Arc<S>, access: Access, base: Option<Base>) -> Result<Self, OpenError> {
         let mut image = Self::open_as(storage, access, Aim::Use)?;
+        image.put_on(base)?;
         if access == Access::ReadWrite {
             image.prepare_for_writing()?;
         }
@@ -63,7 +72,44 @@ impl<S: Medium> Image<S> {
 
     /// Opens an image to grow it. Writes nothing unless an earlier process has died in the midst of a change.
     pub(super) fn open_to_grow(storage: Arc<S>) -> Result<Self, OpenError> {
-        Self::open_as(storage, Access::ReadWrite, Aim::Use)
+        Self::open_as(storage, Access::ReadWrite, Aim::Grow)
+    }
+
+    /// Reads what the image in `storage` says of the one that it builds on, and nothing else.
+    pub fn backing_of(storage: &S) -> Result<Option<Backing>, OpenError> {
+        let file_len = storage.len().map_err(OpenError::io("read the length of the file"))?.0;
+        let (_, header) = read_header(storage, file_len)?;
+        let area = read_area(storage, file_len, &header)?;
+        read_backing(storage, &header, &extension::walk(&area)?)
+    }
+
+    /// Puts the image on its base.
+    fn put_on(&mut self, base: Option<Base>) -> Result<(), OpenError> {
+        let (backing, base) = match (&self.backing, base) {
+            (None, None) => return Ok(()),
+            (Some(backing), Some(base)) => (backing, base),
+            (Some(backing), None) => return Err(OpenError::BaseMissing { name: backing.name.clone() }),
+            (None, Some(_)) => {
+                return Err(OpenError::field("the backing file", "none", "one, for the base that was given"));
+            }
+        };
+        if base.height() > MOST_BASES {
+            return Err(OpenError::TooManyBases { most: MOST_BASES });
+        }
+        let changed = backing.identity.as_ref().and_then(|meant| Some((meant, meant.changed(base.identity())?)));
+        if let Some((meant, changed)) = changed {
+            let show = |identity: &Identity| match changed {
+                BaseChanged::Length => format!("{} bytes", identity.len),
+                BaseChanged::Header => digest_in_short(&identity.header),
+                BaseChanged::Pointers => digest_in_short(&identity.pointers),
+                BaseChanged::Stamp => identity.stamp.clone(),
+            };
+            let (name, meant, found) = (backing.name.clone(), show(meant), show(base.identity()));
+            return Err(OpenError::BaseChanged { name, changed, meant, found });
+        }
+        base.check_shape(&self.geometry)?;
+        self.base = Some(Box::new(base));
+        Ok(())
     }
 
     fn open_as(storage: Arc<S>, access: Access, aim: Aim) -> Result<Self, OpenError> {
@@ -73,7 +119,7 @@ impl<S: Medium> Image<S> {
         let changes = redo.as_ref().map_or(&[][..], |redo| &redo.changes);
         let changed = Layered(Changed { storage: &*storage, changes });
         let (raw, mut header) = read_header(&changed, file_len)?;
-        let zoned = read_extensions(&changed, file_len, &raw, &header)?;
+        let (zoned, backing) = read_extensions(&changed, file_len, &raw, &header)?;
         header.check_marks(access, aim == Aim::Repair)?;
         if file_len > FILE_LIMIT && aim != Aim::Repair {
             let expected = format!("at most {FILE_LIMIT}, as far as offsets of qcow2 reach; check --repair cuts it");
@@ -108,6 +154,8 @@ impl<S: Medium> Image<S> {
             reserve: alloc::Reserve::new(header.cluster_bits),
             storage,
             access,
+            backing,
+            base: None,
             header,
             zoned,
             geometry,
@@ -238,7 +286,7 @@ fn read_extensions<S: Medium>(
     file_len: u64,
     raw: &RawHeader,
     header: &Header,
-) -> Result<ZonedExtension, OpenError> {
+) -> Result<(ZonedExtension, Option<Backing>), OpenError> {
     let area = read_area(storage, file_len, header)?;
     let extensions = extension::walk(&area)?;
     header.check_unknown(&extensions.names)?;
@@ -251,7 +299,41 @@ fn read_extensions<S: Medium>(
         (true, Some(zoned)) => zoned?,
     };
     header.check_features(raw)?;
-    Ok(zoned)
+    let backing = read_backing(storage, header, &extensions)?;
+    Ok((zoned, backing))
+}
+
+/// Reads what an image says of the one that it builds on.
+fn read_backing<S: Medium>(
+    storage: &S,
+    header: &Header,
+    extensions: &extension::Extensions<'_>,
+) -> Result<Option<Backing>, OpenError> {
+    let Some((at, len)) = header.backing_name else { return Ok(None) };
+    let longest = backing::LONGEST_NAME;
+    if !(1..=longest).contains(&(len as usize)) {
+        return Err(OpenError::field("backing_file_size", len, format!("1 to {longest}")));
+    }
+    if at.0 == 0 || at.checked_add(Bytes(len.into())).is_none_or(|end| end.0 > header.cluster_size().0) {
+        return Err(OpenError::hex("backing_file_offset", at.0, "a place inside the first cluster"));
+    }
+    if let Some(format) = extensions.base_format.filter(|format| *format != backing::QCOW2.as_bytes()) {
+        let format: String = String::from_utf8_lossy(format).chars().filter(|c| !c.is_control()).collect();
+        return Err(OpenError::field("the format of the backing file", format, backing::QCOW2));
+    }
+    let mut name = vec![0; len as usize];
+    storage.read_at(at, &mut name).map_err(OpenError::io("read the name of the base"))?;
+    let name = String::from_utf8(name).ok().filter(|name| !name.contains(char::is_control));
+    let name = name.ok_or_else(|| {
+        OpenError::field("the name of the backing file", "no text", "UTF-8 without control characters")
+    })?;
+    Ok(Some(Backing { name, identity: extensions.base_identity.clone() }))
+}
+
+/// The beginning of a digest, for people.
+fn digest_in_short(digest: &[u8; 32]) -> String {
+    let hex: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("{hex}...")
 }
 
 /// How the table is read, and whether every pointer in it is right.
@@ -262,7 +344,7 @@ fn find_order<S: Medium>(
     aim: Aim,
 ) -> Result<(entry::Entries, bool), OpenError> {
     let offset = FileOffset(zoned.zonedmeta_offset);
-    let refuses = matches!(aim, Aim::Use | Aim::Look);
+    let refuses = matches!(aim, Aim::Use | Aim::Look | Aim::Grow);
     let zones = geometry.nr_zones().min(if aim == Aim::Look { table::SAMPLE } else { u32::MAX });
     match table::find_order(storage, offset, geometry, zoned.layout, zones, !refuses)? {
         (_, Some(wrong)) if refuses => Err(OpenError::Pointer(wrong)),

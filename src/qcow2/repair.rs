@@ -388,8 +388,8 @@ impl<S: Medium> Image<S> {
     /// The pointer of a zone whose entry says nothing: nothing that is mapped becomes unreadable.
     fn safe_pointer(&self, zone: ZoneIndex) -> Bytes {
         let start = self.geometry.start(zone);
-        // What cannot be looked up may be mapped.
-        let mapped = self.anything_mapped(start, self.geometry.zone_size()).unwrap_or(true);
+        // What cannot be looked up may be mapped, and so may what a base has, which is not opened for a repair.
+        let mapped = self.backing.is_some() || self.anything_mapped(start, self.geometry.zone_size()).unwrap_or(true);
         if mapped { self.entries.layout.full_pointer(&self.geometry, zone) } else { start }
     }
 

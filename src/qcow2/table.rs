@@ -43,7 +43,7 @@ fn stream<S: Medium>(
     zones: Range<u32>,
     mut each: impl FnMut(ZoneIndex, [u8; 8]) -> ControlFlow<()>,
 ) -> Result<(), OpenError> {
-    let mut piece = vec![0u8; PIECE];
+    let mut piece = vec![0u8; PIECE.min(zones.len() * ENTRY as usize)];
     let mut zone = zones.start;
     while zone < zones.end {
         let count = (zones.end - zone).min((PIECE as u64 / ENTRY) as u32);
@@ -130,17 +130,42 @@ pub(super) fn write_empty<S: Medium>(
     zones: Range<u32>,
 ) -> io::Result<()> {
     let geometry = &entries.geometry;
-    let mut piece = Vec::with_capacity(PIECE);
-    let mut at = offset.0 + u64::from(zones.start) * ENTRY;
+    let mut writer = TableWriter::new(storage, offset, zones.start);
     for zone in zones.map(ZoneIndex) {
-        piece.extend_from_slice(&entries.encode(zone, geometry.start(zone)));
-        if piece.len() == PIECE {
-            storage.write_at(FileOffset(at), &piece)?;
-            at += PIECE as u64;
-            piece.clear();
-        }
+        writer.add(entries.encode(zone, geometry.start(zone)))?;
     }
-    storage.write_at(FileOffset(at), &piece)
+    writer.finish()
+}
+
+/// Writes entries one after the other, in large pieces.
+pub(super) struct TableWriter<'a, S> {
+    storage: &'a S,
+    at: FileOffset,
+    piece: Vec<u8>,
+}
+
+impl<'a, S: Medium> TableWriter<'a, S> {
+    /// Writes from the entry of zone `first` on into the table at `offset`.
+    pub(super) fn new(storage: &'a S, offset: FileOffset, first: u32) -> Self {
+        Self { storage, at: FileOffset(offset.0 + u64::from(first) * ENTRY), piece: Vec::with_capacity(PIECE) }
+    }
+
+    /// Writes the next entry, sooner or later.
+    pub(super) fn add(&mut self, entry: [u8; 8]) -> io::Result<()> {
+        self.piece.extend_from_slice(&entry);
+        if self.piece.len() < PIECE {
+            return Ok(());
+        }
+        self.storage.write_at(self.at, &self.piece)?;
+        self.at.0 += PIECE as u64;
+        self.piece.clear();
+        Ok(())
+    }
+
+    /// Writes what is left.
+    pub(super) fn finish(self) -> io::Result<()> {
+        self.storage.write_at(self.at, &self.piece)
+    }
 }
 
 /// A handle to the write-pointer table for the threads that serve the guest: storing a pointer is one write of eight

@@ -108,10 +108,12 @@ impl<S: Medium> ZonedStore<S> {
     /// Punches some zones that follow one another.
     fn punch_run(&self, keeper: &mut Keeper<S>, run: &[ZoneIndex], holes: &mut Vec<FileRange>, batch: &mut Batch) {
         holes.clear();
-        let found = self.find_holes(keeper, run, holes).map_err(io::Error::other);
+        let mut hidden = Vec::new();
+        let found = self.find_holes(keeper, run, holes, &mut hidden).map_err(io::Error::other);
         match found.and_then(|()| holes.iter().try_for_each(|(offset, len)| self.storage.punch(*offset, *len))) {
             Ok(()) => {
                 keeper.rounds.add_holes(holes);
+                keeper.rounds.add_holes(&hidden);
                 for zone in run {
                     self.forget(keeper, *zone);
                     self.stands(keeper, *zone, Clearing::Punched);
@@ -128,9 +130,10 @@ impl<S: Medium> ZonedStore<S> {
         }
     }
 
-    /// The blocks of a punched zone are gone: has its next writes ask for them again, a run at a time.
+    /// The blocks of a punched zone are gone: has its next writes ask for them again, a run at a time. What a base had there is
+    /// not to be read again.
     fn forget(&self, keeper: &mut Keeper<S>, zone: ZoneIndex) {
-        if self.allocator.get().is_some()
+        if (self.allocator.get().is_some() || keeper.image.has_base())
             && let Some(map) = self.zones.inner(zone).map.take()
         {
             keeper.maps = keeper.maps.saturating_sub(map.weight());
@@ -138,16 +141,19 @@ impl<S: Medium> ZonedStore<S> {
     }
 
     /// Where some zones that follow one another lie in the file from their pointers on. Empty ones are looked up together
-    /// with those before them.
+    /// with those before them. What a base has there is hidden; what has to be durable for that is added to `hidden`.
     fn find_holes(
         &self,
         keeper: &mut Keeper<S>,
         run: &[ZoneIndex],
         holes: &mut Vec<FileRange>,
+        hidden: &mut Vec<FileRange>,
     ) -> Result<(), MapError> {
         for part in run.chunk_by(|_, next| self.pointer(*next) == self.geometry.start(*next)) {
             if let (Some(first), Some(last)) = (part.first(), part.last()) {
-                let extents = keeper.extents(self.pointer(*first), self.geometry.writable_end(*last))?;
+                let (from, to) = (self.pointer(*first), self.geometry.writable_end(*last));
+                keeper.image.hide(from, to, hidden)?;
+                let extents = keeper.own_extents(from, to)?;
                 extents.iter().for_each(|extent| push_hole(holes, extent.file, extent.len));
             }
         }
@@ -202,7 +208,8 @@ impl<S: Medium> ZonedStore<S> {
 
     /// Gives back the space that a finish leaves unwritten. Whatever was there before is cleared already.
     pub(super) fn clear_tail(&self, keeper: &mut Keeper<S>, zone: ZoneIndex, waiter: Tag, batch: &mut Batch) {
-        let cleared = keeper.extents(self.pointer(zone), self.geometry.writable_end(zone)).map_err(io::Error::other);
+        let cleared =
+            keeper.own_extents(self.pointer(zone), self.geometry.writable_end(zone)).map_err(io::Error::other);
         let cleared =
             cleared.and_then(|tail| tail.iter().try_for_each(|extent| self.storage.punch(extent.file, extent.len)));
         match cleared {

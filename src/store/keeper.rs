@@ -97,10 +97,17 @@ impl<S: Medium> Keeper<S> {
         self.image.keep_ahead(ahead);
     }
 
-    /// All extents of a range.
-    pub(super) fn extents(&mut self, from: Bytes, to: Bytes) -> Result<Vec<Extent>, MapError> {
+    /// All extents of a range, those of bases among them.
+    pub(super) fn extents(&self, from: Bytes, to: Bytes) -> Result<Vec<Extent>, MapError> {
         let mut extents = Vec::new();
         self.image.extents(from, Bytes(to.0 - from.0), &mut extents, usize::MAX)?;
+        Ok(extents)
+    }
+
+    /// All extents of a range that are the image's own.
+    pub(super) fn own_extents(&self, from: Bytes, to: Bytes) -> Result<Vec<Extent>, MapError> {
+        let mut extents = Vec::new();
+        self.image.own_extents(from, Bytes(to.0 - from.0), &mut extents, usize::MAX)?;
         Ok(extents)
     }
 }
@@ -182,14 +189,17 @@ impl<S: Medium> ZonedStore<S> {
     ) -> Result<(), MapError> {
         let start = self.geometry.start(zone).0;
         let end = self.geometry.writable_end(zone).0;
-        let (low, high) = if sequential(&self.geometry, zone) {
+        let sequential = sequential(&self.geometry, zone);
+        let (low, high) = if sequential {
             (from.0, from.0.saturating_add(run_at(&self.geometry, zone, from)).max(to.0).min(end))
         } else {
             let low = start + (from.0 - start) / MIN_RUN * MIN_RUN;
             (low, to.0.next_multiple_of(MIN_RUN).min(end))
         };
         keeper.drawn = true;
-        keeper.image.map(Bytes(low), Bytes(high - low))?;
+        // Of what a base has nothing is to be seen beyond a write pointer.
+        let hidden = if sequential { low..end } else { 0..0 };
+        keeper.image.map_without(Bytes(low), Bytes(high - low), hidden)?;
         let extents = keeper.extents(Bytes(low), Bytes(high))?;
         if let Some(allocate) = self.allocator.get()
             && write.0 < LARGE_WRITE

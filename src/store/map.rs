@@ -5,7 +5,7 @@
 
 use super::request::Segment;
 use crate::qcow2::Extent;
-use crate::units::{Bytes, FileOffset};
+use crate::units::{Bytes, Depth, FileOffset};
 
 /// More extents than this are not kept for one zone; the window shrinks instead.
 pub(super) const MAX_EXTENTS: usize = 4096;
@@ -45,7 +45,7 @@ impl ZoneMap {
         let mut until = at.0;
         let first = self.extents.partition_point(|extent| extent.guest.0 + extent.len.0 <= at.0);
         for extent in &self.extents[first..] {
-            if extent.guest.0 > until || until >= want.0 {
+            if extent.guest.0 > until || until >= want.0 || extent.depth != Depth::TOP {
                 break;
             }
             until = extent.guest.0 + extent.len.0;
@@ -56,7 +56,7 @@ impl ZoneMap {
     }
 
     /// Appends the pieces of `start..end`, which the window covers; what is not mapped is zeros. Returns whether
-    /// there was any such hole.
+    /// any of it has no space of the image's own, so that nothing can be written there.
     pub(super) fn segments(&self, start: Bytes, end: Bytes, out: &mut Vec<Segment>) -> bool {
         let mut at = start.0;
         let mut holes = false;
@@ -71,7 +71,8 @@ impl ZoneMap {
                 at = extent.guest.0;
             }
             let until = end.0.min(extent.guest.0 + extent.len.0);
-            push_file(out, FileOffset(extent.file.0 + (at - extent.guest.0)), until - at);
+            push_file(out, extent.depth, FileOffset(extent.file.0 + (at - extent.guest.0)), until - at);
+            holes |= extent.depth != Depth::TOP;
             at = until;
         }
         if at < end.0 {
@@ -107,24 +108,26 @@ fn push_part(out: &mut Vec<Extent>, extent: &Extent, from: u64, to: u64) {
     }
     let file = extent.file.0 + (start - extent.guest.0);
     if let Some(last) = out.last_mut()
+        && last.depth == extent.depth
         && last.guest.0 + last.len.0 == start
         && last.file.0 + last.len.0 == file
     {
         last.len.0 += end - start;
         return;
     }
-    out.push(Extent { guest: Bytes(start), file: FileOffset(file), len: Bytes(end - start) });
+    out.push(Extent { guest: Bytes(start), file: FileOffset(file), len: Bytes(end - start), ..*extent });
 }
 
 /// Appends a piece of the file, joined to the last one where it goes on from it.
-fn push_file(out: &mut Vec<Segment>, offset: FileOffset, len: u64) {
-    if let Some(Segment::File { offset: last, len: last_len }) = out.last_mut()
+fn push_file(out: &mut Vec<Segment>, depth: Depth, offset: FileOffset, len: u64) {
+    if let Some(Segment::File { depth: last_depth, offset: last, len: last_len }) = out.last_mut()
+        && *last_depth == depth
         && last.0 + last_len.0 == offset.0
     {
         last_len.0 += len;
         return;
     }
-    out.push(Segment::File { offset, len: Bytes(len) });
+    out.push(Segment::File { depth, offset, len: Bytes(len) });
 }
 
 /// Appends zeros, joined to zeros before them.
@@ -141,7 +144,20 @@ mod tests {
     use super::*;
 
     fn extent(guest: u64, file: u64, len: u64) -> Extent {
-        Extent { guest: Bytes(guest), file: FileOffset(file), len: Bytes(len) }
+        Extent { guest: Bytes(guest), depth: Depth::TOP, file: FileOffset(file), len: Bytes(len) }
+    }
+
+    #[test]
+    fn space_of_a_base_is_read_from_and_not_written_to() {
+        let of_base = |extent: Extent| Extent { depth: Depth(1), ..extent };
+        let map = ZoneMap::new(Bytes(0), Bytes(100), vec![extent(0, 1000, 10), of_base(extent(10, 1010, 10))]);
+        let mut out = Vec::new();
+        assert!(map.segments(Bytes(5), Bytes(15), &mut out));
+        let file = |depth, offset| Segment::File { depth: Depth(depth), offset: FileOffset(offset), len: Bytes(5) };
+        assert_eq!(out, [file(0, 1005), file(1, 1010)]);
+        assert!(!map.segments(Bytes(0), Bytes(10), &mut out));
+        let mut map = map;
+        assert_eq!(map.short_of(Bytes(0), Bytes(15)), Some(Bytes(10)));
     }
 
     #[test]
@@ -149,7 +165,7 @@ mod tests {
         let map = ZoneMap::new(Bytes(0), Bytes(100), vec![extent(10, 1000, 10), extent(30, 1020, 10)]);
         let mut out = Vec::new();
         assert!(map.segments(Bytes(5), Bytes(45), &mut out));
-        let file = |offset, len| Segment::File { offset: FileOffset(offset), len: Bytes(len) };
+        let file = |offset, len| Segment::File { depth: Depth::TOP, offset: FileOffset(offset), len: Bytes(len) };
         let zero = |len| Segment::Zero { len: Bytes(len) };
         assert_eq!(out, [zero(5), file(1000, 10), zero(10), file(1020, 10), zero(5)]);
         out.clear();

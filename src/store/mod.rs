@@ -69,7 +69,7 @@ pub use journal::{Journal, Note, Recovered, Reserved};
 pub use request::*;
 pub use rewind::Rewind;
 
-use crate::qcow2::{self, Access, Image, PointerTable};
+use crate::qcow2::{self, Access, Base, Image, PointerTable};
 use crate::storage::{FileRange, Layered, Medium};
 use crate::units::{Bytes, Sector, ZoneIndex};
 use crate::zone::{Clamp, Geometry, Resources, State, Zone, ZoneKind};
@@ -177,9 +177,14 @@ pub struct ZonedStore<S> {
 impl<S: Medium> ZonedStore<S> {
     /// Opens the image in `storage`. Blocking; writes nothing before the whole image was checked.
     pub fn open(storage: Arc<S>, options: OpenOptions) -> Result<Self, OpenError> {
+        Self::open_over(storage, None, options)
+    }
+
+    /// The same of an image that builds on another one.
+    pub fn open_over(storage: Arc<S>, base: Option<Base>, options: OpenOptions) -> Result<Self, OpenError> {
         let access = if options.read_only { Access::ReadOnly } else { Access::ReadWrite };
         let storage = Arc::new(Layered(Fuse::new(storage)));
-        let image = Image::open(Arc::clone(&storage), access)?;
+        let image = Image::open_over(Arc::clone(&storage), access, base)?;
         let geometry = *image.geometry();
         check_granularity(&geometry, options.write_granularity)?;
         let (zones, resources) = read_zones(&image, options.write_granularity)?;

@@ -3,7 +3,7 @@
 //! A request is begun once with [`ZonedStore::begin`](super::ZonedStore::begin) and moves through [`Step`]s until an
 //! outcome is known. The store does no data I/O itself: it hands out [`Segment`]s of the file and is told the result.
 
-use crate::units::{Bytes, FileOffset, Sector, ZoneIndex};
+use crate::units::{Bytes, Depth, FileOffset, Sector, ZoneIndex};
 use crate::zone::{Geometry, State, Zone, ZoneKind};
 
 /// Names one request in flight: the queue it came from and the slot its worker keeps it in.
@@ -73,8 +73,10 @@ pub enum Action {
 /// A piece of a request's data, in the order of the guest's buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segment {
-    /// A piece of the file.
+    /// A piece of the file. Writes have those of the image itself only.
     File {
+        /// Which file of the chain.
+        depth: Depth,
         /// Where it begins.
         offset: FileOffset,
         /// How long it is.

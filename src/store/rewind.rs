@@ -7,7 +7,7 @@ use super::zones::lock;
 use super::{Refusal, ZonedStore, sequential};
 use crate::qcow2::{Change, Extent};
 use crate::storage::Medium;
-use crate::units::{Bytes, FileOffset, ZoneIndex};
+use crate::units::{Bytes, ZoneIndex};
 use crate::zone::{Resources, State};
 
 /// What is written down with a change: how requests end until the device is reset.
@@ -47,9 +47,9 @@ impl<S: Medium> ZonedStore<S> {
         let keeper = &mut *lock(&self.keeper);
         into.fill(0);
         let end = Bytes(at.0.saturating_add(into.len() as u64));
-        for (part, file) in extents(keeper, at, end)? {
-            if let Some(bytes) = into.get_mut(part) {
-                self.storage.read_at(file, bytes).map_err(|error| failed("read", at, &error))?;
+        for extent in keeper.extents(at, end).map_err(|error| failed("found", at, &error))? {
+            if let Some(bytes) = into.get_mut(part_of(&extent, at)) {
+                keeper.image.read_extent(&extent, bytes).map_err(|error| failed("read", at, &error))?;
             }
         }
         Ok(())
@@ -125,23 +125,18 @@ impl<S: Medium> ZonedStore<S> {
     }
 }
 
-type Part = (std::ops::Range<usize>, FileOffset);
-
-/// Where the parts of a range of the device are in the file.
-fn extents<S: Medium>(keeper: &mut Keeper<S>, at: Bytes, end: Bytes) -> Result<Vec<Part>, Refusal> {
-    let found = keeper.extents(at, end).map_err(|error| failed("found", at, &error))?;
-    let part = |Extent { guest, file, len }: Extent| {
-        let first = (guest.0 - at.0) as usize;
-        (first..first + len.0 as usize, file)
-    };
-    Ok(found.into_iter().map(part).collect())
+/// Which part of a range that begins at `at` an extent is.
+fn part_of(extent: &Extent, at: Bytes) -> std::ops::Range<usize> {
+    let first = (extent.guest.0 - at.0) as usize;
+    first..first + extent.len.0 as usize
 }
 
 /// What content for a range of the device changes in the file.
-fn changes<S: Medium>(keeper: &mut Keeper<S>, at: Bytes, content: &[u8]) -> Result<Vec<Change>, Refusal> {
+fn changes<S: Medium>(keeper: &Keeper<S>, at: Bytes, content: &[u8]) -> Result<Vec<Change>, Refusal> {
     let end = Bytes(at.0.saturating_add(content.len() as u64));
-    let parts = extents(keeper, at, end)?.into_iter();
-    Ok(parts.filter_map(|(part, file)| Some((file, content.get(part)?.to_vec()))).collect())
+    let own = keeper.own_extents(at, end).map_err(|error| failed("found", at, &error))?;
+    let change = |extent: &Extent| Some((extent.file, content.get(part_of(extent, at))?.to_vec()));
+    Ok(own.iter().filter_map(change).collect())
 }
 
 fn failed(what: &str, at: Bytes, error: &dyn std::fmt::Display) -> Refusal {

@@ -445,7 +445,7 @@ pub fn messages(bytes: &[u8]) {
     }
     frontend.stream.shutdown(std::net::Shutdown::Write).unwrap();
     let file = memfd(0);
-    let files = DataFiles { data: file.try_clone().unwrap(), buffered: file };
+    let files = DataFiles::new(file.try_clone().unwrap(), file);
     let (store, stop, options) = (store(), EventFd::new(EFD_NONBLOCK).unwrap(), options());
     let config = options.config_space(store.geometry()).unwrap();
     let sandbox = Sandbox::enter(options.sandbox, &[]).unwrap();

@@ -141,6 +141,8 @@ pub struct Supervised<'a> {
 pub struct Observers {
     /// What the image is called.
     pub image: String,
+    /// What the images are called that it builds on, each above the one that it builds on itself.
+    pub bases: Vec<String>,
     /// Where each request is noted; begins with its header, and is written at its end.
     pub trace: Option<File>,
     /// Where the control socket is made.
@@ -202,7 +204,7 @@ pub fn serve(
     let listening = socket::Listening::open(listen)?;
     // Made by nobody but its owner, and for nobody else.
     let access = SocketAccess { mode: 0o600, group: None };
-    let Observers { image, trace, control_path } = observers;
+    let Observers { image, bases, trace, control_path } = observers;
     let control = control_path.map(|path| socket::Listening::open(ListenOn::Path { path, access })).transpose()?;
     let folders: Vec<_> =
         std::iter::once(&listening).chain(&control).filter_map(socket::Listening::own_folder).collect();
@@ -212,7 +214,7 @@ pub fn serve(
     let housekeeper = housekeeper::Housekeeper::start(Arc::clone(&host))?;
     follow_cuts(&host, by.stop).map_err(ServeError::system("duplicate a descriptor"))?;
     log::info!("serving on {listening}");
-    let make = || responder::DeviceResponder::new(Arc::clone(&host.device), by.stop, image, &options);
+    let make = || responder::DeviceResponder::new(Arc::clone(&host.device), by.stop, (image, bases), &options);
     let control = control.as_ref().map(|listening| answer_clients(listening, make(), sandbox)).transpose()?;
     by.manager.ready(&connection::waiting(&listening));
     let result = connection::accept_loop(&listening, &host, &config, &options, by);

@@ -215,7 +215,7 @@ impl Rig {
         let device = Arc::new(Device::new(Arc::new(store), identity, bells, None));
         device.set_mode(Features::offered(false), true);
         let file = File::from(memfd_create("queue-test", MFdFlags::MFD_CLOEXEC).unwrap());
-        let files = Arc::new(Files::new(DataFiles { data: file.try_clone().unwrap(), buffered: file }));
+        let files = Arc::new(Files::new(DataFiles::new(file.try_clone().unwrap(), file)));
         let guest = GuestMemoryMmap::from_ranges(&[(GuestAddress(0), 2 * MEMORY as usize)]).unwrap();
         let mem = Arc::new(Memory::new(guest, Vec::new()));
         let queues = [0, 1].map(|queue| Driven::new(&device, &files, &mem, queue, &rung[usize::from(queue)]));

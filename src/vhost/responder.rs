@@ -40,10 +40,16 @@ pub(super) struct DeviceResponder {
 
 impl DeviceResponder {
     /// `stop` is fired when a client says so.
-    pub(super) fn new(device: Arc<Device>, stop: &EventFd, image: String, options: &ServeOptions) -> io::Result<Self> {
+    pub(super) fn new(
+        device: Arc<Device>,
+        stop: &EventFd,
+        (image, bases): (String, Vec<String>),
+        options: &ServeOptions,
+    ) -> io::Result<Self> {
         let geometry = device.disk.geometry();
         let info = Info {
             image,
+            bases,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             virtual_size: geometry.size().0,

@@ -202,7 +202,7 @@ fn wrong_options_of_o_are_refused_by_name() {
         ("zone.size", &["zone.size", "="]),
         ("zone.mode=host-aware", &["zone.mode", "host-aware", "host-managed"]),
         ("zone.mode=none", &["zone.mode", "none", "host-managed"]),
-        ("backing_file=x", &["backing_file", "a zoned image has no backing file"]),
+        ("backing_file=x", &["backing_file", "fork BASE CHILD"]),
         ("data_file=x", &["data_file", "holds its data itself"]),
         ("encrypt.format=luks", &["encrypt.format", "not encrypted"]),
         ("encryption=on", &["encryption=on", "expected off"]),
@@ -219,8 +219,8 @@ fn wrong_options_of_o_are_refused_by_name() {
     fails(&["create", &name, "64M", "--zone-size", "1M", "-o", "size=64M"], &["SIZE", "-o", "one of both"]);
     fails(&["create", &name, "64M", "--zone-size", "1M", "-o", "zone.size=1M"], &["--zone-size", "-o", "one of both"]);
     for (option, value, why) in [
-        ("-b", "base", "no backing file"),
-        ("-F", "qcow2", "no backing file"),
+        ("-b", "base", "fork BASE CHILD"),
+        ("-F", "qcow2", "fork BASE CHILD"),
         ("--object", "secret,id=a", "not encrypted"),
     ] {
         fails(&["create", option, value, &name, "64M", "--zone-size", "1M"], &[option, why]);

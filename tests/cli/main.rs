@@ -14,6 +14,7 @@ mod create;
 mod damage;
 mod diff;
 mod foreign;
+mod fork;
 mod inspect;
 mod json;
 mod limits;

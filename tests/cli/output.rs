@@ -63,6 +63,7 @@ const COMPLAINING: &[(&str, i32)] = &[
     ("trace MISSING", 1),
     ("check MISSING", 1),
     ("diff FILE MISSING", 2),
+    ("fork MISSING FORK", 1),
     ("resize MISSING +1M", 1),
     ("top MISSING", 1),
     ("ctl MISSING stats", 1),

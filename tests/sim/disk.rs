@@ -6,14 +6,14 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use vhost_user_zbd::storage::{FileRange, Medium};
 use vhost_user_zbd::units::{Bytes, FileOffset};
 
 const SECTOR: u64 = 512;
 
-type Sector = [u8; SECTOR as usize];
+pub type Sector = [u8; SECTOR as usize];
 
 /// Contents and length of a file; sectors that are not there are zeros.
 #[derive(Clone, Default)]
@@ -85,11 +85,24 @@ struct State {
 #[derive(Default)]
 pub struct SimDisk {
     state: Mutex<State>,
+    /// The disks with the images that the image here builds on, each above the one that it builds on itself. They do not change.
+    bases: Vec<Arc<SimDisk>>,
 }
 
 impl SimDisk {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    /// A new disk for an image that builds on the one in another disk.
+    pub fn above(base: &Arc<SimDisk>) -> SimDisk {
+        let bases = std::iter::once(base).chain(&base.bases).cloned().collect();
+        SimDisk { bases, ..SimDisk::default() }
+    }
+
+    /// The disks with the images that the image here builds on, each above the one that it builds on itself.
+    pub fn bases(&self) -> &[Arc<SimDisk>] {
+        &self.bases
     }
 
     /// How many changing operations were called so far.
@@ -139,7 +152,7 @@ impl SimDisk {
                 }
             }
         }
-        Crash { durable, pending }
+        Crash { durable, pending, bases: self.bases.clone() }
     }
 
     /// The disk after the death of the process: all is there, and nothing more is durable than was.
@@ -152,7 +165,13 @@ impl SimDisk {
             operations: state.operations,
             fault: None,
         };
-        SimDisk { state: Mutex::new(copy) }
+        SimDisk { state: Mutex::new(copy), bases: self.bases.clone() }
+    }
+
+    /// All that the file holds: its length, and its sectors.
+    pub fn content(&self) -> (u64, BTreeMap<u64, Sector>) {
+        let state = self.state();
+        (state.current.len, state.current.sectors.clone())
     }
 
     /// Bytes of sectors that are not holes.
@@ -165,6 +184,7 @@ impl SimDisk {
 pub struct Crash {
     durable: Contents,
     pending: Vec<(u64, Change)>,
+    bases: Vec<Arc<SimDisk>>,
 }
 
 impl Crash {
@@ -187,7 +207,7 @@ impl Crash {
             }
         }
         let state = State { base: contents.clone(), current: contents, ..State::default() };
-        SimDisk { state: Mutex::new(state) }
+        SimDisk { state: Mutex::new(state), bases: self.bases.clone() }
     }
 }
 

@@ -4,12 +4,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use vhost_user_zbd::qcow2::{self, ByteOrder, CreateOptions};
+use vhost_user_zbd::qcow2::{self, Access, Base, BaseMedium, ByteOrder, CreateOptions, ForkOptions, Image};
 use vhost_user_zbd::storage::Medium;
 use vhost_user_zbd::store::{
     Batch, Event, IoKind, IoResult, Op, OpenOptions, Outcome, Segment, Step, Tag, Ticket, ZoneInfo, ZonedStore,
 };
-use vhost_user_zbd::units::{Bytes, FileOffset, Sector};
+use vhost_user_zbd::units::{Bytes, Depth, FileOffset, Sector};
 use vhost_user_zbd::zone::GeometryRequest;
 
 use super::disk::SimDisk;
@@ -59,10 +59,32 @@ pub fn create_b(geometry: GeometryRequest, cluster_size: Bytes) -> Arc<SimDisk> 
     disk
 }
 
+/// Makes an image that builds on the one in a disk, which nobody changes any more; durable.
+pub fn fork(base: &Arc<SimDisk>, cluster_size: Bytes) -> Arc<SimDisk> {
+    let disk = SimDisk::above(base);
+    let options = ForkOptions { name: "base".to_owned(), cluster_size };
+    qcow2::fork(&disk, &base_of(&disk).unwrap(), &options).unwrap();
+    disk.settle();
+    Arc::new(disk)
+}
+
+/// What the image in a disk builds on.
+pub fn base_of(disk: &SimDisk) -> Option<Base> {
+    disk.bases().iter().rev().fold(None, |below, disk| {
+        let medium: BaseMedium = Arc::clone(disk) as BaseMedium;
+        Some(Base::open(medium, "never changed".to_owned(), below).unwrap())
+    })
+}
+
+/// Opens the image in a disk to look at it.
+pub fn look(disk: &Arc<SimDisk>) -> Result<Image<SimDisk>, qcow2::OpenError> {
+    Image::open_over(Arc::clone(disk), Access::ReadOnly, base_of(disk))
+}
+
 impl Rig {
     pub fn open(disk: Arc<SimDisk>) -> Rig {
         let options = OpenOptions { read_only: false, write_granularity: Bytes(GRAIN), hold_resets: false };
-        let store = ZonedStore::open(Arc::clone(&disk), options).unwrap();
+        let store = ZonedStore::open_over(Arc::clone(&disk), base_of(&disk), options).unwrap();
         // So that what the store does around an allocation is simulated. There is nothing to keep or to lose of one.
         store.set_allocator(Box::new(|_| {}));
         Rig { disk, store, requests: HashMap::new(), next: 0, batch: Batch::default() }
@@ -237,8 +259,14 @@ fn transfer(disk: &SimDisk, kind: IoKind, segments: &[Segment], data: &mut [u8])
                 at += len.0 as usize;
                 continue;
             }
-            (Segment::File { offset, len }, IoKind::Read) => disk.read_at(*offset, &mut data[at..at + len.0 as usize]),
-            (Segment::File { offset, len }, _) => write_sectors(disk, *offset, &data[at..at + len.0 as usize]),
+            (Segment::File { depth, offset, len }, IoKind::Read) => {
+                let file = usize::from(depth.0).checked_sub(1).map_or(disk, |base| &disk.bases()[base]);
+                file.read_at(*offset, &mut data[at..at + len.0 as usize])
+            }
+            (Segment::File { depth, offset, len }, _) => {
+                assert_eq!(*depth, Depth::TOP, "a base is written");
+                write_sectors(disk, *offset, &data[at..at + len.0 as usize])
+            }
         };
         if done.is_err() {
             return IoResult::Failed { good: Bytes(at as u64) };

@@ -21,6 +21,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("convert", include_str!("../../../packaging/manual/convert.md")),
     ("check", include_str!("../../../packaging/manual/check.md")),
     ("diff", include_str!("../../../packaging/manual/diff.md")),
+    ("fork", include_str!("../../../packaging/manual/fork.md")),
     ("resize", include_str!("../../../packaging/manual/resize.md")),
 ];
 

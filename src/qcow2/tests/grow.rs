@@ -23,7 +23,7 @@ type Content = Vec<(u64, Vec<u8>)>;
 
 /// Each zone's pointer as stored, and what is in its range of the disk; zeros are the same as no cluster.
 fn zones(file: &MemoryMedium) -> Vec<(u64, Content)> {
-    let mut image = Image::open(Arc::new(file.clone()), Access::ReadOnly).unwrap();
+    let image = Image::open(Arc::new(file.clone()), Access::ReadOnly).unwrap();
     let geometry = *image.geometry();
     let pointers = image.write_pointers().unwrap();
     (0..geometry.nr_zones())
@@ -276,7 +276,7 @@ fn a_last_zone_that_becomes_whole_keeps_its_pointer_and_shows_zeros_behind_its_o
         let storage = Arc::new(file);
         let geometry = grow(&storage, &growth(0)).unwrap();
         assert_eq!(geometry.size(), Bytes(12 * ZONE));
-        let mut image = Image::open(Arc::clone(&storage), Access::ReadOnly).unwrap();
+        let image = Image::open(Arc::clone(&storage), Access::ReadOnly).unwrap();
         let now = image.write_pointers().unwrap()[11];
         assert_eq!((now, Zone::from_pointer(&geometry, ZoneIndex(11), now).state()), (pointer, state));
         let mut extents = Vec::new();

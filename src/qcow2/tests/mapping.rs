@@ -29,7 +29,7 @@ fn check_against_model<S: Medium>(image: &mut Image<S>, model: &Model, start: u6
     let size = image.geometry().size().0;
     let mut bytes = 0;
     let mut last_end = start;
-    for Extent { guest, file, len: part } in look_up(image, start, len, most) {
+    for Extent { guest, file, len: part, .. } in look_up(image, start, len, most) {
         assert!(guest.0 >= last_end && guest.0 + part.0 <= (start + len).min(size) && part.0 > 0);
         last_end = guest.0 + part.0;
         let mut at = guest.0;

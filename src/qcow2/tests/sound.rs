@@ -38,7 +38,7 @@ pub(super) fn mend(file: &MemoryMedium, pointers: Pointers) -> (MemoryMedium, Re
 
 /// What each guest cluster shows; `None` where that cannot be told. Zeros and no cluster are the same to a guest.
 pub(super) fn contents(file: &MemoryMedium) -> Vec<Option<Vec<u8>>> {
-    let mut image = Image::open_for_repair(Arc::new(file.clone())).unwrap();
+    let image = Image::open_for_repair(Arc::new(file.clone())).unwrap();
     let cluster = image.header().cluster_size().0;
     let clusters = image.header().clusters(image.geometry().size().0);
     let zeros = vec![0; cluster as usize];
