@@ -110,6 +110,11 @@ fn resolved(image: &Path, name: &str) -> Result<PathBuf, Why> {
     Ok(image.parent().unwrap_or(Path::new("")).join(name))
 }
 
+/// What is known of the last change of an image's file, in words.
+pub fn stamp(path: &Path) -> io::Result<String> {
+    stamp_of(&File::open(path)?)
+}
+
 /// What is known of the last change of a file.
 fn stamp_of(file: &File) -> io::Result<String> {
     let about = file.metadata()?;

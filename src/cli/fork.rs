@@ -102,7 +102,7 @@ fn make_reflink(args: &Args, chain: &Chain) -> Result<io::Result<()>> {
 }
 
 /// The base's file by the name that a fork gives it: the plain name in the same folder, else an absolute one.
-fn name_from(child: &Path, base: &Path) -> Result<String> {
+pub(super) fn name_from(child: &Path, base: &Path) -> Result<String> {
     let whole = fs::canonicalize(base).with_context(|| base.display().to_string())?;
     let name = match whole.file_name() {
         Some(name) if folder_of(child)? == folder_of(&whole)? => PathBuf::from(name),

@@ -22,6 +22,7 @@ mod output;
 mod preset;
 mod process;
 mod progress;
+mod rebase;
 mod report;
 mod resize;
 mod screen;
@@ -76,6 +77,10 @@ enum Command {
     Convert(convert::Args),
     /// Make an image that is as another one, without copying its data.
     Fork(fork::Args),
+    /// Have an image build on another base, without a change of what its disk shows.
+    Rebase(rebase::Args),
+    /// Take the changes of an image into the base that it builds on.
+    Commit(rebase::CommitArgs),
     /// Check an image: exit status 0 clean, 2 errors, 3 leaks only, 1 could not check.
     Check(check::Args),
     /// Compare two images: exit status 0 equal, 1 different, 2 could not compare.
@@ -144,6 +149,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Trace(args)) => trace::run(&args),
         Some(Command::Convert(args)) => convert::run(&args),
         Some(Command::Fork(args)) => fork::run(&args),
+        Some(Command::Rebase(args)) => rebase::run(&args),
+        Some(Command::Commit(args)) => rebase::commit(&args),
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Diff(args)) => diff::run(&args),
         Some(Command::Resize(args)) => resize::run(&args),

@@ -1,7 +1,8 @@
 //! What an image says of the base that it builds on: its file (QEMU's docs/interop/qcow2, "backing_file_offset" and the header
 //! extension "backing file format name"), and, in a header extension of this project's own, which content of that file is meant.
 //!
-//! The extension [`IDENTITY`] is, every integer big-endian: one byte 1 (version), three bytes 0, four bytes length of the stamp,
+//! The extension [`IDENTITY`] is, every integer big-endian: one byte 1 (version), one byte 1 while the image is being committed and else
+//! 0, two bytes 0, four bytes length of the stamp,
 //! eight bytes length of the base's file, 32 bytes SHA-256 of its first cluster, 32 bytes SHA-256 of its write-pointer table, and
 //! the stamp: what whoever opens the base knows of its last change, in words. Programs that do not know the extension pass
 //! over it, as the format asks.
@@ -47,6 +48,8 @@ pub struct Identity {
     pub pointers: [u8; 32],
     /// Its last change, in the words of whoever opens it: a file's time, an object's tag.
     pub stamp: String,
+    /// The image's changes are being taken into the base, which may have any of them by now.
+    pub committing: bool,
 }
 
 impl Identity {
@@ -74,6 +77,7 @@ impl Identity {
             header: digest(0, cluster_size.0.min(len.0))?,
             pointers: digest(pointers.0.0, pointers.1.0)?,
             stamp,
+            committing: false,
         })
     }
 
@@ -92,7 +96,9 @@ impl Identity {
     pub(super) fn encode(&self) -> Vec<u8> {
         let stamp = self.stamp.as_bytes();
         let stamp = stamp.get(..LONGEST_STAMP).unwrap_or(stamp);
-        let lengths = [&[1, 0, 0, 0][..], &(stamp.len() as u32).to_be_bytes(), &self.len.0.to_be_bytes()].concat();
+        let lengths =
+            [&[1, u8::from(self.committing), 0, 0][..], &(stamp.len() as u32).to_be_bytes(), &self.len.0.to_be_bytes()]
+                .concat();
         [&lengths[..], &self.header, &self.pointers, stamp].concat()
     }
 
@@ -103,7 +109,7 @@ impl Identity {
         let (fixed, stamp) = data.split_at_checked(FIXED).ok_or_else(short)?;
         let array = |from: usize| fixed.get(from..from + 32).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; 32]);
         let word = |from: usize| fixed.get(from..from + 4).and_then(|bytes| bytes.try_into().ok()).unwrap_or([0; 4]);
-        let [version, ..] = word(0);
+        let [version, committing, ..] = word(0);
         if version != 1 {
             return Err(wrong("the version of the base's identity", version.into(), "1".to_owned()));
         }
@@ -119,6 +125,7 @@ impl Identity {
             header: array(16),
             pointers: array(48),
             stamp: stamp.to_owned(),
+            committing: committing != 0,
         })
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use super::backing::Identity;
 use super::error::{MapError, OpenError};
-use super::mapping::Sink;
+use super::mapping::{Extent, Sink};
 use super::{Access, Header, Image, table};
 use crate::storage::Medium;
 use crate::units::{Bytes, Depth, FileOffset, ZoneIndex};
@@ -119,6 +119,21 @@ impl Base {
             at = geometry.start(zone).0.saturating_add(geometry.zone_size().0);
         }
         Ok(ControlFlow::Continue(()))
+    }
+
+    /// What it shows in a range of the disk, as extents of a chain of which it is at depth 1.
+    pub(super) fn shown(&self, range: Range<u64>) -> Result<Vec<Extent>, MapError> {
+        let mut out = Vec::new();
+        if !range.is_empty() {
+            let _all = self.visit(range, Depth(1), &mut Sink { out: &mut out, room: usize::MAX })?;
+        }
+        Ok(out)
+    }
+
+    /// Reads what one of these extents has, from its beginning on.
+    pub(super) fn read_extent(&self, extent: &Extent, into: &mut [u8]) -> Result<(), MapError> {
+        let read = self.medium(extent.depth).map_or(Ok(()), |medium| medium.read_at(extent.file, into));
+        read.map_err(MapError::io("read the data of a base"))
     }
 
     /// Where what a zone shows ends.

@@ -207,13 +207,13 @@ fn first_cluster(
     let mut assemble = |names: &[(u8, u8, &str)]| {
         let mut bytes = vec![0; HEADER_LENGTH];
         if let Some(backing) = backing {
-            push_extension(&mut bytes, backing::FORMAT, backing::QCOW2.as_bytes());
+            extension::push(&mut bytes, backing::FORMAT, backing::QCOW2.as_bytes());
             let identity = backing.identity.as_ref().map(Identity::encode);
-            identity.iter().for_each(|identity| push_extension(&mut bytes, backing::IDENTITY, identity));
+            identity.iter().for_each(|identity| extension::push(&mut bytes, backing::IDENTITY, identity));
         }
-        push_extension(&mut bytes, extension::FEATURE_NAMES, &feature_names(names));
-        push_extension(&mut bytes, extension::ZONED_MAGIC, zoned.as_bytes());
-        push_extension(&mut bytes, extension::END, &[]);
+        extension::push(&mut bytes, extension::FEATURE_NAMES, &feature_names(names));
+        extension::push(&mut bytes, extension::ZONED_MAGIC, zoned.as_bytes());
+        extension::push(&mut bytes, extension::END, &[]);
         if let Some(backing) = backing {
             raw.backing_file_offset = U64::new(bytes.len() as u64);
             raw.backing_file_size = U32::new(backing.name.len() as u32);
@@ -250,11 +250,4 @@ fn feature_names(names: &[(u8, u8, &str)]) -> Vec<u8> {
         bytes.resize(end, 0);
     }
     bytes
-}
-
-fn push_extension(bytes: &mut Vec<u8>, magic: u32, data: &[u8]) {
-    bytes.extend_from_slice(&magic.to_be_bytes());
-    bytes.extend_from_slice(&(data.len() as u32).to_be_bytes());
-    bytes.extend_from_slice(data);
-    bytes.resize(bytes.len().next_multiple_of(8), 0);
 }

@@ -48,6 +48,12 @@ pub enum OpenError {
         /// The file of the base.
         name: String,
     },
+    /// The image's changes are being taken into its base.
+    #[error("a commit of the image into its base '{name}' has not come to its end: run commit again")]
+    HalfCommitted {
+        /// The file of the base.
+        name: String,
+    },
     /// The base is not what the image was made on.
     #[error("its base '{name}' has changed since the image was made on it: {changed} was {meant}, and is {found}")]
     BaseChanged {
@@ -256,6 +262,55 @@ pub enum PointerError {
         other_order: ByteOrder,
         /// What would have been right.
         expected: String,
+    },
+}
+
+/// Why an image was not put on another base, or its changes not taken into its base.
+#[derive(Debug, thiserror::Error)]
+pub enum RebaseError {
+    /// An image is not good.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A mapping cannot be read or changed.
+    #[error(transparent)]
+    Map(#[from] MapError),
+    /// A file cannot be written.
+    #[error("cannot {doing}: {source}")]
+    Io {
+        /// What was being done.
+        doing: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A new file was to be taken for the same base.
+    #[error("it is not a copy of the base that the image was made on: {changed} is another one")]
+    Different {
+        /// What is.
+        changed: Changed,
+    },
+    /// The first cluster has no room for what an image says of its base.
+    #[error(
+        "the name of the base has {len} bytes: expected at most 1023, and fewer with clusters of {cluster_size} bytes, the first of \
+         which holds the name"
+    )]
+    Name {
+        /// The length of the name.
+        len: usize,
+        /// The cluster size.
+        cluster_size: Bytes,
+    },
+    /// The image builds on nothing.
+    #[error("the image builds on no other: expected one that fork has made")]
+    NoBase,
+    /// The disk of the image is larger than that of its base.
+    #[error(
+        "the disk has {size} bytes, and that of its base {base}: expected one size; convert makes an image of its own"
+    )]
+    Larger {
+        /// The size of the disk.
+        size: Bytes,
+        /// That of the base's.
+        base: Bytes,
     },
 }
 

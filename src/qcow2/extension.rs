@@ -331,6 +331,34 @@ pub(super) fn walk(area: &[u8]) -> Result<Extensions<'_>, OpenError> {
     Ok(found)
 }
 
+/// Appends an extension.
+pub(super) fn push(bytes: &mut Vec<u8>, magic: u32, data: &[u8]) {
+    bytes.extend_from_slice(&magic.to_be_bytes());
+    bytes.extend_from_slice(&(data.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(data);
+    bytes.resize(bytes.len().next_multiple_of(8), 0);
+}
+
+/// The extensions in `area` but for some kinds and the one that ends them, as they stand there; and how long all of them are.
+pub(super) fn without(area: &[u8], kinds: &[u32]) -> Result<(usize, Vec<u8>), OpenError> {
+    walk(area)?;
+    let mut kept = Vec::new();
+    let mut at = 0;
+    while let Some([m0, m1, m2, m3, l0, l1, l2, l3]) = area.get(at..).and_then(|rest| rest.first_chunk::<8>()) {
+        let magic = u32::from_be_bytes([*m0, *m1, *m2, *m3]);
+        if magic == END {
+            at += 8;
+            break;
+        }
+        let len = 8 + (u32::from_be_bytes([*l0, *l1, *l2, *l3]) as usize).next_multiple_of(8);
+        if !kinds.contains(&magic) {
+            kept.extend_from_slice(area.get(at..at + len).unwrap_or_default());
+        }
+        at += len;
+    }
+    Ok((at, kept))
+}
+
 fn feature_names(content: &[u8]) -> Vec<FeatureName> {
     let entries = content.as_chunks::<FEATURE_NAME_LENGTH>().0;
     let text = |bytes: &[u8]| {

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use super::entry::Entries;
 use super::error::{GrowError, MapError};
 use super::header::{DISK_FIELDS, FILE_LIMIT, L1_LIMIT, REFCOUNT_TABLE_LIMIT};
-use super::{Change, Image, redo, table};
+use super::{Access, Change, Image, redo, table};
 use crate::storage::Medium;
 use crate::units::{Bytes, FileOffset, ZoneIndex};
 use crate::zone::Geometry;
@@ -41,12 +41,12 @@ pub struct Growth {
 
 /// Grows the disk of an image that nobody else has open, and returns its new shape. What is refused changes nothing.
 pub fn grow<S: Medium>(storage: &Arc<S>, growth: &Growth) -> Result<Geometry, GrowError> {
-    let mut image = Image::open_to_grow(Arc::clone(storage))?;
+    let mut image = Image::open_without_base(Arc::clone(storage), Access::ReadWrite)?;
     let geometry = image.grown(growth)?;
     let old_tables = image.grow_to(&geometry)?;
     let orderly = image.orderly;
     // Where the change was written down and not made, this makes it.
-    let mut image = Image::open_to_grow(Arc::clone(storage))?;
+    let mut image = Image::open_without_base(Arc::clone(storage), Access::ReadWrite)?;
     image.prepare_for_writing()?;
     // The disk has grown. What fails from here on leaves leaked clusters, and an end that was not in order.
     if let Err(error) = image.give_back(old_tables).and_then(|()| if orderly { image.mark_orderly() } else { Ok(()) }) {

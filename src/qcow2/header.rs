@@ -14,6 +14,8 @@ use crate::units::{Bytes, FileOffset};
 
 /// What an image begins with: "QFI" and 0xfb, big-endian.
 pub const MAGIC: u32 = 0x5146_49fb;
+/// Where the fields stand of the name of the base's file: its place and its length.
+pub(super) const BACKING_FIELDS: Range<u64> = 8..20;
 /// Where the fields stand that a growing disk changes: its size, the encryption's method, size and place of the L1 table.
 pub(super) const DISK_FIELDS: Range<u64> = 24..48;
 /// Where the fields of the refcount table's place stand: eight bytes offset, four bytes length in clusters.

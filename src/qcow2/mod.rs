@@ -24,7 +24,7 @@
 //! | [`mapping`] | from guest offsets to the file |
 //! | [`backing`], [`base`] | what an image says of the base that it builds on; the base itself |
 //! | `overlay` | copying up from the base, and hiding what it has |
-//! | `fork` | new images that build on others |
+//! | `fork`, `rebase`, `commit` | new images that build on others; from one base to another; changes taken into the base |
 //! | [`alloc`] | reservations, new mappings, growing tables |
 //! | `redo` | changes of several places at once |
 //! | `grow` | larger disks |
@@ -38,6 +38,7 @@ mod alloc;
 mod backing;
 mod base;
 mod check;
+mod commit;
 mod compare;
 mod create;
 mod entry;
@@ -51,6 +52,7 @@ mod mapping;
 mod open;
 mod order;
 mod overlay;
+mod rebase;
 mod redo;
 mod refcount;
 mod regions;
@@ -65,12 +67,13 @@ use std::sync::Arc;
 pub use backing::{Backing, Identity};
 pub use base::{Base, BaseMedium, MOST_BASES};
 pub use check::{CheckReport, Finding, FindingKind, LeakedRange, check};
+pub use commit::{Committed, commit};
 pub use compare::{Comparison, DataDifference, Seen, ShapeDifference, ZoneDifference, compare_shapes};
 pub use create::{CreateOptions, create};
 pub use entry::PointerFault;
 pub use error::{
     Changed, CheckError, CompareError, CreateError, EntryFault, GrowError, MapError, OpenError, PointerError,
-    RepairError, Which,
+    RebaseError, RepairError, Which,
 };
 pub use extension::ZonedExtension;
 pub use fork::{ForkOptions, fork};
@@ -79,6 +82,7 @@ pub use header::{Header, MAGIC};
 pub use layout::ZonedLayout;
 pub use mapping::Extent;
 pub use order::ByteOrder;
+pub use rebase::{Rebased, rebase, relink};
 pub use redo::Change;
 pub use regions::Kind as MetadataKind;
 pub use repair::{Pointers, RepairReport, SettledPointer, Withheld, repair};

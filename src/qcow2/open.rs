@@ -31,7 +31,6 @@ enum Aim {
     Look,
     Check,
     Repair,
-    Grow,
 }
 
 impl<S: Medium> Image<S> {
@@ -70,17 +69,21 @@ impl<S: Medium> Image<S> {
         Self::open_as(storage, Access::ReadWrite, Aim::Repair)
     }
 
-    /// Opens an image to grow it. Writes nothing unless an earlier process has died in the midst of a change.
-    pub(super) fn open_to_grow(storage: Arc<S>) -> Result<Self, OpenError> {
-        Self::open_as(storage, Access::ReadWrite, Aim::Grow)
+    /// Opens an image of whose disk nothing is read that is not its own. Writes nothing unless an earlier process has died in the
+    /// midst of a change.
+    pub(super) fn open_without_base(storage: Arc<S>, access: Access) -> Result<Self, OpenError> {
+        Self::open_as(storage, access, Aim::Use)
     }
 
     /// Reads what the image in `storage` says of the one that it builds on, and nothing else.
     pub fn backing_of(storage: &S) -> Result<Option<Backing>, OpenError> {
         let file_len = storage.len().map_err(OpenError::io("read the length of the file"))?.0;
-        let (_, header) = read_header(storage, file_len)?;
-        let area = read_area(storage, file_len, &header)?;
-        read_backing(storage, &header, &extension::walk(&area)?)
+        let redo = begun_changes(storage, file_len)?;
+        let changes = redo.as_ref().map_or(&[][..], |redo| &redo.changes);
+        let changed = Layered(Changed { storage, changes });
+        let (_, header) = read_header(&changed, file_len)?;
+        let area = read_area(&changed, file_len, &header)?;
+        read_backing(&changed, &header, &extension::walk(&area)?)
     }
 
     /// Puts the image on its base.
@@ -95,6 +98,9 @@ impl<S: Medium> Image<S> {
         };
         if base.height() > MOST_BASES {
             return Err(OpenError::TooManyBases { most: MOST_BASES });
+        }
+        if backing.identity.as_ref().is_some_and(|identity| identity.committing) {
+            return Err(OpenError::HalfCommitted { name: backing.name.clone() });
         }
         let changed = backing.identity.as_ref().and_then(|meant| Some((meant, meant.changed(base.identity())?)));
         if let Some((meant, changed)) = changed {
@@ -114,8 +120,7 @@ impl<S: Medium> Image<S> {
 
     fn open_as(storage: Arc<S>, access: Access, aim: Aim) -> Result<Self, OpenError> {
         let mut file_len = storage.len().map_err(OpenError::io("read the length of the file"))?.0;
-        let marks = read_raw_header(&*storage)?.autoclear_features.get();
-        let redo = if marks & header::CHANGING == 0 { None } else { redo::find(&*storage, file_len)? };
+        let redo = begun_changes(&*storage, file_len)?;
         let changes = redo.as_ref().map_or(&[][..], |redo| &redo.changes);
         let changed = Layered(Changed { storage: &*storage, changes });
         let (raw, mut header) = read_header(&changed, file_len)?;
@@ -250,6 +255,12 @@ fn refcount_entries(header: &Header) -> u64 {
     u64::from(header.refcount_table_clusters) * header.cluster_size().0 / 8
 }
 
+/// What the last writer has begun to change, where that has not come to its end.
+fn begun_changes<S: Medium>(storage: &S, file_len: u64) -> Result<Option<redo::Redo>, OpenError> {
+    let marks = read_raw_header(storage)?.autoclear_features.get();
+    if marks & header::CHANGING == 0 { Ok(None) } else { redo::find(storage, file_len) }
+}
+
 fn read_raw_header<S: Medium>(storage: &S) -> Result<RawHeader, OpenError> {
     let mut raw = RawHeader::new_zeroed();
     storage.read_at(FileOffset(0), raw.as_mut_bytes()).map_err(OpenError::io("read the header"))?;
@@ -344,7 +355,7 @@ fn find_order<S: Medium>(
     aim: Aim,
 ) -> Result<(entry::Entries, bool), OpenError> {
     let offset = FileOffset(zoned.zonedmeta_offset);
-    let refuses = matches!(aim, Aim::Use | Aim::Look | Aim::Grow);
+    let refuses = matches!(aim, Aim::Use | Aim::Look);
     let zones = geometry.nr_zones().min(if aim == Aim::Look { table::SAMPLE } else { u32::MAX });
     match table::find_order(storage, offset, geometry, zoned.layout, zones, !refuses)? {
         (_, Some(wrong)) if refuses => Err(OpenError::Pointer(wrong)),

@@ -11,7 +11,7 @@ use std::ops::Range;
 
 use super::Image;
 use super::error::MapError;
-use super::mapping::{Extent, Mapping, Sink, ZERO};
+use super::mapping::{Extent, Mapping, ZERO};
 use crate::storage::{FileRange, Medium};
 use crate::units::{Bytes, Depth, FileOffset};
 
@@ -37,18 +37,14 @@ impl<S: Medium> Image<S> {
     }
 
     /// The bytes of the disk in a guest cluster.
-    fn cluster_range(&self, guest: u64) -> Range<u64> {
+    pub(super) fn cluster_range(&self, guest: u64) -> Range<u64> {
         let bits = self.header.cluster_bits;
         guest << bits..((guest + 1) << bits).min(self.header.size.0)
     }
 
     /// What the base shows in a range of the disk, with nothing of the image itself in front.
-    fn shown(&self, range: Range<u64>) -> Result<Vec<Extent>, MapError> {
-        let mut out = Vec::new();
-        if let Some(base) = self.base.as_ref().filter(|_| !range.is_empty()) {
-            let _all = base.visit(range, Depth(1), &mut Sink { out: &mut out, room: usize::MAX })?;
-        }
-        Ok(out)
+    pub(super) fn shown(&self, range: Range<u64>) -> Result<Vec<Extent>, MapError> {
+        self.base.as_ref().map_or(Ok(Vec::new()), |base| base.shown(range))
     }
 
     /// Writes what the base shows of a guest cluster, but for what is `hidden`, into the new cluster at `to`, which reads as

@@ -14,9 +14,10 @@
 //! ```
 
 use std::io;
+use std::ops::Range;
 
 use super::error::{MapError, OpenError};
-use super::header::{AUTOCLEAR_FIELD, CHANGING, DISK_FIELDS, LEAST_LENGTH};
+use super::header::{AUTOCLEAR_FIELD, BACKING_FIELDS, CHANGING, DISK_FIELDS, LEAST_LENGTH};
 use super::{Access, Image};
 use crate::storage::{FileRange, Layer, Medium};
 use crate::units::{Bytes, FileOffset};
@@ -162,8 +163,9 @@ fn decode(mut log: &[u8], end: u64) -> Option<Vec<Change>> {
         let (content, rest) = rest.split_at_checked(usize::try_from(len).ok()?)?;
         // What marks the change is no place for any, nor is what is behind the image.
         let behind = place.checked_add(len)?;
-        let of_disk = place >= DISK_FIELDS.start && behind <= DISK_FIELDS.end;
-        ((of_disk || place >= LEAST_LENGTH.into()) && behind <= end).then_some(())?;
+        let in_fields = |fields: &Range<u64>| place >= fields.start && behind <= fields.end;
+        let of_header = [DISK_FIELDS, BACKING_FIELDS].iter().any(in_fields);
+        ((of_header || place >= LEAST_LENGTH.into()) && behind <= end).then_some(())?;
         changes.push((FileOffset(place), content.to_vec()));
         log = rest;
     }

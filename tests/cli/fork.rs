@@ -199,3 +199,35 @@ fn changed(image: Image, zone: usize, byte: u8) -> Image {
     assert!(disk.stop().success());
     disk.image
 }
+
+#[test]
+fn a_fork_is_put_on_another_base_or_taken_into_its_own() {
+    let base = golden();
+    let child = changed(fork(&base, "overlay"), 2, 9);
+    let flat = Image::absent();
+    ok(&["convert", &child.name(), &flat.name(), "--to", "image"]);
+    // On a base with other data.
+    let other = changed(golden(), 4, 3);
+    assert!(ok(&["rebase", &child.name(), &other.name()]).contains("taken over"));
+    equal(&flat, &child);
+    assert!(ok(&["info", &child.name()]).contains(&format!("builds on: {}", other.name())));
+    // On a copy, as the base is gone.
+    let moved = Image::absent();
+    fs::copy(other.path(), moved.path()).unwrap();
+    fs::remove_file(other.path()).unwrap();
+    fails(&["rebase", &child.name(), &base.name()], &[&child.name(), &base.name(), "not a copy"]);
+    assert!(ok(&["rebase", &child.name(), &moved.name()]).contains("by its new name"));
+    equal(&flat, &child);
+    child.assert_clean();
+    // Into its base, while another fork of that is served, and afterwards.
+    let served = Setup::new(SMALL).start_on(fork(&moved, "overlay"));
+    fails(&["commit", &child.name()], &[&moved.name(), "in use"]);
+    drop(served);
+    assert!(ok(&["commit", &child.name()]).starts_with(&format!("Committed '{}' to '{}'", child.name(), moved.name())));
+    equal(&flat, &moved);
+    equal(&flat, &child);
+    moved.assert_clean();
+    moved.assert_qemu_agrees(1);
+    fails(&["commit", &moved.name()], &[&moved.name(), "builds on no other"]);
+    fails(&["rebase", &moved.name(), &flat.name()], &[&moved.name(), "builds on no other"]);
+}

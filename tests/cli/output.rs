@@ -64,6 +64,8 @@ const COMPLAINING: &[(&str, i32)] = &[
     ("check MISSING", 1),
     ("diff FILE MISSING", 2),
     ("fork MISSING FORK", 1),
+    ("rebase MISSING FILE", 1),
+    ("commit MISSING", 1),
     ("resize MISSING +1M", 1),
     ("top MISSING", 1),
     ("ctl MISSING stats", 1),

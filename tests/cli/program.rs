@@ -22,7 +22,10 @@ fn help_and_version_succeed() {
     for feature in ["VIRTIO_BLK_F_ZONED", "io_uring", "seccomp", "sd_notify"] {
         assert!(version.contains(feature), "--version does not name {feature}: {version}");
     }
-    for command in ["create", "serve", "info", "report", "map", "top", "check", "convert", "diff", "fork", "resize"] {
+    for command in [
+        "create", "serve", "info", "report", "map", "top", "check", "convert", "diff", "fork", "rebase", "commit",
+        "resize",
+    ] {
         assert!(ok(&["--help"]).contains(command), "--help does not name {command}");
         assert!(!ok(&[command, "--help"]).is_empty());
     }

@@ -22,6 +22,8 @@ const COMMANDS: &[(&str, &str)] = &[
     ("check", include_str!("../../../packaging/manual/check.md")),
     ("diff", include_str!("../../../packaging/manual/diff.md")),
     ("fork", include_str!("../../../packaging/manual/fork.md")),
+    ("rebase", include_str!("../../../packaging/manual/rebase.md")),
+    ("commit", include_str!("../../../packaging/manual/commit.md")),
     ("resize", include_str!("../../../packaging/manual/resize.md")),
 ];
 
