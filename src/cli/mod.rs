@@ -26,6 +26,7 @@ mod resize;
 mod screen;
 mod serve;
 mod size;
+mod snapshot;
 mod top;
 mod trace;
 mod verbosity;

@@ -17,6 +17,15 @@ pub enum OpenError {
          by serving it or by check --repair"
     )]
     HalfChanged,
+    /// Its content was being replaced by that of a snapshot.
+    #[error(
+        "the image was being reverted to the snapshot {to:?} when its process ended, and is no image any more: copy that file over it \
+         (cp --sparse=always)"
+    )]
+    Reverting {
+        /// What the snapshot is called.
+        to: String,
+    },
     /// The storage failed.
     #[error("cannot {doing}: {source}")]
     Io {

@@ -128,6 +128,11 @@ impl FileMedium {
         Self { file: Arc::new(file), system, words: OnceLock::new() }
     }
 
+    /// Takes an open file that is only read, for a while: nothing is asked of it or of its file system.
+    pub fn for_reading(file: Arc<File>) -> Self {
+        Self { file, system: FileSystem::Other, words: OnceLock::new() }
+    }
+
     /// Takes into account that words of this range will be written often. The range is inside the file and stays there.
     pub fn expect_words(&self, (offset, len): FileRange) {
         if self.system != FileSystem::OverwritesInPlace {
