@@ -131,12 +131,12 @@ impl Load {
     #[track_caller]
     pub(crate) fn judge(&self, zones: &[Vec<Vec<u8>>], from: u64, to: u64) {
         let mut possible: Vec<Vec<usize>> = Vec::new();
-        for zone in self.geo.first_seq()..self.geo.zones() {
-            let found = self.prefixes(zone, &zones[zone]);
+        for (zone, blocks) in zones.iter().enumerate().skip(self.geo.first_seq()) {
+            let found = self.prefixes(zone, blocks);
             assert!(
                 !found.is_empty(),
                 "zone {zone} holds {} blocks that no prefix of its requests makes",
-                zones[zone].len()
+                blocks.len()
             );
             possible.push(found);
         }
