@@ -8,7 +8,7 @@ use clap::Subcommand;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::{cut, fault, info, map, output, report, size};
+use super::{cut, fault, info, map, output, report, size, snapshot};
 use crate::control::client::Client;
 use crate::control::{Command, MAX_CELLS};
 use crate::observe::stats::{HotZone, Operation, RefusedLately, Stats};
@@ -72,6 +72,11 @@ enum Order {
         #[command(subcommand)]
         order: fault::Order,
     },
+    /// Keep the disk as it is now, and have it be that again.
+    Snapshot {
+        #[command(subcommand)]
+        order: snapshot::Order,
+    },
     /// Set a mark, which a power cut and rules for faults may wait for.
     Mark {
         /// Its name.
@@ -83,6 +88,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     // How an answer that is not to be JSON is shown; what cannot be shown so is not an answer of this version's daemon.
     type Show = fn(Value) -> Result<String>;
     let (command, show): (Command, Show) = match &args.order {
+        Order::Snapshot { order } => {
+            return snapshot::run(&args.socket, order, args.json).map(|()| ExitCode::SUCCESS);
+        }
         Order::Map { cells } => return map::print_served(&args.socket, *cells, args.json),
         Order::Report { first, count } => {
             return report::print_served(&mut Client::connect(&args.socket)?, *first, *count, args.json);

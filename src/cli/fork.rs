@@ -12,7 +12,8 @@ use super::make::make_filled;
 use super::{image, output};
 use crate::chain::{self, Chain};
 use crate::qcow2::{self, ForkOptions};
-use crate::storage::file::{FileMedium, reflink};
+use crate::storage::copy::share_blocks;
+use crate::storage::file::FileMedium;
 use crate::storage::lock::{self, Purpose};
 
 /// How a fork comes by the data of its base.
@@ -87,11 +88,7 @@ fn make_reflink(args: &Args, chain: &Chain) -> Result<io::Result<()>> {
     }
     let mut refused = None;
     let made = make_filled(&args.child, &mut |file| {
-        reflink(&base, &file).map_err(|error| {
-            let again = io::Error::from(error.kind());
-            refused = Some(error);
-            again
-        })?;
+        share_blocks(&base, &file, 0).inspect_err(|error| refused = Some(io::Error::from(*error)))?;
         file.sync_all()?;
         Ok(Vec::new())
     });

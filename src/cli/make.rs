@@ -50,7 +50,23 @@ pub(super) fn make_filled(path: &Path, fill: Fill<'_>) -> Result<Vec<String>> {
 
 /// Makes an image such that whoever looks finds a whole one or none; one that has come to be there meanwhile stays.
 pub(super) fn make_whole(path: &Path, options: &CreateOptions) -> Result<Vec<String>> {
-    let fill: Fill<'_> = &mut |file| fill(&FileMedium::new(file), options);
+    let made = make_aside(path, &mut |file| fill(&FileMedium::new(file), options))?;
+    match made.named {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(path, error)),
+        _ => Ok(made.warnings),
+    }
+}
+
+/// Makes a file where there is none, such that whoever looks finds all of it or nothing, though this program is killed.
+pub(super) fn make_at_last(path: &Path, fill: Fill<'_>) -> Result<()> {
+    if fs::symlink_metadata(path).is_ok() {
+        return Err(failed(path, io::ErrorKind::AlreadyExists.into()));
+    }
+    make_aside(path, fill)?.named.map_err(|error| failed(path, error))
+}
+
+/// Makes a file that gets its name when it is whole.
+fn make_aside(path: &Path, fill: Fill<'_>) -> Result<Made> {
     let made = match make_unnamed(path, fill)? {
         Some(made) => made,
         None => {
@@ -62,10 +78,7 @@ pub(super) fn make_whole(path: &Path, options: &CreateOptions) -> Result<Vec<Str
             Made { warnings, named }
         }
     };
-    match made.named {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(failed(path, error)),
-        _ => Ok(made.warnings),
-    }
+    Ok(made)
 }
 
 /// A name beside this one, for what is not whole yet.

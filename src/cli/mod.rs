@@ -28,6 +28,7 @@ mod resize;
 mod screen;
 mod serve;
 mod size;
+mod snapshot;
 mod top;
 mod trace;
 mod verbosity;

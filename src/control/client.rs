@@ -1,13 +1,15 @@
 //! Asking a running daemon.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, ErrorKind, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
 use serde::de::DeserializeOwned;
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::{Answer, Command, Zones};
 
@@ -16,6 +18,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The same for a flush, which takes as long as the disk takes.
 const FLUSH_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How often whoever waits for what takes long is told that it still does.
+const WAIT: Duration = Duration::from_millis(100);
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -100,27 +105,62 @@ impl Client {
 
     /// Asks, and waits for the answer.
     pub fn ask<T: DeserializeOwned>(&mut self, command: &Command) -> Result<T, ClientError> {
+        let patience = if matches!(command, Command::Flush {}) { FLUSH_PATIENCE } else { self.patience };
+        self.send(command, None, patience)?;
+        let mut answer = Vec::new();
+        self.stream.read_until(b'\n', &mut answer).map_err(|source| self.silent_or_lost(source, patience))?;
+        self.understand(&answer)
+    }
+
+    /// Asks for what may take any time, with a file for it, and waits as long as the daemon is there. `wait` is called now and
+    /// then meanwhile.
+    pub fn ask_long<T: DeserializeOwned>(
+        &mut self,
+        command: &Command,
+        file: &File,
+        mut wait: impl FnMut(),
+    ) -> Result<T, ClientError> {
+        self.send(command, Some(file), WAIT)?;
+        let mut answer = Vec::new();
+        loop {
+            match self.stream.read_until(b'\n', &mut answer) {
+                Ok(_) => return self.understand(&answer),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => wait(),
+                Err(error) => return Err(self.lost(error)),
+            }
+        }
+    }
+
+    fn send(&mut self, command: &Command, file: Option<&File>, patience: Duration) -> Result<(), ClientError> {
+        let strange =
+            |error: serde_json::Error| ClientError::Strange { path: self.path.clone(), reason: error.to_string() };
+        let mut line = serde_json::to_vec(command).map_err(strange)?;
+        line.push(b'\n');
+        let numbers: Vec<RawFd> = file.iter().map(|file| file.as_raw_fd()).collect();
+        let stream = self.stream.get_mut();
+        let asked = stream.set_read_timeout(Some(patience)).and_then(|()| {
+            // The file comes with the first byte.
+            let sent = stream.send_with_fds(&[&line[..]], &numbers).map_err(io::Error::from)?;
+            stream.write_all(line.get(sent..).unwrap_or_default())
+        });
+        asked.map_err(|source| self.silent_or_lost(source, patience))
+    }
+
+    fn silent_or_lost(&self, source: io::Error, patience: Duration) -> ClientError {
+        match source.kind() {
+            ErrorKind::WouldBlock => ClientError::Silent { path: self.path.clone(), patience },
+            _ => self.lost(source),
+        }
+    }
+
+    fn understand<T: DeserializeOwned>(&mut self, answer: &[u8]) -> Result<T, ClientError> {
+        if answer.is_empty() {
+            return Err(self.lost(io::Error::new(ErrorKind::UnexpectedEof, "the connection is closed")));
+        }
+        self.known = true;
         let path = self.path.clone();
         let strange = |error: serde_json::Error| ClientError::Strange { path, reason: error.to_string() };
-        let mut line = match serde_json::to_vec(command) {
-            Ok(line) => line,
-            Err(error) => return Err(strange(error)),
-        };
-        line.push(b'\n');
-        let mut answer = String::new();
-        let patience = if matches!(command, Command::Flush {}) { FLUSH_PATIENCE } else { self.patience };
-        let stream = self.stream.get_mut();
-        let asked = stream.set_read_timeout(Some(patience)).and_then(|()| stream.write_all(&line));
-        let asked = asked.and_then(|()| self.stream.read_line(&mut answer));
-        match asked {
-            Ok(0) => return Err(self.lost(io::Error::new(ErrorKind::UnexpectedEof, "the connection is closed"))),
-            Ok(_) => self.known = true,
-            Err(source) if source.kind() == ErrorKind::WouldBlock => {
-                return Err(ClientError::Silent { path: self.path.clone(), patience });
-            }
-            Err(source) => return Err(self.lost(source)),
-        }
-        match serde_json::from_str(&answer) {
+        match serde_json::from_slice(answer) {
             Ok(Answer::Result(value)) => serde_json::from_value(value).map_err(strange),
             Ok(Answer::Error(reason)) => Err(ClientError::Refused { path: self.path.clone(), reason }),
             Err(error) => Err(strange(error)),

@@ -1,9 +1,10 @@
 //! The control socket: asking a running daemon, and telling it.
 //!
 //! A client sends lines, each one JSON object with a command, and gets a line of JSON for each, in order:
-//! `{"result": ...}` or `{"error": "..."}`. A client that begins with `GET /metrics` is a scraper: it gets one answer of
+//! `{"result": ...}` or `{"error": "..."}`. Commands about snapshots come with the descriptor of a file (SCM_RIGHTS), since this
+//! process may be able to open none. A client that begins with `GET /metrics` is a scraper: it gets one answer of
 //! HTTP and the connection ends. Nothing a client sends changes a zone, but a power cut, where the disk has a
-//! volatile cache, and rules for faults that take zones away.
+//! volatile cache, rules for faults that take zones away, and a revert to a snapshot.
 //!
 //! | module | subject |
 //! | --- | --- |
@@ -16,7 +17,7 @@ pub mod server;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::RuleWords;
-use crate::power::Words;
+use crate::power::{Then, Words};
 use crate::store::ZoneInfo;
 use crate::units::{Bytes, ZoneIndex};
 use crate::zone::{State, ZoneKind};
@@ -89,6 +90,38 @@ pub enum Command {
         /// Its name.
         name: String,
     },
+    /// Copies the image, as one flush leaves it, into the file that comes along, which is empty: [`Snapshot`]. It is not
+    /// durable then.
+    SnapshotSave {},
+    /// Has the image become what the file that comes along holds, which is a copy of an earlier state of it: [`Snapshot`].
+    SnapshotRevert {
+        /// What the file is called.
+        name: String,
+        /// What becomes of requests until the device is reset: dead or fail.
+        #[serde(default = "dead")]
+        then: Then,
+    },
+}
+
+fn dead() -> Then {
+    Then::Dead
+}
+
+impl Command {
+    /// Whether it may take as long as copying the image does.
+    pub fn is_long(&self) -> bool {
+        matches!(self, Self::SnapshotSave {} | Self::SnapshotRevert { .. })
+    }
+}
+
+/// The answer to the commands about snapshots.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// For how many microseconds no request was begun or answered. Of a revert: how long it took, from then on until the image
+    /// was there again.
+    pub held_us: u64,
+    /// reflink where the files share their blocks, data where these were copied.
+    pub method: String,
 }
 
 fn all() -> u32 {

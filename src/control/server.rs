@@ -4,14 +4,17 @@
 //! looked at only when it has taken the answer to the last one, and lines, answers and clients are bounded. A client that
 //! has asked for nothing for a while gives its place to one that waits for one.
 
-use std::io::{self, ErrorKind, Read, Write};
-use std::os::fd::{AsRawFd, RawFd};
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, TryRecvError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::sock_ctrl_msg::ScmSocket;
 
 use super::{Answer, Command};
 
@@ -27,10 +30,39 @@ const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// The longest line, or head of a scraper's question.
 const MAX_LINE: usize = 1 << 20;
 
+/// How often it is looked whether something that takes long is done.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// Files that come with one command, at most.
+const MAX_FILES: usize = 4;
+
+/// The most descriptors that come with one system call; the kernel's SCM_MAX_FD.
+const MAX_SENT: usize = 253;
+
+/// An answer; `Err` is one line of what is wrong.
+pub type Answering = Result<serde_json::Value, String>;
+
+/// An answer that comes later. Who is not waiting any more drops it.
+pub struct Later {
+    /// Where it comes.
+    pub told: Receiver<Answering>,
+    /// Called when nobody waits for it any more; where it has come that means nothing.
+    pub give_up: Box<dyn Fn() + Send>,
+}
+
+impl Drop for Later {
+    fn drop(&mut self) {
+        (self.give_up)();
+    }
+}
+
 /// Who knows the answers.
 pub trait Responder: Send + Sync {
-    /// Does what is asked. `Err` is one line of what is wrong.
-    fn answer(&self, command: Command) -> Result<serde_json::Value, String>;
+    /// Does what is asked.
+    fn answer(&self, command: Command) -> Answering;
+
+    /// Begins what [takes long](Command::is_long), with the files that have come with it.
+    fn begin(&self, command: Command, files: Vec<File>) -> Result<Later, String>;
 
     /// The text for a scraper, in Prometheus' format.
     fn metrics(&self) -> String;
@@ -86,12 +118,14 @@ fn serve(listener: &UnixListener, responder: &dyn Responder, stop: &EventFd, sil
     loop {
         // Somebody new is looked for where a place is free, or is one that may be given away.
         let full = clients.len() >= MAX_CLIENTS;
-        let longest = clients.iter().map(|client| client.heard.elapsed()).max().filter(|_| full).unwrap_or(silence);
+        let silent = clients.iter().filter(|client| client.later.is_none()).map(|client| client.heard.elapsed());
+        let longest = silent.max().filter(|_| full).unwrap_or(if full { Duration::ZERO } else { silence });
         let wait = silence.checked_sub(longest).filter(|wait| !wait.is_zero());
         let mut fds = vec![watch(stop.as_raw_fd(), libc::POLLIN)];
         fds.push(watch(if wait.is_none() { listener.as_raw_fd() } else { -1 }, libc::POLLIN));
         fds.extend(clients.iter().map(|client| watch(client.stream.as_raw_fd(), client.awaits())));
-        poll(&mut fds, wait)?;
+        let waiting = clients.iter().any(|client| client.later.is_some()).then_some(LOOK);
+        poll(&mut fds, wait.map_or(waiting, |wait| Some(waiting.map_or(wait, |look| look.min(wait)))))?;
         let ready = |at: usize| fds.get(at).is_some_and(|fd| fd.revents != 0);
         if ready(0) {
             return let_take(clients, responder);
@@ -99,7 +133,11 @@ fn serve(listener: &UnixListener, responder: &dyn Responder, stop: &EventFd, sil
         let mut at = 1;
         clients.retain_mut(|client| {
             at += 1;
-            !ready(at) || client.go_on(responder)
+            match client.later.is_some() {
+                // Nothing is awaited of it, so that it has gone.
+                true => !ready(at) && client.go_on(responder),
+                false => !ready(at) || client.go_on(responder),
+            }
         });
         if ready(1) {
             give_place(&mut clients, silence);
@@ -137,7 +175,8 @@ fn let_take(mut clients: Vec<Client>, responder: &dyn Responder) -> io::Result<(
 
 /// Ends the client that has been silent for longest, where all places are taken.
 fn give_place(clients: &mut Vec<Client>, silence: Duration) {
-    let silent = clients.iter().enumerate().filter(|(_, client)| client.heard.elapsed() >= silence);
+    let asks = |client: &Client| client.later.is_none() && client.heard.elapsed() >= silence;
+    let silent = clients.iter().enumerate().filter(|(_, client)| asks(client));
     let longest = silent.min_by_key(|(_, client)| client.heard).map(|(at, _)| at);
     if let Some(at) = longest.filter(|_| clients.len() >= MAX_CLIENTS) {
         clients.swap_remove(at);
@@ -173,25 +212,45 @@ struct Client {
     heard: Instant,
     /// Nothing more is read: the connection ends with the output.
     last: bool,
+    /// Those that have come with what is in the input.
+    files: Vec<File>,
+    /// The answer that it waits for.
+    later: Option<Later>,
 }
 
 impl Client {
     fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
-        Ok(Self { stream, input: Vec::new(), output: Vec::new(), taken: 0, heard: Instant::now(), last: false })
+        let (input, output, files) = (Vec::new(), Vec::new(), Vec::new());
+        Ok(Self { stream, input, output, taken: 0, heard: Instant::now(), last: false, files, later: None })
     }
 
+    /// What is awaited of it; that it has gone is always told.
     fn awaits(&self) -> i16 {
-        if self.output.is_empty() { libc::POLLIN } else { libc::POLLOUT }
+        match (&self.later, self.output.is_empty()) {
+            (Some(_), _) => 0,
+            (None, true) => libc::POLLIN,
+            (None, false) => libc::POLLOUT,
+        }
     }
 
     /// Reads, answers and writes as far as it goes without waiting; false when the connection is over.
     fn go_on(&mut self, responder: &dyn Responder) -> bool {
         loop {
+            if let Some(later) = &self.later {
+                let answer = match later.told.try_recv() {
+                    Ok(answer) => answer,
+                    Err(TryRecvError::Empty) => return true,
+                    Err(TryRecvError::Disconnected) => Err("it was not done: the daemon ends".to_owned()),
+                };
+                self.later = None;
+                self.put(&answer.map_or_else(Answer::Error, Answer::Result));
+            }
             let moved = match self.output.is_empty() {
                 false => self.write(),
                 true if self.last => return false,
                 true if self.answer(responder) => Ok(true),
+                true if self.files.len() > MAX_FILES => return false,
                 true => self.read(),
             };
             match moved {
@@ -218,7 +277,12 @@ impl Client {
 
     fn read(&mut self) -> io::Result<bool> {
         let mut chunk = [0; MAX_LINE];
-        let got = self.stream.read(&mut chunk)?;
+        let mut numbers: [RawFd; MAX_SENT] = [-1; MAX_SENT];
+        let mut into = [libc::iovec { iov_base: chunk.as_mut_ptr().cast(), iov_len: chunk.len() }];
+        // SAFETY: the bytes are valid for writing, and any are good.
+        let (got, files) = unsafe { self.stream.recv_with_fds(&mut into, &mut numbers) }.map_err(io::Error::from)?;
+        // SAFETY: the kernel has just made these descriptors for us, and nobody else has them.
+        self.files.extend(numbers.iter().take(files).map(|number| unsafe { File::from_raw_fd(*number) }));
         self.input.extend_from_slice(chunk.get(..got).unwrap_or_default());
         Ok(got != 0)
     }
@@ -245,7 +309,11 @@ impl Client {
         };
         let line: Vec<u8> = self.input.drain(..=end).collect();
         if !line.trim_ascii().is_empty() {
-            self.put(&respond(&line, responder));
+            let files = std::mem::take(&mut self.files);
+            match begin(&line, files, responder) {
+                Ok(later) => self.later = Some(later),
+                Err(answer) => self.put(&answer),
+            }
         }
         true
     }
@@ -282,10 +350,13 @@ fn is_vhost_user(input: &[u8]) -> bool {
     matches!(input, [1..=u8::MAX, 0, 0, 0, ..])
 }
 
-fn respond(line: &[u8], responder: &dyn Responder) -> Answer {
-    match serde_json::from_slice(line) {
-        Ok(command) => responder.answer(command).map_or_else(Answer::Error, Answer::Result),
-        Err(error) => Answer::Error(format!("not a command: {error}")),
+/// Does what a line asks for, or begins it where that takes long. What has come along and is of no use is closed.
+fn begin(line: &[u8], files: Vec<File>, responder: &dyn Responder) -> Result<Later, Answer> {
+    let command: Command =
+        serde_json::from_slice(line).map_err(|error| Answer::Error(format!("not a command: {error}")))?;
+    match command.is_long() {
+        true => responder.begin(command, files).map_err(Answer::Error),
+        false => Err(responder.answer(command).map_or_else(Answer::Error, Answer::Result)),
     }
 }
 

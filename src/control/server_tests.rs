@@ -1,4 +1,6 @@
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 
 use serde_json::{Value, json};
 
@@ -15,6 +17,22 @@ impl Responder for Echo {
             Command::Stats {} => Ok("x".repeat(8 << 20).into()),
             command => Ok(json!({ "asked": command })),
         }
+    }
+
+    /// Answers when the file that comes along is not empty any more.
+    fn begin(&self, _: Command, files: Vec<File>) -> Result<Later, String> {
+        let [file] = &files[..] else { return Err(format!("{} files", files.len())) };
+        let (file, (tell, told)) = (file.try_clone().unwrap(), mpsc::channel());
+        let given_up = Arc::new(AtomicBool::new(false));
+        let gives_up = Arc::clone(&given_up);
+        std::thread::spawn(move || {
+            while file.metadata().unwrap().len() == 0 && !given_up.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            file.set_len(7).unwrap();
+            let _ = tell.send(Ok(json!("done")));
+        });
+        Ok(Later { told, give_up: Box::new(move || gives_up.store(true, Ordering::Relaxed)) })
     }
 
     fn metrics(&self) -> String {
@@ -176,5 +194,29 @@ fn a_scraper_gets_its_text_and_the_end() {
         stream.read_to_string(&mut answer).unwrap();
         assert!(answer.starts_with(status) && answer.ends_with(text), "{answer}");
     }
+    server.stop();
+}
+
+#[test]
+fn what_takes_long_holds_up_nobody_and_is_given_up_when_its_client_goes() {
+    let (_folder, path, server) = start();
+    let file = tempfile::tempfile().unwrap();
+    let save = b"{\"cmd\":\"snapshot-save\"}\n";
+    let clients = [0, 1].map(|_| {
+        let client = UnixStream::connect(&path).unwrap();
+        assert_eq!(client.send_with_fds(&[&save[..]], &[file.as_raw_fd()]).unwrap(), save.len());
+        client
+    });
+    let other = UnixStream::connect(&path).unwrap();
+    assert!(ask(&other, "{\"cmd\":\"info\"}\n")["result"].is_object());
+    assert_eq!(ask(&other, "{\"cmd\":\"snapshot-save\"}\n"), json!({"error": "0 files"}));
+    let [gone, waits] = clients;
+    drop(gone);
+    assert_eq!(answer(&waits), json!({"result": "done"}));
+    assert_eq!(file.metadata().unwrap().len(), 7, "nobody else has written it");
+    // More files than any command takes end the connection.
+    let files = [file.as_raw_fd(); MAX_FILES + 1];
+    assert_eq!(other.send_with_fds(&[&b"{"[..]], &files).unwrap(), 1);
+    assert_eq!((&other).read(&mut [0; 1]).unwrap_or(0), 0);
     server.stop();
 }

@@ -9,12 +9,13 @@ use virtio_bindings::bindings::virtio_blk::VIRTIO_BLK_ID_BYTES;
 use super::counts::Counts;
 use super::limiter::Lines;
 use super::router::{Bell, Router};
+use super::standstill::Standstill;
 use crate::fault::Faults;
 use crate::observe::stats::Stats;
 use crate::observe::{Refused, Subject};
 use crate::power::{CutOutcome, Switch, VolatileCache};
-use crate::store::ZonedDevice;
 use crate::store::device::Layered;
+use crate::store::{Batch, ZonedDevice};
 use crate::units::Bytes;
 use crate::virtio::features::Features;
 use crate::virtio::request::Request;
@@ -47,6 +48,8 @@ pub struct Device {
     pub lines: Lines,
     /// Whether there is power.
     pub switch: Arc<Switch>,
+    /// What is done while nothing moves.
+    pub standstill: Standstill,
     /// Rules that fail and delay requests; the disk is behind them.
     pub faults: Arc<Faults>,
     /// What knows how to lose what is not stable, where that is wanted.
@@ -91,6 +94,7 @@ impl Device {
             router: Router::new(bells),
             counts: Counts::new(queues, trace),
             lines: Lines::new(queues),
+            standstill: Standstill::new(Arc::clone(&switch)),
             switch,
             cache: None,
             write_through: AtomicBool::new(identity.write_through),
@@ -124,6 +128,19 @@ impl Device {
         self.router.ring_all();
     }
 
+    /// A queue that has nothing in flight any more, while all is to come to rest, says so.
+    pub fn is_at_rest(&self) {
+        if let Some(cache) = &self.cache {
+            cache.ring();
+        }
+        self.standstill.ring();
+    }
+
+    /// Does what blocks, a step of it; returns whether there was anything to do. The housekeeper's thread calls it.
+    pub fn housekeep(&self, batch: &mut Batch) -> bool {
+        self.standstill.go_on(&*self.disk, self.cache.as_deref(), &self.router) || self.disk.housekeep(batch)
+    }
+
     /// Does what follows for its power and its zones when the driver has reset the device. No request is in flight.
     pub fn reset(&self) {
         self.faults.device_reset();
@@ -154,7 +171,7 @@ impl Device {
     /// What was seen so far.
     pub fn stats(&self) -> Stats {
         Stats {
-            power_off: self.cache.as_ref().map(|_| self.switch.power().is_off()),
+            power_off: Some(self.switch.power().is_off()).filter(|off| *off || self.cache.is_some()),
             volatile_bytes: self.cache.as_ref().map(|cache| cache.volatile_bytes()),
             ..self.counts.stats(&self.disk.usage())
         }

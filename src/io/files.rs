@@ -54,6 +54,11 @@ impl Files {
         Self { files, direct }
     }
 
+    /// The image file through the page cache.
+    pub fn file(&self) -> &File {
+        &self.files.buffered
+    }
+
     /// The descriptor to use for a transfer, and whether it goes past the page cache.
     ///
     /// # Safety

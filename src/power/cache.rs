@@ -19,7 +19,10 @@ use super::switch::{Power, Switch};
 use super::trigger::{Passed, Trigger};
 use super::words::{Cut, Words};
 use crate::store::device::Layer;
-use crate::store::{Batch, Doorbell, Event, Journal, Op, Outcome, Refusal, Segment, Step, Tag, Ticket, ZonedDevice};
+use crate::store::{
+    Batch, Doorbell, Event, Journal, Op, Outcome, Refusal, Reversion, RevertError, Segment, Step, Tag, Ticket,
+    ZonedDevice,
+};
 use crate::units::{Bytes, ZoneIndex};
 use crate::zone::{Geometry, ZoneKind};
 
@@ -80,6 +83,22 @@ struct Lacking {
     blocks: std::ops::Range<u64>,
 }
 
+/// Requests that are held back, in the order in which they go on.
+#[derive(Default)]
+struct Held {
+    /// Those that had been begun before.
+    resumed: Vec<Tag>,
+    /// Those that came since.
+    fresh: Vec<Tag>,
+}
+
+impl Held {
+    fn take(&mut self) -> impl Iterator<Item = Event> + use<> {
+        let Self { resumed, fresh } = std::mem::take(self);
+        resumed.into_iter().chain(fresh).map(|tag| Event::Retry { tag })
+    }
+}
+
 /// The layer. See the module's documentation.
 pub struct VolatileCache {
     pub(super) below: Arc<dyn ZonedDevice>,
@@ -95,8 +114,8 @@ pub struct VolatileCache {
     coming: Mutex<HashMap<u16, Covered>>,
     trigger: Trigger,
     pending: Mutex<Option<Pending>>,
-    /// Requests that were held back while a cut was about to come.
-    held: Mutex<Vec<Tag>>,
+    /// Requests that were held back while nothing was begun.
+    held: Mutex<Held>,
     pub(super) requests: AtomicU64,
     /// Flushes and writes to conventional zones that are under way.
     watched: AtomicUsize,
@@ -250,7 +269,8 @@ impl VolatileCache {
         cut: Cut,
         done: Option<Done>,
     ) -> Result<(), Option<Done>> {
-        if pending.is_some() || !self.switch.freeze() {
+        // Where all is still for somebody else's sake, it goes behind that.
+        if pending.is_some() || !(self.switch.freeze() || matches!(self.switch.power(), Power::Frozen | Power::Still)) {
             return Err(done);
         }
         *pending = Some(Pending { cut, done, late: Vec::new() });
@@ -269,15 +289,8 @@ impl VolatileCache {
 
     /// A request that is not begun now. It is never gone on with where the power goes.
     fn hold(&self, tag: Tag, op: Op) -> Step {
-        self.remember(tag);
+        lock(&self.held).fresh.push(tag);
         Step::Parked(Ticket::fresh(tag, op))
-    }
-
-    fn remember(&self, tag: Tag) {
-        let mut held = lock(&self.held);
-        if !held.contains(&tag) {
-            held.push(tag);
-        }
     }
 
     fn start(&self, tag: Tag, op: Op, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step {
@@ -394,6 +407,29 @@ impl VolatileCache {
         !lacking.is_empty()
     }
 
+    /// Forgets the requests in flight, none of which comes to an end.
+    fn forget_requests(&self) {
+        lock(&self.lacking).clear();
+        lock(&self.flushes).clear();
+        lock(&self.coming).clear();
+        *lock(&self.held) = Held::default();
+        self.watched.store(0, Ordering::Relaxed);
+    }
+
+    /// The image is nobody's own any more: requests that were held back go on, unless a cut waits.
+    /// `deliver` has the queues find these before they begin anything else.
+    pub fn vacate(&self, deliver: impl FnOnce(&mut dyn Iterator<Item = Event>)) {
+        // No cut begins while this is held.
+        let pending = lock(&self.pending);
+        if pending.is_none() {
+            let mut held = lock(&self.held).take();
+            deliver(&mut held);
+        }
+        self.switch.vacate(pending.is_some());
+        drop(pending);
+        self.ring();
+    }
+
     /// Does the cut that is pending, where nothing is in flight. Returns whether it has.
     fn cut_if_quiet(&self, batch: &mut Batch) -> bool {
         if lock(&self.pending).is_none() {
@@ -405,11 +441,7 @@ impl VolatileCache {
         match &result {
             Ok(outcome) => {
                 *lock(&self.last) = Some(outcome.clone());
-                lock(&self.lacking).clear();
-                lock(&self.flushes).clear();
-                lock(&self.coming).clear();
-                lock(&self.held).clear();
-                self.watched.store(0, Ordering::Relaxed);
+                self.forget_requests();
                 batch.events.clear();
                 self.switch.cut(cut.then);
                 log::info!("the power is cut: {} zones touched, state {}", outcome.zones.len(), outcome.digest);
@@ -417,7 +449,7 @@ impl VolatileCache {
             Err(error) => {
                 log::error!("{error}");
                 self.switch.thaw();
-                batch.events.extend(lock(&self.held).drain(..).map(|tag| Event::Retry { tag }));
+                batch.events.extend(lock(&self.held).take());
             }
         }
         // With the gates closed, so that what is noted of the cut comes before what any queue does without power.
@@ -470,7 +502,10 @@ impl Layer for Arc<VolatileCache> {
 
     fn resume(&self, ticket: Ticket, segments: &mut Vec<Segment>, batch: &mut Batch) -> Step {
         if self.switch.power() != Power::On {
-            self.remember(ticket.tag());
+            let resumed = &mut lock(&self.held).resumed;
+            if !resumed.contains(&ticket.tag()) {
+                resumed.push(ticket.tag());
+            }
             return Step::Parked(ticket);
         }
         match ticket.op() {
@@ -500,6 +535,19 @@ impl Layer for Arc<VolatileCache> {
         let more = self.below.housekeep(batch);
         self.look_through(&mut batch.events);
         read || more
+    }
+
+    fn revert(&self, to: &Reversion<'_>) -> Result<(), RevertError> {
+        self.below.revert(to)?;
+        // What the image is now is stable.
+        self.notes.clear();
+        lock(&self.blocks).clear();
+        self.forget_requests();
+        self.trigger.disarm();
+        if let Some(Pending { done, late, .. }) = lock(&self.pending).take() {
+            done.into_iter().chain(late).for_each(|done| done(Err(CutError::Off)));
+        }
+        Ok(())
     }
 
     fn make_durable(&self) -> Result<(), Refusal> {

@@ -3,7 +3,7 @@
 //! A round of a queue goes under its queue's gate, so that whoever holds all gates knows that no answer is on its way. The power is
 //! read once a round, when it begins: what a round that began with power answers was answered before the cut.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
@@ -32,14 +32,21 @@ pub enum Power {
     Dead = 2,
     /// It is gone; every request fails.
     Failing = 3,
+    /// There is, and nothing moves at all: the image is somebody's own for a while.
+    Still = 4,
 }
+
+/// [`Power::Dead`] and [`Power::Failing`] while the image is somebody's own.
+const DEAD_OCCUPIED: u8 = 5;
+const FAILING_OCCUPIED: u8 = 6;
 
 impl Power {
     fn from_number(number: u8) -> Self {
         match number {
             0 => Self::On,
             1 => Self::Frozen,
-            2 => Self::Dead,
+            2 | DEAD_OCCUPIED => Self::Dead,
+            4 => Self::Still,
             _ => Self::Failing,
         }
     }
@@ -50,10 +57,23 @@ impl Power {
     }
 }
 
+/// How the switch stood: different whenever it was turned in between.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen(u64);
+
+impl Seen {
+    /// Whether there was power.
+    pub fn power(self) -> Power {
+        // The low byte is the state.
+        Power::from_number(self.0 as u8)
+    }
+}
+
 /// The switch of a device.
 #[derive(Debug)]
 pub struct Switch {
-    power: AtomicU8,
+    /// The state, and behind that byte how often it has changed.
+    power: AtomicU64,
     /// The operations of the data path that each queue has in flight.
     gates: Vec<Gate>,
 }
@@ -64,12 +84,17 @@ pub type Gate = Arc<Mutex<usize>>;
 impl Switch {
     /// The switch of a device of so many queues. There is power.
     pub fn new(queues: usize) -> Self {
-        Self { power: AtomicU8::new(Power::On as u8), gates: (0..queues).map(|_| Gate::default()).collect() }
+        Self { power: AtomicU64::new(Power::On as u64), gates: (0..queues).map(|_| Gate::default()).collect() }
     }
 
     /// Whether there is power now.
     pub fn power(&self) -> Power {
-        Power::from_number(self.power.load(Ordering::Acquire))
+        self.look().power()
+    }
+
+    /// How it stands now.
+    pub fn look(&self) -> Seen {
+        Seen(self.power.load(Ordering::Acquire))
     }
 
     /// The gate of a queue; of one that the device does not have, one that nobody else has.
@@ -96,16 +121,51 @@ impl Switch {
     /// The power is gone.
     pub fn cut(&self, then: Then) {
         let power = if then == Then::Fail { Power::Failing } else { Power::Dead };
-        self.power.store(power as u8, Ordering::Release);
+        self.turn(|_| true, power as u8);
     }
 
-    /// The device is reset: the power is back. Returns whether there was none.
+    /// The device is reset: the power is back, as soon as the image is nobody's own. Returns whether there was none.
     pub fn device_reset(&self) -> bool {
-        self.change(Power::Dead, Power::On) || self.change(Power::Failing, Power::On)
+        self.change(Power::Dead, Power::On)
+            || self.change(Power::Failing, Power::On)
+            || self.swap(DEAD_OCCUPIED, Power::Still as u8)
+            || self.swap(FAILING_OCCUPIED, Power::Still as u8)
+    }
+
+    /// From here on nothing moves at all: the image is the caller's, until it [leaves](Self::vacate). Called with all
+    /// [rounds stopped](Self::stop_rounds), where the power is frozen or off; false where it is not.
+    pub fn occupy(&self) -> bool {
+        self.change(Power::Frozen, Power::Still)
+            || self.swap(Power::Dead as u8, DEAD_OCCUPIED)
+            || self.swap(Power::Failing as u8, FAILING_OCCUPIED)
+    }
+
+    /// The power goes while the image is the caller's: the queues give up what they have.
+    pub fn cut_occupied(&self, then: Then) {
+        let power = if then == Then::Fail { FAILING_OCCUPIED } else { DEAD_OCCUPIED };
+        self.turn(|_| true, power);
+    }
+
+    /// The image is nobody's own any more. `frozen`: where there is power, it is about to go. Returns how it stands.
+    pub fn vacate(&self, frozen: bool) -> Power {
+        let on = if frozen { Power::Frozen } else { Power::On };
+        let _ = self.swap(DEAD_OCCUPIED, Power::Dead as u8)
+            || self.swap(FAILING_OCCUPIED, Power::Failing as u8)
+            || self.change(Power::Still, on);
+        self.power()
     }
 
     fn change(&self, from: Power, to: Power) -> bool {
-        self.power.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.swap(from as u8, to as u8)
+    }
+
+    fn swap(&self, from: u8, to: u8) -> bool {
+        self.turn(|state| state == from, to)
+    }
+
+    fn turn(&self, from: impl Fn(u8) -> bool, to: u8) -> bool {
+        let turned = |seen: u64| from(seen as u8).then(|| ((seen >> 8).wrapping_add(1) << 8) | u64::from(to));
+        self.power.fetch_update(Ordering::AcqRel, Ordering::Acquire, turned).is_ok()
     }
 }
 
@@ -132,6 +192,32 @@ mod tests {
             switch.cut(then);
             assert_eq!(switch.power(), power);
             assert!(!switch.freeze() && switch.device_reset() && !switch.device_reset());
+        }
+    }
+
+    #[test]
+    fn while_the_image_is_somebodys_own_a_device_reset_brings_the_power_back_only_when_that_ends() {
+        let switch = Switch::new(1);
+        assert!(!switch.occupy(), "it has to be frozen, or off");
+        assert!(switch.freeze() && switch.occupy() && !switch.occupy());
+        assert_eq!((switch.power(), switch.device_reset()), (Power::Still, false));
+        let seen = switch.look();
+        assert_eq!(switch.vacate(false), Power::On);
+        assert!(switch.look() != seen && switch.look() == switch.look());
+        let on = switch.look();
+        assert!(switch.freeze() && switch.occupy());
+        assert_eq!(switch.vacate(false), Power::On);
+        assert_ne!(switch.look(), on, "who has seen power before and after knows that it was turned");
+        assert!(switch.freeze() && switch.occupy());
+        assert_eq!(switch.vacate(true), Power::Frozen, "it goes behind that");
+        for (then, off) in [(Then::Dead, Power::Dead), (Then::Fail, Power::Failing)] {
+            assert!(switch.occupy());
+            switch.cut_occupied(then);
+            assert_eq!((switch.power(), switch.freeze()), (off, false));
+            assert_eq!(switch.vacate(false), off);
+            assert!(switch.occupy() && switch.device_reset() && !switch.device_reset());
+            assert_eq!((switch.power(), switch.vacate(false)), (Power::Still, Power::On));
+            assert!(switch.freeze());
         }
     }
 

@@ -74,6 +74,15 @@ pub enum OpenError {
         /// How many it may have.
         most: usize,
     },
+    /// Its content was being replaced by that of a snapshot.
+    #[error(
+        "the image was being reverted to the snapshot {to:?} when its process ended, and is no image any more: copy that file over it \
+         (cp --sparse=always)"
+    )]
+    Reverting {
+        /// What the snapshot is called.
+        to: String,
+    },
     /// The storage failed.
     #[error("cannot {doing}: {source}")]
     Io {

@@ -28,6 +28,7 @@
 //! | [`alloc`] | reservations, new mappings, growing tables |
 //! | `redo` | changes of several places at once |
 //! | `grow` | larger disks |
+//! | [`reverting`] | the content of an image replaced by that of an earlier state |
 //! | [`create`], [`check`] | making an image, checking all of one |
 //! | [`repair`] | setting right what a check finds, where that is safe |
 //! | [`compare`](compare_shapes) | two images, zone by zone |
@@ -57,6 +58,7 @@ mod redo;
 mod refcount;
 mod regions;
 mod repair;
+pub mod reverting;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -136,6 +138,11 @@ impl<S: Medium> Image<S> {
     /// What the image says of the one that it builds on.
     pub fn backing(&self) -> Option<&Backing> {
         self.backing.as_ref()
+    }
+
+    /// Takes the image away that this one builds on. Nothing is read of this one's disk afterwards.
+    pub fn take_base(&mut self) -> Option<Base> {
+        self.base.take().map(|base| *base)
     }
 
     /// The image that it builds on.
@@ -223,6 +230,21 @@ impl<S: Medium> Image<S> {
     pub(crate) fn metadata_in(&self, start: FileOffset, len: Bytes) -> Option<MetadataKind> {
         let bits = self.header.cluster_bits;
         self.regions.find(start.0 >> bits..(start.0 + len.0).div_ceil(1 << bits)).map(|(_, kind)| kind)
+    }
+
+    /// What keeps an image from taking the place of this one while it is in use; none where nothing does.
+    pub fn differs_from<T>(&self, other: &Image<T>) -> Option<&'static str> {
+        let (ours, theirs) = (&self.entries, &other.entries);
+        let identity_of = |backing: &Option<Backing>| backing.as_ref().map(|backing| backing.identity.clone());
+        let same = [
+            ("another geometry", self.geometry == other.geometry),
+            ("another layout of the zoned extension", ours.layout == theirs.layout),
+            ("write pointers of the other byte order", ours.order == theirs.order),
+            ("its write pointers elsewhere", self.zoned.zonedmeta_offset == other.zoned.zonedmeta_offset),
+            ("another base", identity_of(&self.backing) == identity_of(&other.backing)),
+            ("another cluster size", self.header.cluster_size() == other.header.cluster_size()),
+        ];
+        same.into_iter().find(|(_, same)| !same).map(|(what, _)| what)
     }
 
     /// Where metadata is: file offset and length of each piece.

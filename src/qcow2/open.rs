@@ -16,7 +16,7 @@ use super::header::{self, FILE_LIMIT, Header, RawHeader};
 use super::redo::Changed;
 use super::refcount::Refcounts;
 use super::regions::{Kind, Regions};
-use super::{Access, Image, alloc, entry, mapping, redo, table};
+use super::{Access, Image, alloc, entry, mapping, redo, reverting, table};
 use crate::storage::{Layered, Medium};
 use crate::units::{Bytes, FileOffset};
 use crate::zone::{Clamp, Geometry};
@@ -71,7 +71,7 @@ impl<S: Medium> Image<S> {
 
     /// Opens an image of whose disk nothing is read that is not its own. Writes nothing unless an earlier process has died in the
     /// midst of a change.
-    pub(super) fn open_without_base(storage: Arc<S>, access: Access) -> Result<Self, OpenError> {
+    pub fn open_without_base(storage: Arc<S>, access: Access) -> Result<Self, OpenError> {
         Self::open_as(storage, access, Aim::Use)
     }
 
@@ -265,6 +265,7 @@ fn read_raw_header<S: Medium>(storage: &S) -> Result<RawHeader, OpenError> {
     let mut raw = RawHeader::new_zeroed();
     storage.read_at(FileOffset(0), raw.as_mut_bytes()).map_err(OpenError::io("read the header"))?;
     if raw.magic.get() != header::MAGIC {
+        reverting::check(storage)?;
         return Err(OpenError::NotQcow2 { found: raw.magic.get() });
     }
     Ok(raw)

@@ -15,6 +15,7 @@ use seccompiler::{
 };
 
 use super::{Role, SandboxError};
+use crate::storage::copy::CLONE_RANGE;
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
@@ -87,8 +88,9 @@ const REFUSED: &[i64] = &[libc::SYS_open, libc::SYS_openat];
 #[cfg(not(target_arch = "x86_64"))]
 const REFUSED: &[i64] = &[libc::SYS_openat];
 
-/// Metadata of the image.
+/// Metadata of the image, and copies of all of it.
 const IMAGE: &[i64] = &[
+    libc::SYS_copy_file_range,
     libc::SYS_fallocate,
     libc::SYS_fsync,
     libc::SYS_ftruncate,
@@ -101,8 +103,8 @@ const IMAGE: &[i64] = &[
 const QUEUE: &[i64] =
     &[libc::SYS_io_uring_enter, libc::SYS_preadv, libc::SYS_preadv2, libc::SYS_pwritev, libc::SYS_pwritev2];
 
-/// Clients of the control socket; it flushes the image too.
-const CONTROL: &[i64] = &[libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_fsync];
+/// Clients of the control socket, who may send descriptors along; it flushes the image too.
+const CONTROL: &[i64] = &[libc::SYS_accept4, libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_fsync];
 
 /// Frontends, and making threads and their engines; a new thread has these until it has confined itself.
 const MAIN: &[i64] = &[
@@ -149,13 +151,28 @@ fn threads_only() -> Result<SeccompRule, seccompiler::Error> {
 }
 
 /// ioctl, but only to ask how much has come on a socket and to make it non-blocking.
-fn socket_ioctls() -> Result<Vec<SeccompRule>, seccompiler::Error> {
+const SOCKET: &[u32] = &[libc::FIONREAD as u32, libc::FIONBIO as u32];
+
+/// ioctl, but only to have a file share the blocks of another one.
+const CLONE: &[u32] = &[CLONE_RANGE];
+
+fn ioctls(role: Role) -> Vec<u32> {
+    match role {
+        Role::Main => [SOCKET, CLONE].concat(),
+        Role::Control => SOCKET.to_vec(),
+        Role::Housekeeper => CLONE.to_vec(),
+        Role::Queue => Vec::new(),
+    }
+}
+
+/// ioctl with these requests alone.
+fn only_ioctls(requests: Vec<u32>) -> Result<Vec<SeccompRule>, seccompiler::Error> {
     let only = |request: u32| {
         let condition = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, u64::from(request))?;
         Ok(SeccompRule::new(vec![condition])?)
     };
     // The kernel looks at 32 bits; the C libraries have the numbers in types of different width and sign.
-    [libc::FIONREAD as u32, libc::FIONBIO as u32].into_iter().map(only).collect()
+    requests.into_iter().map(only).collect()
 }
 
 /// Whether the kernel has system call filters. Asked of the kernel itself: a service may not see all of /proc.
@@ -177,8 +194,8 @@ pub(super) fn apply(role: Role, log: bool) -> Result<(), SandboxError> {
         for number in [libc::SYS_mmap, libc::SYS_mprotect] {
             rules.insert(number, vec![never_executable()?]);
         }
-        if matches!(role, Role::Main | Role::Control) {
-            rules.insert(libc::SYS_ioctl, socket_ioctls()?);
+        if role != Role::Queue {
+            rules.insert(libc::SYS_ioctl, only_ioctls(ioctls(role))?);
         }
         if role == Role::Main {
             rules.insert(libc::SYS_clone, vec![threads_only()?]);

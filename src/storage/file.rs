@@ -74,14 +74,6 @@ pub fn open_regular(path: &Path, options: &mut OpenOptions, expected: &str) -> i
     Ok(file)
 }
 
-/// Makes a file share all blocks of another one, as its file system can copy them on write. Other file systems say EOPNOTSUPP or the
-/// like.
-pub fn reflink(from: &File, to: &File) -> io::Result<()> {
-    // SAFETY: takes no pointers, and both descriptors are open.
-    let result = unsafe { libc::ioctl(to.as_raw_fd(), libc::FICLONE, from.as_raw_fd()) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
 /// An image file opened through the page cache.
 #[derive(Debug)]
 pub struct FileMedium {
@@ -134,6 +126,11 @@ impl FileMedium {
         let _ = posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_RANDOM);
         let system = FileSystem::of(&file);
         Self { file: Arc::new(file), system, words: OnceLock::new() }
+    }
+
+    /// Takes an open file that is only read, for a while: nothing is asked of it or of its file system.
+    pub fn for_reading(file: Arc<File>) -> Self {
+        Self { file, system: FileSystem::Other, words: OnceLock::new() }
     }
 
     /// Takes into account that words of this range will be written often. The range is inside the file and stays there.

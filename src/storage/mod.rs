@@ -8,6 +8,7 @@
 //! in the kernel's page cache). Only [`Medium::flush`] makes it survive a loss of power (and [`Medium::sync_ranges`]
 //! parts of it); operations between two flushes may become durable in any order, in part, torn at 512 bytes.
 
+pub mod copy;
 pub mod file;
 pub mod lock;
 pub mod memory;

@@ -20,6 +20,7 @@
 use super::set::ZoneSet;
 use crate::storage::FileRange;
 use crate::units::{Bytes, FileOffset, ZoneIndex};
+use crate::zone::State;
 
 /// How many punched zones share the sync that makes their holes durable, at most.
 const PUNCHED: usize = 16 * 1024;
@@ -41,6 +42,15 @@ pub(super) enum Clearing {
 }
 
 impl Clearing {
+    /// Where a zone stands when its image is opened, whose last writer ended in order or not.
+    pub(super) fn at_open(state: State, orderly: bool) -> Self {
+        match state {
+            State::Empty => Self::AtOpen,
+            State::Closed if !orderly => Self::AtOpen,
+            _ => Self::Clean,
+        }
+    }
+
     /// Whether the housekeeper has the zone, or is about to.
     pub(super) fn is_under_way(self) -> bool {
         match self {

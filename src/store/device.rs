@@ -4,9 +4,12 @@
 //! [`ZonedStore`] is the device at the bottom. A layer implements [`Layer`], which hands everything on, and says only what it
 //! does otherwise; [`Layered`] makes a device of it.
 
+use std::io;
+use std::sync::Arc;
+
 use super::{
-    Batch, Doorbell, Geometry, IoResult, Journal, Note, Op, Recovered, Refusal, Rewind, Segment, Step, Tag, Ticket,
-    Usage, ZoneInfo, ZoneNow, ZonedStore,
+    Batch, Doorbell, Geometry, IoResult, Journal, Note, Op, Recovered, Refusal, Reversion, RevertError, Rewind,
+    Segment, Step, Tag, Ticket, Usage, ZoneInfo, ZoneNow, ZonedStore,
 };
 use crate::storage::Medium;
 use crate::units::{Bytes, Sector, ZoneIndex};
@@ -89,6 +92,14 @@ device! {
     /// Changes zones back, all at once, as a loss of power does: what was in flight never ends. Nothing is in the hands of a
     /// data path. `fails` is noted for a successor. After an error nothing is changed. Blocking, by the housekeeper's thread.
     fn rewind(&self, to: &Rewind, fails: bool) -> Result<(), Refusal>;
+    /// Has the file copied as it is now: whole, and without space that is counted and unused. Nothing is in the hands of a data
+    /// path. Blocking, by the housekeeper's thread.
+    fn save_copy(&self, copy: &mut dyn FnMut() -> io::Result<()>) -> io::Result<()>;
+    /// Why an image cannot take the place of this one; none where it can. Reads all of its write pointers. Blocking.
+    fn cannot_become(&self, saved: &Arc<dyn Medium>) -> Option<String>;
+    /// Becomes what was saved, with all zones as after a start; what was in flight never ends. Nothing is in the hands of a data
+    /// path. Blocking, by the housekeeper's thread.
+    fn revert(&self, to: &Reversion<'_>) -> Result<(), RevertError>;
     /// How much space of the image was taken since it was opened.
     fn drawn(&self) -> Bytes;
     /// Has so much space reserved at a time, so that writers of a known rate seldom wait for it.

@@ -13,6 +13,7 @@
 //! | `zones` | one zone: model, writes in flight, waiters |
 //! | `map` | where a zone lies in the file |
 //! | `rewind` | changing zones back to what they were, for layers |
+//! | `saved` | copies of the image while it is in use, and the way back to one, for layers |
 //! | `taken` | zones that the drive takes away and gives back, for layers |
 //! | `fuse` | a failed flush stays failed |
 //! | [`device`] | the device as a trait, and layers over it |
@@ -54,6 +55,7 @@ mod map;
 mod read;
 pub mod request;
 mod rewind;
+mod saved;
 mod set;
 mod taken;
 mod write;
@@ -61,13 +63,14 @@ mod zones;
 
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 pub use device::ZonedDevice;
 pub use journal::{Journal, Note, Recovered, Reserved};
 pub use request::*;
 pub use rewind::Rewind;
+pub use saved::{Reversion, RevertError};
 
 use crate::qcow2::{self, Access, Base, Image, PointerTable};
 use crate::storage::{FileRange, Layered, Medium};
@@ -172,6 +175,8 @@ pub struct ZonedStore<S> {
     journal: OnceLock<Box<dyn Journal>>,
     /// Counts admitted writes, to know the least recently written zone.
     stamps: AtomicU64,
+    /// The file holds no image any more.
+    lost: AtomicBool,
 }
 
 impl<S: Medium> ZonedStore<S> {
@@ -205,6 +210,7 @@ impl<S: Medium> ZonedStore<S> {
             allocator: OnceLock::new(),
             journal: OnceLock::new(),
             stamps: AtomicU64::new(1),
+            lost: AtomicBool::new(false),
         })
     }
 
@@ -369,6 +375,9 @@ impl<S: Medium> ZonedStore<S> {
         if self.read_only {
             return Ok(());
         }
+        if self.lost.load(Ordering::Acquire) {
+            return Err(io::Error::other("it was being reverted to a snapshot, and that has failed"));
+        }
         let mut batch = Batch::default();
         self.wind_down(&mut batch);
         self.commit(&mut batch);
@@ -433,12 +442,7 @@ fn read_zones<S: Medium>(image: &Image<S>, granularity: Bytes) -> Result<(Zones,
             return ControlFlow::Break(());
         }
         resources.count(&zone);
-        let clearing = match zone.state() {
-            State::Empty => Clearing::AtOpen,
-            State::Closed if !image.ended_orderly() => Clearing::AtOpen,
-            _ => Clearing::Clean,
-        };
-        all.push(zone, clearing);
+        all.push(zone, Clearing::at_open(zone.state(), image.ended_orderly()));
         ControlFlow::Continue(())
     })?;
     wrong.map(|()| (all, resources))

@@ -241,7 +241,9 @@ impl Handler {
             // What was in flight before the cut never ends, and what was open is closed.
             Power::Dead => region.lose_power(false),
             Power::Failing => region.lose_power(true),
-            Power::On | Power::Frozen => self.left = journal::recover(&self.device.disk, &region, &self.host.journals),
+            Power::On | Power::Frozen | Power::Still => {
+                self.left = journal::recover(&self.device.disk, &region, &self.host.journals)
+            }
         }
         self.inflight = Some(region);
         Ok(())

@@ -70,6 +70,8 @@ impl Housekeeper {
         let bell = Arc::new(Bell::default());
         let ringer = Arc::clone(&bell);
         host.device.disk.set_doorbell(Box::new(move || ringer.ring()));
+        let ringer = Arc::clone(&bell);
+        host.device.standstill.set_doorbell(Box::new(move || ringer.ring()));
         // Work may have been asked for before there was a bell.
         bell.ring();
         let listener = Arc::clone(&bell);
@@ -134,7 +136,7 @@ fn keep(device: &Device, bell: &Bell, pace: &mut Pace, batch: &mut Batch) {
         if let Some(a_second) = pace.measure(Instant::now(), device.disk.drawn()) {
             device.disk.keep_ahead(a_second);
         }
-        let worked = device.disk.housekeep(batch);
+        let worked = device.housekeep(batch);
         device.disk.commit(batch);
         device.router.deliver(batch.events.drain(..));
         if !worked || bell.is_stopping() {

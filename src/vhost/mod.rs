@@ -29,6 +29,7 @@
 //! | `journal` | what the store notes there about them, and what the next process makes of it |
 //! | `taken` | what is said when shared memory is taken away |
 //! | `responder` | what clients of the control socket are told of a device |
+//! | `snapshot` | what copies the image into a file of a client's, and a file over the image |
 //! | `housekeeper` | the store's thread for blocking work |
 //! | `options`, `host` | what a device is served with, and what its threads share |
 //!
@@ -55,6 +56,7 @@ mod responder;
 mod ring;
 #[cfg(test)]
 mod simulation;
+mod snapshot;
 pub mod socket;
 mod taken;
 mod wake;
@@ -214,7 +216,7 @@ pub fn serve(
     let housekeeper = housekeeper::Housekeeper::start(Arc::clone(&host))?;
     follow_cuts(&host, by.stop).map_err(ServeError::system("duplicate a descriptor"))?;
     log::info!("serving on {listening}");
-    let make = || responder::DeviceResponder::new(Arc::clone(&host.device), by.stop, (image, bases), &options);
+    let make = || responder::DeviceResponder::new(&host, by.stop, (image, bases), &options);
     let control = control.as_ref().map(|listening| answer_clients(listening, make(), sandbox)).transpose()?;
     by.manager.ready(&connection::waiting(&listening));
     let result = connection::accept_loop(&listening, &host, &config, &options, by);

@@ -22,7 +22,7 @@ use crate::device::recovery::LeftBehind;
 use crate::device::requests::Requests;
 use crate::io::DataPath;
 use crate::power::Power;
-use crate::power::switch::{Gate, enter};
+use crate::power::switch::{Gate, Seen, enter};
 use crate::virtio::memory::Memory;
 
 /// Most chains taken from the ring before what is done is given back: the driver then fills the ring again while the
@@ -50,25 +50,47 @@ pub(super) struct Queue<I: ?Sized = dyn DataPath> {
     /// Takes no further chains: it is to stop, or to move.
     held: bool,
     gate: Gate,
-    /// As it was when the last round began.
+    /// As they were when the last round began.
+    seen: Seen,
     power: Power,
+    /// What the last process left behind, as long as nothing may move.
+    left: Option<LeftBehind>,
 }
 
 impl<I: DataPath + ?Sized> Queue<I> {
     pub(super) fn new(path: Box<I>, device: &Arc<Device>, number: u16, mem: Arc<Memory>, ring: Ring) -> Self {
         let requests = Requests::new(path, Arc::clone(device), number, Arc::clone(&mem), ring.size());
-        let gate = device.switch.gate(number);
-        Self { requests, mem, device: Arc::clone(device), number, ring, held: false, gate, power: Power::On }
+        let (gate, seen) = (device.switch.gate(number), device.switch.look());
+        Self {
+            requests,
+            mem,
+            device: Arc::clone(device),
+            number,
+            ring,
+            held: false,
+            gate,
+            seen,
+            power: Power::On,
+            left: None,
+        }
     }
 
     /// Does what there is to do. `woken` says that other threads have left something.
     pub(super) fn round(&mut self, woken: bool) -> io::Result<Round> {
         let gate = Arc::clone(&self.gate);
         let mut in_flight = enter(&gate);
-        let before = std::mem::replace(&mut self.power, self.device.switch.power());
+        let seen = self.device.switch.look();
+        let turned = std::mem::replace(&mut self.seen, seen) != seen;
+        let before = std::mem::replace(&mut self.power, seen.power());
+        // What was held goes on before anything that comes now.
+        let woken = woken | turned;
+        if turned && self.power != Power::Still {
+            self.go_on_with_left();
+        }
         let round = match self.power {
             Power::On => self.round_with_power(woken),
             Power::Frozen => self.round_in_frost(woken),
+            Power::Still => Ok(Round::default()),
             Power::Dead | Power::Failing => {
                 if !before.is_off() {
                     self.requests.lose_power(self.power == Power::Failing);
@@ -78,11 +100,8 @@ impl<I: DataPath + ?Sized> Queue<I> {
         };
         *in_flight = self.requests.in_io();
         drop(in_flight);
-        if self.power == Power::Frozen
-            && self.requests.in_io() == 0
-            && let Some(cache) = &self.device.cache
-        {
-            cache.ring();
+        if self.power == Power::Frozen && self.requests.in_io() == 0 {
+            self.device.is_at_rest();
         }
         round
     }
@@ -144,13 +163,16 @@ impl<I: DataPath + ?Sized> Queue<I> {
 
     /// Whether nothing is in flight.
     pub(super) fn is_quiet(&self) -> bool {
-        self.requests.is_quiet()
+        self.requests.is_quiet() && self.left.is_none()
     }
 
     /// Takes no further chains, so that it gets quiet.
     pub(super) fn hold(&mut self) {
         self.held = true;
         self.device.disk.drain(self.number, true);
+        if !self.is_quiet() {
+            self.device.standstill.give_up();
+        }
     }
 
     /// Goes on in other memory. Nothing is in flight.
@@ -189,6 +211,16 @@ impl<I: DataPath + ?Sized> Queue<I> {
     pub(super) fn take_left_behind(&mut self, left: LeftBehind) {
         let gate = Arc::clone(&self.gate);
         let mut in_flight = enter(&gate);
+        self.power = self.device.switch.power();
+        self.left = Some(left);
+        if self.power != Power::Still {
+            self.go_on_with_left();
+        }
+        *in_flight = self.requests.in_io();
+    }
+
+    fn go_on_with_left(&mut self) {
+        let Some(left) = self.left.take() else { return };
         let (requests, mut parsed) = (&mut self.requests, Vec::new());
         let walked = self.ring.for_left_behind(&self.mem, |chain| requests.take_left_behind(chain, &mut parsed));
         self.note_ring(walked);
@@ -197,7 +229,6 @@ impl<I: DataPath + ?Sized> Queue<I> {
         }
         self.requests.resume(parsed, left);
         self.device.disk.drain(self.number, false);
-        *in_flight = self.requests.in_io();
     }
 
     /// Whether chains may be taken from the ring.

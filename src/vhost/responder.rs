@@ -1,5 +1,6 @@
 //! What the clients of the control socket are told of a device.
 
+use std::fs::File;
 use std::io;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -8,17 +9,21 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::host::Host;
 use super::options::{CacheMode, ServeOptions};
-use crate::control::server::Responder;
-use crate::control::{Command, MAX_CELLS, MAX_REPORTED, ZoneRow, Zones};
+use super::snapshot;
+use crate::control::server::{Later, Responder};
+use crate::control::{Command, MAX_CELLS, MAX_REPORTED, Snapshot, ZoneRow, Zones};
 use crate::device::Device;
+use crate::device::standstill::{Check, Failure, Order, Outcome};
 use crate::fault::{Done, Faults};
+use crate::io::Files;
 use crate::logging;
 use crate::observe::info::{Info, PowerInfo};
 use crate::observe::metrics;
 use crate::observe::summary::Summary;
 use crate::observe::versioned;
-use crate::power::{Commanded, CutError, CutOutcome, VolatileCache, Words};
+use crate::power::{Commanded, CutError, CutOutcome, PowerStatus, Then, VolatileCache, Words};
 use crate::store::{ZoneInfo, ZonedDevice};
 use crate::units::ZoneIndex;
 
@@ -34,18 +39,20 @@ const CHUNK: usize = 256;
 /// A device, to those who ask.
 pub(super) struct DeviceResponder {
     device: Arc<Device>,
-    stop: EventFd,
+    files: Arc<Files>,
+    stop: Arc<EventFd>,
     info: Info,
 }
 
 impl DeviceResponder {
     /// `stop` is fired when a client says so.
     pub(super) fn new(
-        device: Arc<Device>,
+        host: &Host,
         stop: &EventFd,
         (image, bases): (String, Vec<String>),
         options: &ServeOptions,
     ) -> io::Result<Self> {
+        let device = Arc::clone(&host.device);
         let geometry = device.disk.geometry();
         let info = Info {
             image,
@@ -74,14 +81,17 @@ impl DeviceResponder {
             zoned_negotiated: false,
             power: None,
         };
-        Ok(Self { device, stop: stop.try_clone()?, info })
+        Ok(Self { device, files: Arc::clone(&host.files), stop: Arc::new(stop.try_clone()?), info })
     }
 
     fn info(&self) -> Info {
         let (frontend, zoned_negotiated) = (self.device.counts.has_frontend(), self.device.zoned());
         let power =
             |cache: &VolatileCache| PowerInfo { now: cache.status(), last_cut: cache.last_cut().map(versioned) };
-        let power = self.device.cache.as_deref().map(power);
+        // Without a cache the power goes with a revert alone.
+        let off = PowerStatus { state: "off".to_owned(), at: None, volatile_bytes: 0 };
+        let off = self.device.switch.power().is_off().then_some(PowerInfo { now: off, last_cut: None });
+        let power = self.device.cache.as_deref().map(power).or(off);
         Info { frontend, zoned_negotiated: frontend && zoned_negotiated, power, ..self.info.clone() }
     }
 
@@ -142,6 +152,28 @@ impl DeviceResponder {
             true => value(wait_for_cut(&told)?),
             false => value(json!({})),
         }
+    }
+
+    /// Has the image copied into a file, or become what a file holds.
+    fn snapshot(&self, order: Order, check: Check) -> Result<Later, String> {
+        let (tell, told) = mpsc::channel();
+        let stop = Arc::clone(&self.stop);
+        let done = move |result: Result<Outcome, Failure>| {
+            if let Err(Failure::Lost(_)) = result
+                && let Err(error) = stop.write(1)
+            {
+                log::error!("the program does not end, and has lost its image: {error}");
+            }
+            let answer = |Outcome { held, method }: Outcome| {
+                let held_us = u64::try_from(held.as_micros()).unwrap_or(u64::MAX);
+                value(Snapshot { held_us, method: method.name().to_owned() })
+            };
+            // Whoever has gone needs no answer.
+            let _ = tell.send(result.map_err(|failure| failure.to_string()).and_then(answer));
+        };
+        let busy = || "another snapshot is being saved or reverted to: try again when that is done".to_owned();
+        let hurry = self.device.standstill.begin(order, check, Box::new(done)).ok_or_else(busy)?;
+        Ok(Later { told, give_up: Box::new(move || hurry.give_up()) })
     }
 
     fn cache(&self) -> Result<&VolatileCache, String> {
@@ -205,9 +237,28 @@ impl Responder for DeviceResponder {
             Command::FaultClear { name } => self.fault(|faults, done| faults.clear(name.as_deref(), done)),
             Command::FaultRelease { name } => self.fault(|faults, done| faults.release(&name, done)),
             Command::Mark { name } => self.mark(&name),
+            Command::SnapshotSave {} | Command::SnapshotRevert { .. } => Err("a file is missing".to_owned()),
             Command::Quit {} => self.quit().and_then(|()| value(json!({}))),
             Command::LogLevel { level } => log_level(level.as_deref()),
             Command::Metrics {} => Ok(self.metrics().into()),
+        }
+    }
+
+    fn begin(&self, command: Command, files: Vec<File>) -> Result<Later, String> {
+        let one =
+            <[File; 1]>::try_from(files).map_err(|files| format!("{} files came along: expected one", files.len()));
+        let file = || one.map(|[file]| Arc::new(file));
+        match command {
+            Command::SnapshotSave {} => {
+                let (order, check) = snapshot::save(&self.files, file()?);
+                self.snapshot(order, check)
+            }
+            Command::SnapshotRevert { then: Then::Exit, .. } => Err("then is exit: expected dead or fail".to_owned()),
+            Command::SnapshotRevert { name, then } => {
+                let (order, check) = snapshot::revert(&self.files, file()?, name, then);
+                self.snapshot(order, check)
+            }
+            _ => Err("not a command that takes long".to_owned()),
         }
     }
 

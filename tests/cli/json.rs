@@ -74,7 +74,8 @@ fn members(path: &str, object: &Value, fields: &Fields, seen: &mut BTreeSet<Stri
 }
 
 /// Orders whose answer says no more than that they were carried out.
-const DONE: &str = "ctl flush, ctl mark, ctl fault add, ctl fault clear, ctl fault release, ctl quit";
+const DONE: &str =
+    "ctl flush, ctl mark, ctl fault add, ctl fault clear, ctl fault release, ctl snapshot drop, ctl quit";
 
 /// Rules with every word there is.
 const RULES: [&str; 5] = [
@@ -152,6 +153,8 @@ fn outputs() -> Vec<(&'static str, Value)> {
     outputs.push(("ctl fault list", printed(&["ctl", &control, "fault", "list"])));
     outputs.push((DONE, printed(&["ctl", &control, "fault", "release", "a"])));
     outputs.push((DONE, printed(&["ctl", &control, "fault", "clear", "--all"])));
+    outputs.push(("ctl snapshot save", printed(&["ctl", &control, "snapshot", "save", "a"])));
+    outputs.push(("ctl snapshot list", printed(&["ctl", &control, "snapshot", "list"])));
     for _ in 0..2 {
         // The second time nothing waits.
         outputs.push(("ctl power-cut", printed(&["ctl", &control, "power-cut", "at=never"])));
@@ -160,6 +163,8 @@ fn outputs() -> Vec<(&'static str, Value)> {
     disk.fill(4, 8192);
     outputs.push(("ctl power-cut", printed(&["ctl", &control, "power-cut", "lose=nothing"])));
     outputs.push(("ctl info", printed(&["ctl", &control, "info"])));
+    outputs.push(("ctl snapshot save", printed(&["ctl", &control, "snapshot", "revert", "a"])));
+    outputs.push((DONE, printed(&["ctl", &control, "snapshot", "drop", "a"])));
     disk.front().reset_device().expect("the power is back");
     for args in [&[][..], &["--kind", "fault-rule"]] {
         let traced = run(&[&["trace", &trace, "--json"], args].concat()).stdout;

@@ -43,6 +43,8 @@ const PRINTING: &[(&str, i32)] = &[
     ("ctl CONTROL fault list", 0),
     ("ctl CONTROL fault list --json", 0),
     ("ctl CONTROL fault clear --all --json", 0),
+    ("ctl CONTROL snapshot list", 0),
+    ("ctl CONTROL snapshot list --json", 0),
     ("check FILE", 3),
     ("check FILE --json", 3),
     ("check FILE --repair", 0),
