@@ -24,6 +24,7 @@ mod output;
 mod preset;
 mod process;
 mod progress;
+mod remote;
 mod report;
 mod resize;
 mod screen;
