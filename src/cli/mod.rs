@@ -12,6 +12,8 @@ mod cut;
 mod diff;
 mod disk;
 mod fault;
+#[cfg(feature = "network")]
+mod fetch;
 mod fork;
 mod image;
 mod info;
@@ -23,6 +25,7 @@ mod preset;
 mod process;
 mod progress;
 mod rebase;
+mod remote;
 mod report;
 mod resize;
 mod screen;
@@ -134,6 +137,10 @@ const CAPABILITIES: &str = "{\"type\":\"block\",\"features\":[\"read-only\",\"bl
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     process::survive_file_limit();
     let arguments = with_command(arguments.collect());
+    #[cfg(feature = "network")]
+    if let Some(done) = fetch::as_part_of_serve(&arguments) {
+        return done.unwrap_or_else(|error| fail(&error, &arguments));
+    }
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => return refuse_usage(&error, &arguments),

@@ -46,6 +46,8 @@ pub enum Role {
     Housekeeper,
     /// Clients of the control socket.
     Control,
+    /// Messages of the fetcher of a base.
+    Link,
 }
 
 /// Why the process cannot be confined, though the kernel knows how.
@@ -103,6 +105,24 @@ impl Sandbox {
             Mode::Log | Mode::Enforce => seccomp::apply(role, self.mode == Mode::Log),
         }
     }
+}
+
+/// Confines a fetcher: it has no capabilities, gets none, and changes no file outside a folder.
+pub fn confine_fetcher(folder: &Path) -> Result<(), SandboxError> {
+    drop_capabilities()?;
+    let failed = SandboxError::of::<landlock::RulesetError>("Landlock");
+    let folder = PathFd::new(folder).map_err(SandboxError::of("Landlock"))?;
+    let writes = AccessFs::from_write(LANDLOCK);
+    let restrict = || {
+        Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(writes)?
+            .scope(Scope::from_all(LANDLOCK))?
+            .create()?
+            .add_rule(PathBeneath::new(folder, writes))?
+            .restrict_self()
+    };
+    restrict().map(|_| ()).map_err(failed)
 }
 
 fn drop_capabilities() -> Result<(), SandboxError> {
@@ -186,6 +206,7 @@ mod tests {
             "queue" => Role::Queue,
             "housekeeper" => Role::Housekeeper,
             "control" => Role::Control,
+            "link" => Role::Link,
             _ => Role::Main,
         };
         // The main thread of a test program is not this one and has no filter; this thread is what counts.
@@ -244,6 +265,9 @@ mod tests {
             ("control connect", killed),
             ("control thread", killed),
             ("control nothing", None),
+            ("link nothing", None),
+            ("link connect", killed),
+            ("link thread", killed),
             ("housekeeper sleep", None),
             ("main abort", aborted),
             ("queue abort", aborted),
