@@ -9,6 +9,7 @@
 //! | [`disk`] | a disk in a test's own process |
 //! | [`device`] | the requests of queues: from their chains to the store, through their I/O, to their answers |
 //! | [`fault`] | rules that fail, delay and spoil requests, and take zones away: a layer over the device and one over the data path |
+//! | [`fetch`] | bases by network: what is read of an object comes once a host, into a cache on its disk |
 //! | [`io`] | data paths: who carries the guest's bytes between its memory and the file |
 //! | [`convert`] | disks of other forms: read from one, written as another |
 //! | [`control`] | the control socket: asking and telling a running daemon |
@@ -38,6 +39,7 @@ pub mod convert;
 pub mod device;
 pub mod disk;
 pub mod fault;
+pub mod fetch;
 #[cfg(any(fuzzing, test))]
 #[doc(hidden)]
 pub mod fuzzing;

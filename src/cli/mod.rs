@@ -12,6 +12,8 @@ mod cut;
 mod diff;
 mod disk;
 mod fault;
+#[cfg(feature = "network")]
+mod fetch;
 mod fork;
 mod image;
 mod info;
@@ -41,6 +43,8 @@ use anyhow::Result;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
+#[cfg(feature = "network")]
+use crate::fetch::fetcher::process as fetching;
 use crate::logging;
 use crate::units::Bytes;
 
@@ -87,6 +91,14 @@ enum Command {
     Diff(diff::Args),
     /// Grow the disk of an image by whole zones.
     Resize(resize::Args),
+    /// Keep a fetcher running.
+    #[cfg(feature = "network")]
+    #[command(name = fetching::KEEPER, hide = true)]
+    FetchKeeper(fetch::Args),
+    /// Fetch chunks of an object into the cache.
+    #[cfg(feature = "network")]
+    #[command(name = fetching::FETCHER, hide = true)]
+    Fetcher(fetch::Args),
 }
 
 /// The arguments of a command that reads an image.
@@ -154,6 +166,10 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Diff(args)) => diff::run(&args),
         Some(Command::Resize(args)) => resize::run(&args),
+        #[cfg(feature = "network")]
+        Some(Command::FetchKeeper(args)) => fetch::keep(&args),
+        #[cfg(feature = "network")]
+        Some(Command::Fetcher(args)) => fetch::fetch(&args),
         None => Err(anyhow::anyhow!("no command given: see --help")),
     };
     let status = done.unwrap_or_else(|error| fail(&error, &arguments));

@@ -105,6 +105,24 @@ impl Sandbox {
     }
 }
 
+/// Confines a fetcher: it has no capabilities, gets none, and changes no file outside a folder.
+pub fn confine_fetcher(folder: &Path) -> Result<(), SandboxError> {
+    drop_capabilities()?;
+    let failed = SandboxError::of::<landlock::RulesetError>("Landlock");
+    let folder = PathFd::new(folder).map_err(SandboxError::of("Landlock"))?;
+    let writes = AccessFs::from_write(LANDLOCK);
+    let restrict = || {
+        Ruleset::default()
+            .set_compatibility(CompatLevel::BestEffort)
+            .handle_access(writes)?
+            .scope(Scope::from_all(LANDLOCK))?
+            .create()?
+            .add_rule(PathBeneath::new(folder, writes))?
+            .restrict_self()
+    };
+    restrict().map(|_| ()).map_err(failed)
+}
+
 fn drop_capabilities() -> Result<(), SandboxError> {
     for set in [caps::CapSet::Ambient, caps::CapSet::Inheritable, caps::CapSet::Effective, caps::CapSet::Permitted] {
         caps::clear(None, set).map_err(SandboxError::of("dropping capabilities"))?;

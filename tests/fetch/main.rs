@@ -1,0 +1,10 @@
+//! Bases by network: the daemon's side and fetchers over one cache, against servers that count, die, are late and change.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![cfg(feature = "network")]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod rig;
+mod server;
+mod shared;
+mod wrong;
