@@ -113,3 +113,8 @@ impl Cache {
         Ok(folders)
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#[path = "cache_tests.rs"]
+mod tests;

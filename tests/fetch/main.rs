@@ -4,7 +4,9 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod held;
 mod rig;
+mod s3;
 mod server;
 mod shared;
 mod wrong;
