@@ -149,7 +149,13 @@ fn serve(aio: AioMode) -> Served {
         let by = Supervised { stop: &stop, manager: &manager };
         let listen = ListenOn::Fd(number_of_its_own(&theirs));
         vhost::serve(
-            vhost::Served { disk: Disk::Plain(store), files, power_lost: None, rules: None },
+            vhost::Served {
+                disk: Disk::Plain(store),
+                files,
+                power_lost: None,
+                remote: Default::default(),
+                rules: None,
+            },
             listen,
             options,
             Observers::default(),

@@ -25,6 +25,7 @@ mod preset;
 mod process;
 mod progress;
 mod rebase;
+mod remote;
 mod report;
 mod resize;
 mod screen;

@@ -15,9 +15,11 @@ use clap::ValueEnum;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 
 use super::named::Wanted;
+use super::remote::Network;
 use super::verbosity::Verbosity;
 use super::{cut, fault, image, make, process, size, trace};
 use crate::chain::{self, Chain};
+use crate::fetch::path::RemoteBases;
 use crate::logging;
 use crate::power::{self, Switch, VolatileCache, Words};
 use crate::qcow2::{self, ByteOrder, ForkOptions};
@@ -93,6 +95,13 @@ pub(super) struct Args {
     /// may serve it so at the same time. The file is made in $TMPDIR, or else in /var/tmp.
     #[arg(long, conflicts_with_all = ["read_only", "create"])]
     snapshot: bool,
+    /// Where chunks of bases that are reached by network are kept for all daemons of this user: else in
+    /// $CACHE_DIRECTORY, $XDG_CACHE_HOME/vhost-user-zbd, ~/.cache/vhost-user-zbd or /var/cache/vhost-user-zbd.
+    #[arg(long, value_name = "DIR")]
+    cache_dir: Option<PathBuf>,
+    /// The most that all of them together take on disk; at least 64M.
+    #[arg(long, value_name = "SIZE", default_value = "10G", value_parser = size::parse)]
+    cache_size: Bytes,
     /// Serve a read-only disk; the image is never written.
     #[arg(long)]
     read_only: bool,
@@ -167,7 +176,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     };
     create_absent(path, args)?;
     let cut = args.power_cut.as_deref().map(planned_cut).transpose()?;
-    let Opened { store, files, bases } = open(path, args).with_context(name)?;
+    let Opened { store, files, bases, remote } = open(path, args).with_context(name)?;
     for clamp in store.clamps() {
         log::warn!("{}: {} {} cannot be reached: {} is in force", name(), clamp.field, clamp.from, clamp.to);
     }
@@ -182,7 +191,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let power_lost = store.power_was_lost();
     let rules = args.faults.as_deref().map(fault::open).transpose()?;
     let disk = disk(Arc::clone(&store) as Arc<dyn ZonedDevice>, args, cut)?;
-    let served = vhost::serve(Served { disk, files, power_lost, rules }, listen_on(args), options, observers, by);
+    let served =
+        vhost::serve(Served { disk, files, power_lost, remote, rules }, listen_on(args), options, observers, by);
     let closed = store.close().with_context(|| format!("{}: the image could not be closed well", name()));
     served?;
     closed?;
@@ -190,6 +200,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn absolute(path: &Path) -> Result<String> {
+    if chain::is_url(path) {
+        return Ok(path.display().to_string());
+    }
     Ok(std::path::absolute(path)?.display().to_string())
 }
 
@@ -260,14 +273,17 @@ struct Opened {
     files: DataFiles,
     /// The files of its bases.
     bases: Vec<PathBuf>,
+    /// Those of them that are reached by network.
+    remote: RemoteBases,
 }
 
 fn open(path: &Path, args: &Args) -> Result<Opened> {
-    let (file, chain) = if args.snapshot { throw_away(path)? } else { image_with_bases(path, args)? };
+    let (file, chain) = if args.snapshot { throw_away(path, args)? } else { image_with_bases(path, args)? };
     let purpose = if args.read_only { Purpose::Read } else { Purpose::Write };
     lock::lock_image(&file, purpose)?;
+    let remote = chain.as_ref().map(Chain::remote).unwrap_or_default();
     let (base, bases, names) = match chain {
-        Some(Chain { base, files, names }) => (Some(base), files, names),
+        Some(Chain { base, files, names, .. }) => (Some(base), files, names),
         None => (None, Vec::new(), Vec::new()),
     };
     let files = DataFiles { data: data_file(&file, args)?, buffered: reopen(&file, args, 0)?, bases };
@@ -287,21 +303,29 @@ fn open(path: &Path, args: &Args) -> Result<Opened> {
             store.set_allocator(Box::new(move |range| storage.allocate(range)));
         }
     }
-    Ok(Opened { store: Arc::new(store), files, bases: names })
+    Ok(Opened { store: Arc::new(store), files, bases: names, remote })
 }
 
 /// The file of the image, and the bases that it builds on.
 fn image_with_bases(path: &Path, args: &Args) -> Result<(File, Option<Chain>)> {
+    if chain::is_url(path) {
+        bail!("an image by network is a base: expected --snapshot, which keeps what is written elsewhere");
+    }
+    let path = &chain::local(path);
     let file = image::open_file(path, OpenOptions::new().read(true).write(!args.read_only))?;
     // The lock of the image comes first: whoever is refused learns who has it.
     lock::lock_image(&file, if args.read_only { Purpose::Read } else { Purpose::Write })?;
-    let chain = chain::bases_of(path, &FileMedium::new(reopen(&file, args, 0)?))?;
+    let chain = chain::bases_by(&network(args)?, path, &FileMedium::new(reopen(&file, args, 0)?))?;
     Ok((file, chain))
 }
 
+fn network(args: &Args) -> Result<Network> {
+    Network::new(args.cache_dir.as_deref(), args.cache_size)
+}
+
 /// A new image on the one at `path`, in a file that has no name and is gone with this process.
-fn throw_away(path: &Path) -> Result<(File, Option<Chain>)> {
-    let chain = chain::open(path)?;
+fn throw_away(path: &Path, args: &Args) -> Result<(File, Option<Chain>)> {
+    let chain = chain::open_by(&network(args)?, path)?;
     let folder = std::env::var_os("TMPDIR").map_or_else(|| PathBuf::from("/var/tmp"), PathBuf::from);
     let file = tempfile::tempfile_in(&folder);
     let file = file.with_context(|| format!("--snapshot: no file can be made in {} (TMPDIR)", folder.display()))?;

@@ -13,9 +13,6 @@ use super::chunks;
 use super::entry::{self, Entry};
 use super::message::Identity;
 
-/// The least space a cache may have, in bytes: what all reads of a busy guest take at a time.
-pub const SMALLEST: u64 = 64 << 20;
-
 /// Given up at a time is this part of the whole, so that it is not done for every chunk.
 const PART: u64 = 16;
 

@@ -89,7 +89,7 @@ impl<P: DataPath> HeldPath<P> {
 
     /// What is to be held of a transfer: a read of a remote base.
     fn read_of(&mut self, transfer: &Transfer) -> Option<Read> {
-        let base = depth(transfer).checked_sub(1).filter(|_| !transfer.write)?;
+        let base = usize::from(transfer.depth.0).checked_sub(1).filter(|_| !transfer.write)?;
         let link = Arc::clone(self.bases.0.get(base)?.as_ref()?);
         let range = transfer.offset..transfer.offset.saturating_add(transfer.len);
         if let Some(ahead) = self.streams.note(base, &range) {
@@ -165,11 +165,6 @@ impl<P: DataPath> HeldPath<P> {
         }
         any
     }
-}
-
-/// Which file of the chain a transfer is of.
-fn depth(transfer: &Transfer) -> usize {
-    usize::from(!transfer.write)
 }
 
 impl<P: DataPath> DataPath for HeldPath<P> {

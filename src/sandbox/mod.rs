@@ -46,6 +46,8 @@ pub enum Role {
     Housekeeper,
     /// Clients of the control socket.
     Control,
+    /// Messages of the fetcher of a base.
+    Link,
 }
 
 /// Why the process cannot be confined, though the kernel knows how.
@@ -204,6 +206,7 @@ mod tests {
             "queue" => Role::Queue,
             "housekeeper" => Role::Housekeeper,
             "control" => Role::Control,
+            "link" => Role::Link,
             _ => Role::Main,
         };
         // The main thread of a test program is not this one and has no filter; this thread is what counts.
@@ -262,6 +265,9 @@ mod tests {
             ("control connect", killed),
             ("control thread", killed),
             ("control nothing", None),
+            ("link nothing", None),
+            ("link connect", killed),
+            ("link thread", killed),
             ("housekeeper sleep", None),
             ("main abort", aborted),
             ("queue abort", aborted),

@@ -129,6 +129,7 @@ fn allowed(role: Role) -> Vec<&'static [i64]> {
         Role::Main => vec![COMMON, POLL, LIBRARY, IMAGE, QUEUE, MAIN, NEW_THREAD, REMOVE],
         Role::Queue => vec![COMMON, POLL, LIBRARY, QUEUE],
         Role::Housekeeper => vec![COMMON, POLL, LIBRARY, IMAGE],
+        Role::Link => vec![COMMON, POLL, LIBRARY],
         Role::Control => vec![COMMON, POLL, LIBRARY, CONTROL],
     }
 }

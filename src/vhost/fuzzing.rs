@@ -452,7 +452,7 @@ pub fn messages(bytes: &[u8]) {
     let disk: Arc<dyn ZonedDevice> = Arc::clone(&store) as _;
     let host = Arc::new(
         Host::new(
-            Served { disk: Disk::Plain(disk), files, power_lost: None, rules: None },
+            Served { disk: Disk::Plain(disk), files, power_lost: None, remote: Default::default(), rules: None },
             &options,
             config.max_append(),
             None,

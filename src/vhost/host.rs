@@ -10,6 +10,7 @@ use super::wake::Waker;
 use super::{Disk, Rules, ServeError, Served};
 use crate::device::router::Bell;
 use crate::device::{Device, Identity};
+use crate::fetch::path::RemoteBases;
 use crate::io::{AioMode, Files};
 use crate::power::Then;
 use crate::sandbox::Sandbox;
@@ -19,6 +20,7 @@ use crate::units::Bytes;
 pub(super) struct Host {
     pub(super) device: Arc<Device>,
     pub(super) files: Arc<Files>,
+    pub(super) remote: RemoteBases,
     pub(super) journals: Arc<Journals>,
     pub(super) aio: AioMode,
     pub(super) poll: Duration,
@@ -47,7 +49,7 @@ impl Host {
         let wakers = wakers.map_err(ServeError::system("create event descriptors"))?;
         let bells = wakers.iter().map(|waker| Arc::clone(waker) as Arc<dyn Bell>).collect();
         let journals = Arc::new(Journals::new());
-        let Served { disk, files, power_lost, rules } = served;
+        let Served { disk, files, remote, power_lost, rules } = served;
         let device = match disk {
             Disk::Plain(disk) => Device::new(disk, identity, bells, trace),
             Disk::Cached(cache) => Device::cached(cache, identity, bells, trace),
@@ -63,6 +65,7 @@ impl Host {
         Ok(Self {
             device: Arc::new(device),
             files: Arc::new(Files::new(files)),
+            remote,
             journals,
             aio: options.aio,
             poll: options.poll,

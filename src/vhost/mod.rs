@@ -73,6 +73,8 @@ pub use socket::{ListenOn, SocketAccess, SocketError};
 
 use crate::control::server::Server;
 use crate::fault::{Keep, Saved};
+use crate::fetch::link::Link;
+use crate::fetch::path::RemoteBases;
 pub use crate::io::{AioMode, DataFiles};
 use crate::observe::versioned;
 use crate::power::{Then, VolatileCache};
@@ -177,6 +179,8 @@ pub struct Served {
     pub files: DataFiles,
     /// The last process died in a power cut; if so, whether requests fail until the device is reset.
     pub power_lost: Option<bool>,
+    /// Bases of the image that are reached by network.
+    pub remote: RemoteBases,
     /// Rules for faults that are kept.
     pub rules: Option<Rules>,
 }
@@ -210,6 +214,7 @@ pub fn serve(
         std::iter::once(&listening).chain(&control).filter_map(socket::Listening::own_folder).collect();
     taken::say_when_memory_is_taken().map_err(ServeError::system("handle SIGBUS"))?;
     let sandbox = Sandbox::enter(options.sandbox, &folders)?;
+    served.remote.links().try_for_each(|link| start_link(link, sandbox))?;
     let host = Arc::new(host::Host::new(served, &options, config.max_append(), trace, sandbox)?);
     let housekeeper = housekeeper::Housekeeper::start(Arc::clone(&host))?;
     follow_cuts(&host, by.stop).map_err(ServeError::system("duplicate a descriptor"))?;
@@ -245,6 +250,20 @@ fn follow_cuts(host: &host::Host, stop: &EventFd) -> io::Result<()> {
         }
     }));
     Ok(())
+}
+
+/// Starts the thread that talks to the fetcher of a base. It ends with the process: the image may be read until then.
+fn start_link(link: &Arc<Link>, sandbox: Sandbox) -> Result<(), ServeError> {
+    let link = Arc::clone(link);
+    link.will_run();
+    let run = move || {
+        if let Err(error) = sandbox.confine(Role::Link) {
+            log::warn!("the thread of a fetcher may do all that the process may: {error}");
+        }
+        link.run();
+    };
+    let started = std::thread::Builder::new().name("link".into()).spawn(run);
+    started.map(drop).map_err(ServeError::system("start the thread of a fetcher"))
 }
 
 /// Starts the thread of the control socket.

@@ -87,11 +87,14 @@ impl WorkerHandle {
         let (started, has_started) = mpsc::channel();
         let (begin, begins) = mpsc::channel();
         let (host, sleeper) = (Arc::clone(host), Sleeper::new(kick, Arc::clone(&waker)));
+        let waker_of_path = Arc::clone(&waker);
         let (disk, its_call) = (Arc::clone(&host.device.disk), call.clone());
         let run = move || {
             let next = ring.next_available();
             // The data path belongs to this thread from the start: an io_uring has one thread that uses it.
-            match data::open(host.aio, Arc::clone(&host.files), ring_setup.size, host.device.faults.reads(queue)) {
+            let bell = Arc::clone(&waker_of_path);
+            let cover = host.remote.below(host.device.faults.reads(queue), Arc::new(move || bell.ring()));
+            match data::open(host.aio, Arc::clone(&host.files), ring_setup.size, cover) {
                 Err(error) => {
                     let _ = started.send(Err(error));
                     next

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use vhost_user_zbd::fetch::path::{HeldPath, RemoteBases};
 use vhost_user_zbd::fetch::presence::words_len;
 use vhost_user_zbd::io::{Completion, DataPath, Transfer};
+use vhost_user_zbd::units::Depth;
 
 use super::rig::{CHUNK, Daemon, MIB, Rig};
 use super::server::{Manner, Server, content};
@@ -94,6 +95,7 @@ fn transfer(token: u64, offset: u64, buffer: &libc::iovec) -> Transfer {
         write: false,
         buffered: false,
         beside: false,
+        depth: Depth(1),
         offset,
         len: buffer.iov_len as u64,
         buffers: buffer,

@@ -7,6 +7,7 @@ mod common;
 mod held;
 mod rig;
 mod s3;
+mod served;
 mod server;
 mod shared;
 mod wrong;

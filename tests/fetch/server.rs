@@ -14,6 +14,8 @@ use std::time::Duration;
 pub(crate) struct Manner {
     /// The object's length in bytes.
     pub(crate) len: u64,
+    /// Its bytes, where they are not those of [`content`].
+    pub(crate) bytes: Option<Arc<Vec<u8>>>,
     /// Which content it has.
     pub(crate) version: u64,
     /// Whether there is an ETag, and whether a time of the last change.
@@ -32,8 +34,19 @@ pub(crate) struct Manner {
 
 impl Manner {
     pub(crate) fn of(len: u64) -> Self {
-        let (late, status, dies_after) = (Duration::ZERO, None, None);
-        Self { len, version: 1, etag: true, modified: true, ranges: true, matches: true, status, late, dies_after }
+        let (late, status, dies_after, bytes) = (Duration::ZERO, None, None, None);
+        Self {
+            len,
+            bytes,
+            version: 1,
+            etag: true,
+            modified: true,
+            ranges: true,
+            matches: true,
+            status,
+            late,
+            dies_after,
+        }
     }
 
     fn etag(&self) -> String {
@@ -247,7 +260,10 @@ fn send(shared: &Shared, stream: &mut TcpStream, manner: &Manner, range: Range<u
                 break;
             }
         }
-        written = stream.write_all(&content(manner.version, at..end));
+        written = match &manner.bytes {
+            Some(bytes) => stream.write_all(&bytes[at as usize..end as usize]),
+            None => stream.write_all(&content(manner.version, at..end)),
+        };
         at = end;
     }
     shared.seen.lock().unwrap().ranges.push(range.start..at);
