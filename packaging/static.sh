@@ -5,7 +5,7 @@
 #
 # Without arguments for both processors, on a machine of either kind: target/static gets vhost-user-zbd-VERSION-PROCESSOR-linux and
 # SHA256SUMS. Needs Rust with its standard library for musl, which is added with rustup where there is one, and no C compiler for the other
-# processor: the linker is Rust's own.
+# processor: the linker is Rust's own. That is why the program has no bases by network: TLS takes a C compiler.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -38,7 +38,7 @@ mkdir -p "$out"
 for processor in "${processors[@]}"; do
     target=$processor-unknown-linux-musl
     variable=CARGO_TARGET_${processor^^}_UNKNOWN_LINUX_MUSL_LINKER
-    env "$variable=rust-lld" CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --locked --release --target "$target" --bin vhost-user-zbd
+    env "$variable=rust-lld" CARGO_PROFILE_RELEASE_STRIP=symbols cargo build --locked --release --no-default-features --target "$target" --bin vhost-user-zbd
     file=$out/vhost-user-zbd-$version-$processor-linux
     cp "${CARGO_TARGET_DIR:-target}/$target/release/vhost-user-zbd" "$file"
     # What a program that needs a library has, and one that stands alone has not.

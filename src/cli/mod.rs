@@ -44,8 +44,6 @@ use anyhow::Result;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 
-#[cfg(feature = "network")]
-use crate::fetch::fetcher::process as fetching;
 use crate::logging;
 use crate::units::Bytes;
 
@@ -92,14 +90,6 @@ enum Command {
     Diff(diff::Args),
     /// Grow the disk of an image by whole zones.
     Resize(resize::Args),
-    /// Keep a fetcher running.
-    #[cfg(feature = "network")]
-    #[command(name = fetching::KEEPER, hide = true)]
-    FetchKeeper(fetch::Args),
-    /// Fetch chunks of an object into the cache.
-    #[cfg(feature = "network")]
-    #[command(name = fetching::FETCHER, hide = true)]
-    Fetcher(fetch::Args),
 }
 
 /// The arguments of a command that reads an image.
@@ -146,6 +136,10 @@ const CAPABILITIES: &str = "{\"type\":\"block\",\"features\":[\"read-only\",\"bl
 pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     process::survive_file_limit();
     let arguments = with_command(arguments.collect());
+    #[cfg(feature = "network")]
+    if let Some(done) = fetch::as_part_of_serve(&arguments) {
+        return done.unwrap_or_else(|error| fail(&error, &arguments));
+    }
     let cli = match Cli::try_parse_from(&arguments) {
         Ok(cli) => cli,
         Err(error) => return refuse_usage(&error, &arguments),
@@ -167,10 +161,6 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Check(args)) => check::run(&args),
         Some(Command::Diff(args)) => diff::run(&args),
         Some(Command::Resize(args)) => resize::run(&args),
-        #[cfg(feature = "network")]
-        Some(Command::FetchKeeper(args)) => fetch::keep(&args),
-        #[cfg(feature = "network")]
-        Some(Command::Fetcher(args)) => fetch::fetch(&args),
         None => Err(anyhow::anyhow!("no command given: see --help")),
     };
     let status = done.unwrap_or_else(|error| fail(&error, &arguments));

@@ -147,10 +147,10 @@ fn run(steps: Vec<Step>) {
             }
             Step::Reboots(lost) => {
                 fetchers = Default::default();
-                for object in 0..OBJECTS {
+                for (object, synced) in synced.iter().enumerate() {
                     let folder = folder.path().join(entry::name_of(&identity(object)));
                     if folder.exists() {
-                        lose(&folder, &synced[object], lost);
+                        lose(&folder, synced, lost);
                     }
                 }
             }

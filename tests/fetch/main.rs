@@ -1,5 +1,5 @@
 //! Bases by network: the daemon's side and fetchers over one cache, against servers that count, die, are late and change.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+#![allow(clippy::expect_used, clippy::panic, clippy::unwrap_used, reason = "a test fails by panicking")]
 #![cfg(feature = "network")]
 
 #[path = "../common/mod.rs"]

@@ -18,7 +18,7 @@ use crate::fetch::link::{Link, LinkError};
 use crate::fetch::message::Socket;
 use crate::sandbox;
 
-/// The name of the hidden command that is the keeper, and of that which is the fetcher.
+/// The first argument of the keeper, and of the fetcher.
 pub const KEEPER: &str = "fetch-keeper";
 /// See [`KEEPER`].
 pub const FETCHER: &str = "fetcher";
@@ -46,7 +46,7 @@ pub fn start(program: &Path, url: &str, cache: &Path, size: u64) -> Result<Arc<L
 
 fn command(program: &Path, name: &str, url: &str, cache: &Path, size: u64) -> Command {
     let mut command = Command::new(program);
-    command.arg(name).arg(url).arg("--cache-dir").arg(cache).arg("--cache-size").arg(size.to_string());
+    command.args([name, url]).arg(cache).arg(size.to_string());
     command
 }
 
