@@ -83,14 +83,14 @@ impl Cache {
                 log::info!("{}: the cache gives up an object", folder.display());
                 wanted = wanted.saturating_sub(space);
             } else {
-                used.push(folder);
+                used.push((space, folder));
             }
         }
-        for any in [false, true] {
-            for folder in &used {
-                if wanted > 0 {
-                    wanted = wanted.saturating_sub(Entry::look(folder)?.give_up(wanted, any)?);
-                }
+        // Whoever has most gives up first: so nobody is left with nothing, and only there the marks of readers are taken back.
+        used.sort_by_key(|(space, _)| std::cmp::Reverse(*space));
+        for (_, folder) in &used {
+            if wanted > 0 {
+                wanted = wanted.saturating_sub(Entry::look(folder)?.give_up(wanted)?);
             }
         }
         Ok(())

@@ -267,9 +267,9 @@ impl Entry {
         ["data", "words", "read", "durable"].map(of).iter().sum()
     }
 
-    /// Gives up chunks that nobody has read since the hand of the clock last came by, until `wanted` bytes are free or it has gone
-    /// round: twice where `any` will do. Returns how many bytes there are.
-    pub(super) fn give_up(&self, wanted: u64, any: bool) -> io::Result<u64> {
+    /// Gives up chunks until `wanted` bytes are free, those first that nobody has read since the hand of the clock last came by.
+    /// Returns how many bytes there are.
+    pub(super) fn give_up(&self, wanted: u64) -> io::Result<u64> {
         let count = self.presence.chunks();
         if count == 0 {
             return Ok(0);
@@ -277,7 +277,7 @@ impl Entry {
         let mut hand = self.hand()? % count;
         let mut freed = 0;
         let mut is_forgotten = false;
-        for _ in 0..count.saturating_mul(1 + u64::from(any)) {
+        for _ in 0..count.saturating_mul(2) {
             if freed >= wanted {
                 break;
             }
