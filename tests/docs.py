@@ -56,6 +56,8 @@ ELSEWHERE = {
     "touch careful": ("tests/guest/power.sh", "careful"),
     "echo 'add id=0,": ("tests/guest/zloop.sh", "add id=0"),
     "echo nobarrier >options": "the file of the next command",
+    "export AWS_ACCESS_KEY_ID=": ("tests/fetch/s3.rs", "AWS_ACCESS_KEY_ID"),
+    "vhost-user-zbd serve s3://": ("tests/fetch/s3.rs", "s3://"),
     "curl --unix-socket disk.ctl http://localhost/metrics": ("tests/lifecycle/control.rs", "/metrics"),
 }
 # Page and beginning of a block: what makes such output, a file here and a word that is in it.

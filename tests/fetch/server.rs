@@ -246,6 +246,12 @@ fn answer(shared: &Shared, mut stream: TcpStream) -> std::io::Result<()> {
 
 /// Sends a body; what was sent is counted, whether all of it is or not.
 fn send(shared: &Shared, stream: &mut TcpStream, manner: &Manner, range: Range<u64>) -> std::io::Result<()> {
+    // Noted before it is sent: whoever has it may ask at once.
+    let noted = {
+        let mut seen = shared.seen.lock().unwrap();
+        seen.ranges.push(range.start..range.start);
+        seen.ranges.len() - 1
+    };
     let mut at = range.start;
     let mut written = Ok(());
     while at < range.end && written.is_ok() {
@@ -253,6 +259,7 @@ fn send(shared: &Shared, stream: &mut TcpStream, manner: &Manner, range: Range<u
         {
             let mut seen = shared.seen.lock().unwrap();
             seen.sent += end - at;
+            seen.ranges[noted].end = end;
             let dies = shared.manner.lock().unwrap().dies_after.is_some_and(|after| seen.sent > after);
             if dies || seen.dead {
                 drop(seen);
@@ -266,6 +273,5 @@ fn send(shared: &Shared, stream: &mut TcpStream, manner: &Manner, range: Range<u
         };
         at = end;
     }
-    shared.seen.lock().unwrap().ranges.push(range.start..at);
     written
 }
