@@ -11,6 +11,7 @@ cd "$(dirname "$0")/.."
 lints() {
     cargo fmt --all --check
     cargo clippy --locked --all-targets -- -D warnings
+    cargo check --locked --quiet --no-default-features --bins
     (cd qemu-scripts && shellcheck ./*.sh)
     (cd tests/guest && shellcheck ./*.sh)
     (cd harness && shellcheck ./*.sh)
@@ -89,5 +90,6 @@ beside "documentation" tests/docs.sh
 beside "the scripts of the guest rig" tests/rig.sh
 beside "service files" service_files
 beside "the harnesses, on stand-ins" tests/harness.sh
+beside "bases by network, against an S3 server" tests/s3.sh
 beside "the pytest plugin" tests/python.sh
 join
