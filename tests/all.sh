@@ -90,6 +90,5 @@ beside "documentation" tests/docs.sh
 beside "the scripts of the guest rig" tests/rig.sh
 beside "service files" service_files
 beside "the harnesses, on stand-ins" tests/harness.sh
-beside "bases by network, against an S3 server" tests/s3.sh
 beside "the pytest plugin" tests/python.sh
 join
