@@ -90,6 +90,9 @@ fn identity_of<S: Medium>(image: &Image<S>, stamp: String) -> Result<Identity, O
     Identity::of(&*image.storage, image.header.cluster_size(), image.pointer_table().range(), stamp)
 }
 
+/// A part of the disk that is the image's own: where its bytes are, or zeros.
+type Own = (Range<u64>, Option<Extent>);
+
 struct Committer<'a, S, B> {
     image: &'a Image<S>,
     target: &'a mut Image<B>,
@@ -148,9 +151,9 @@ impl<S: Medium, B: Medium> Committer<'_, S, B> {
     }
 
     /// The image's own parts of a range of the disk, zeros among them.
-    fn own(&self, range: Range<u64>) -> Result<Vec<(Range<u64>, Option<Extent>)>, MapError> {
+    fn own(&self, range: Range<u64>) -> Result<Vec<Own>, MapError> {
         let bits = self.image.header.cluster_bits;
-        let mut parts: Vec<(Range<u64>, Option<Extent>)> = Vec::new();
+        let mut parts: Vec<Own> = Vec::new();
         let mut clusters = self.image.guest_clusters(Bytes(range.start), Bytes(range.end - range.start));
         let mut bytes = Vec::new();
         while !clusters.is_empty() {
@@ -176,7 +179,7 @@ impl<S: Medium, B: Medium> Committer<'_, S, B> {
     }
 
     /// Whether what the image has of its own is something else than what the base has, up to `end`: only a reset leads to that.
-    fn was_reset(&self, own: &[(Range<u64>, Option<Extent>)], end: u64) -> Result<bool, RebaseError> {
+    fn was_reset(&self, own: &[Own], end: u64) -> Result<bool, RebaseError> {
         for (part, extent) in own {
             let part = part.start..part.end.min(end);
             if part.start < part.end && self.bytes_of(extent.as_ref(), &part)? != self.target_bytes(&part)? {
