@@ -221,7 +221,7 @@ class Runner:
         """The complaint about a command, or None."""
         words = command.words()
         for image in (word for word in words[2:] if word.endswith(".qcow2")):
-            if words[1] == "create" or (words[1] == "convert" and image == words[3]):
+            if words[1] == "create" or (words[1] in ("convert", "fork") and image == words[3]):
                 (self.folder / image).unlink(missing_ok=True)
             elif not (self.folder / image).exists():
                 subprocess.run([PROGRAM, "create", "-q", image, "64M", "--zone-size", "4M"], cwd=self.folder, env=self.environment, check=True)
