@@ -19,7 +19,7 @@ die() {
     exit 1
 }
 
-all_contenders=(zbd zbd-older zbd-nopoll zbd-cached qsd-raw-uring qsd-raw-threads qsd-raw-iothread qsd-qcow2 fio ram ram-fresh)
+all_contenders=(zbd zbd-older zbd-nopoll zbd-cached zbd-recorded qsd-raw-uring qsd-raw-threads qsd-raw-iothread qsd-qcow2 fio ram ram-fresh)
 contenders=(zbd zbd-nopoll qsd-raw-uring qsd-raw-threads qsd-qcow2 fio ram ram-fresh)
 
 # NAME JOB BLOCK QD QUEUES ZONES FLUSH-EVERY. QD and ZONES are those of all queues together; a zone has one write in
@@ -156,13 +156,14 @@ make_file() {
 # start CONTENDER FILE QUEUES: starts a backend in the background.
 start() {
     local aio=io_uring format=raw program=$zbd options=() thread=() on_thread=''
-    rm -f "$socket"
+    rm -f "$socket" "$work/recording"
     case $1 in
         qsd-raw-threads) aio=threads ;;
         qsd-raw-iothread) thread=(--object 'iothread,id=io') on_thread=,iothread=io ;;
         qsd-qcow2) format=qcow2 ;;
         zbd-nopoll) options=(--poll-us 0) ;;
         zbd-cached) options=(--volatile-cache) ;;
+        zbd-recorded) options=(--record "$work/recording") ;;
         zbd-older) program=$older ;;
     esac
     case $1 in
@@ -209,6 +210,8 @@ run_load() {
     start "$1" "$2" "$6"
     "$load" run "$job" --socket "$socket" --pid "$backend" --seconds "$seconds" --size "$size" --json "${options[@]}" || status=$?
     stop_backend
+    # As large as all that was written.
+    rm -f "$work/recording"
     return "$status"
 }
 

@@ -10,7 +10,9 @@
 //! | [`device`] | the requests of queues: from their chains to the store, through their I/O, to their answers |
 //! | [`fault`] | rules that fail, delay and spoil requests, and take zones away: a layer over the device and one over the data path |
 //! | [`fetch`] | bases by network: what is read of an object comes once a host, into a cache on its disk |
+//! | [`record`] | what a disk is asked and answers, recorded and done again |
 //! | [`io`] | data paths: who carries the guest's bytes between its memory and the file |
+//! | [`explore`] | the crash states of a recording, made and checked |
 //! | [`convert`] | disks of other forms: read from one, written as another |
 //! | [`control`] | the control socket: asking and telling a running daemon |
 //! | [`observe`] | what is told about an image and a running device: zones summed up, counts, refusals in words, traces |
@@ -38,6 +40,7 @@ pub mod control;
 pub mod convert;
 pub mod device;
 pub mod disk;
+pub mod explore;
 pub mod fault;
 pub mod fetch;
 #[cfg(any(fuzzing, test))]
@@ -48,6 +51,7 @@ pub mod logging;
 pub mod observe;
 pub mod power;
 pub mod qcow2;
+pub mod record;
 pub mod sandbox;
 pub mod service;
 pub mod storage;

@@ -53,6 +53,7 @@ ELSEWHERE = {
     "./power mark ": ("tests/guest/power-cycle.sh", "./power mark here"),
     "./power cycle": ("tests/guest/power-cycle.sh", "./power cycle"),
     "./fault ": ("tests/guest/faults-digest.sh", "./fault list"),
+    "cp --sparse=always disk.qcow2 base.qcow2": ("tests/recording/served.rs", "base"),
     "touch careful": ("tests/guest/power.sh", "careful"),
     "echo 'add id=0,": ("tests/guest/zloop.sh", "add id=0"),
     "echo nobarrier >options": "the file of the next command",
@@ -85,6 +86,10 @@ SAMPLES = {
     ("docs/power.md", '{ "conventional"'): ("qemu-scripts/power.sh", "power_note"),
     ("docs/power.md", "power on, to be cut"): ("src/cli/map", "volatile in zones"),
     ("docs/power.md", "     0.531009 q0 write"): ("src/cli/trace.rs", "the power is back"),
+    ("docs/explore.md", "vhost-user-zbd: --record disk.zlog: the write pointer"): ("src/record/session.rs", "the image was written"),
+    ("docs/explore.md", "525 requests and"): ("src/cli/replay/list.rs", "behind request:"),
+    ("docs/explore.md", "zone 0: kept"): ("src/cli/cut.rs", "kept {} of {}"),
+    ("docs/explore.md", "echo 'fsync of A is done'"): ("src/vhost/texts.rs", "text_of"),
     ("docs/faults.md", "XFS (vda): Metadata I/O Error"): ("tests/guest/faults-xfs.sh", "kernel_says 'XFS"),
     ("docs/faults.md", "BTRFS error (device vda): zoned"): ("tests/guest/faults-btrfs.sh", "kernel_says 'BTRFS"),
     ("docs/uml.md", "NAME ZONED"): ("qemu-scripts/demo-guest.sh", "lsblk -z"),
@@ -220,8 +225,10 @@ class Runner:
     def run(self, command):
         """The complaint about a command, or None."""
         words = command.words()
-        for image in (word for word in words[2:] if word.endswith(".qcow2")):
-            if words[1] == "create" or (words[1] in ("convert", "fork") and image == words[3]):
+        for before, image in zip(words[1:], words[2:]):
+            if not image.endswith(".qcow2"):
+                continue
+            if words[1] == "create" or (words[1] in ("convert", "fork") and image == words[3]) or before == "-o":
                 (self.folder / image).unlink(missing_ok=True)
             elif not (self.folder / image).exists():
                 subprocess.run([PROGRAM, "create", "-q", image, "64M", "--zone-size", "4M"], cwd=self.folder, env=self.environment, check=True)

@@ -155,6 +155,7 @@ fn serve(aio: AioMode) -> Served {
                 power_lost: None,
                 remote: Default::default(),
                 rules: None,
+                log: None,
             },
             listen,
             options,

@@ -77,7 +77,7 @@ enum Order {
         #[command(subcommand)]
         order: snapshot::Order,
     },
-    /// Set a mark, which a power cut and rules for faults may wait for.
+    /// Set a mark, which stands in a recording; a power cut and rules for faults may wait for it.
     Mark {
         /// Its name.
         name: String,

@@ -11,6 +11,7 @@ mod ctl;
 mod cut;
 mod diff;
 mod disk;
+mod explore;
 mod fault;
 #[cfg(feature = "network")]
 mod fetch;
@@ -25,7 +26,9 @@ mod preset;
 mod process;
 mod progress;
 mod rebase;
+mod record;
 mod remote;
+mod replay;
 mod report;
 mod resize;
 mod screen;
@@ -77,6 +80,11 @@ enum Command {
     Ctl(ctl::Args),
     /// Print the requests of a trace that "serve --trace" has made.
     Trace(trace::Args),
+    /// List what "serve --record" has recorded, or make the image as it was at a moment of that.
+    Replay(replay::Args),
+    /// Make each state that a loss of power may have left of a recorded disk, and check it: exit status 0 all good, 1 some failed,
+    /// 2 could not explore.
+    Explore(explore::Args),
     /// Make an image of a zloop directory or a raw file with a zone table, or the other way round.
     Convert(convert::Args),
     /// Make an image that is as another one, without copying its data.
@@ -155,6 +163,8 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Top(args)) => top::run(&args),
         Some(Command::Ctl(args)) => ctl::run(&args),
         Some(Command::Trace(args)) => trace::run(&args),
+        Some(Command::Replay(args)) => replay::run(&args),
+        Some(Command::Explore(args)) => explore::run(&args),
         Some(Command::Convert(args)) => convert::run(&args),
         Some(Command::Fork(args)) => fork::run(&args),
         Some(Command::Rebase(args)) => rebase::run(&args),
@@ -177,7 +187,11 @@ fn fail(error: &anyhow::Error, arguments: &[OsString]) -> ExitCode {
 
 /// The exit status of a command that has failed: 1, but for one whose 1 is an answer, as it is for diff(1).
 fn failure(arguments: &[OsString]) -> ExitCode {
-    if arguments.get(1).is_some_and(|name| name == "diff") { ExitCode::from(2) } else { ExitCode::FAILURE }
+    if arguments.get(1).is_some_and(|name| name == "diff" || name == "explore") {
+        ExitCode::from(2)
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 /// An error and its causes. Some errors name their cause themselves, as logs show them without it: it is not told again.

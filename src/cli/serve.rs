@@ -17,16 +17,18 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use super::named::Wanted;
 use super::remote::Network;
 use super::verbosity::Verbosity;
-use super::{cut, fault, image, make, process, size, trace};
+use super::{cut, fault, image, make, process, record, size, trace};
 use crate::chain::{self, Chain};
 use crate::fetch::path::RemoteBases;
 use crate::logging;
 use crate::power::{self, Switch, VolatileCache, Words};
 use crate::qcow2::{self, ByteOrder, ForkOptions};
+use crate::record::Recorder;
 use crate::sandbox;
 use crate::service::ServiceManager;
 use crate::storage::file::FileMedium;
 use crate::storage::lock::{self, Purpose};
+use crate::store::device::Layered;
 use crate::store::{self, ZonedDevice, ZonedStore};
 use crate::units::Bytes;
 use crate::vhost::{
@@ -115,10 +117,10 @@ pub(super) struct Args {
     /// finds some. 0: never. The default is 50, and 0 with --cache none, where requests wait for the disk anyway.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(0..=1000))]
     poll_us: Option<u16>,
-    /// Who may connect to --socket-path: the permission bits of its file, in octal.
+    /// Who may connect to --socket-path and --mark-socket: the permission bits of its file, in octal.
     #[arg(long, value_name = "MODE", default_value = "600", value_parser = parse_mode)]
     socket_mode: u32,
-    /// Give the file of --socket-path to this group, by name or number.
+    /// Give the files of --socket-path and --mark-socket to this group, by name or number.
     #[arg(long, value_name = "GROUP", value_parser = parse_group)]
     socket_group: Option<u32>,
     /// Answer questions on this unix socket, which is its owner's alone: see "ctl", "top", "map" and "report". Scrapers get
@@ -128,6 +130,14 @@ pub(super) struct Args {
     /// Note each request and its result in this file, for "trace"; goes on with one that is there.
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
+    /// Record what the disk is asked and answers in this file, for "replay"; goes on with one whose image has not been written
+    /// otherwise since.
+    #[arg(long, value_name = "FILE", conflicts_with = "read_only")]
+    record: Option<PathBuf>,
+    /// Serve the mark disk on this unix socket, to whom --socket-path is open: an ordinary disk of 1 MiB. The first line of what is
+    /// written to it is a mark, as "ctl mark" sets it, when the write is answered.
+    #[arg(long, value_name = "PATH")]
+    mark_socket: Option<PathBuf>,
     /// enforce: once it serves, the process can open no file and make few system calls, and a wrong one ends it; log:
     /// the kernel logs wrong ones; off: no restrictions.
     #[arg(long, value_name = "MODE", value_enum, default_value = "enforce")]
@@ -186,14 +196,25 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         bases: bases.iter().map(|base| absolute(base)).collect::<Result<_>>()?,
         trace: args.trace.as_ref().map(|path| trace::open(path, store.geometry())).transpose()?,
         control_path: args.control_path.clone(),
+        marks: args.mark_socket.as_ref().map(|path| on_path(path, args)),
     };
     let by = Supervised { stop: &stop, manager: &manager };
     let power_lost = store.power_was_lost();
     let rules = args.faults.as_deref().map(fault::open).transpose()?;
-    let disk = disk(Arc::clone(&store) as Arc<dyn ZonedDevice>, args, cut)?;
-    let served =
-        vhost::serve(Served { disk, files, power_lost, remote, rules }, listen_on(args), options, observers, by);
+    let bottom = Arc::clone(&store) as Arc<dyn ZonedDevice>;
+    let block = Bytes(args.block_size.into());
+    let log = args.record.as_ref().map(|path| record::begin(path, &*bottom, block)).transpose()?;
+    let bottom = match &log {
+        Some(log) => Arc::new(Layered(Recorder::over(bottom, Arc::clone(log)))),
+        None => bottom,
+    };
+    let disk = disk(bottom, args, cut)?;
+    let served = Served { disk, files, power_lost, remote, rules, log: log.clone() };
+    let served = vhost::serve(served, listen_on(args), options, observers, by);
     let closed = store.close().with_context(|| format!("{}: the image could not be closed well", name()));
+    if let Some(log) = log.filter(|_| closed.is_ok()) {
+        log.end();
+    }
     served?;
     closed?;
     Ok(ExitCode::SUCCESS)
@@ -256,12 +277,15 @@ fn create_absent(path: &Path, args: &Args) -> Result<()> {
     Ok(())
 }
 
+/// A socket that frontends may connect to.
+fn on_path(path: &Path, args: &Args) -> ListenOn {
+    let access = SocketAccess { mode: args.socket_mode, group: args.socket_group };
+    ListenOn::Path { path: path.to_owned(), access }
+}
+
 fn listen_on(args: &Args) -> ListenOn {
     match (&args.socket_path, args.fd) {
-        (Some(path), _) => {
-            let access = SocketAccess { mode: args.socket_mode, group: args.socket_group };
-            ListenOn::Path { path: path.clone(), access }
-        }
+        (Some(path), _) => on_path(path, args),
         (None, Some(fd)) => ListenOn::Fd(fd),
         (None, None) => ListenOn::Systemd,
     }

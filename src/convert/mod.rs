@@ -110,7 +110,7 @@ fn write_all_but_zeros(target: &mut impl Target, at: u64, bytes: &[u8]) -> Resul
 }
 
 /// The first range of a file at or after `from`, and before `end`, that is no hole.
-fn data_in(file: &File, from: u64, end: u64) -> Result<Option<Range<u64>>> {
+pub fn data_in(file: &File, from: u64, end: u64) -> Result<Option<Range<u64>>> {
     let seek = |at: u64, whence| match lseek(file, i64::try_from(at)?, whence) {
         Ok(found) => Ok(Some(u64::try_from(found)?)),
         // No data from here on.

@@ -227,7 +227,7 @@ impl<I: DataPath + ?Sized> Requests<I> {
         if self.device.switch.power().is_off() {
             return Err(Refusal::NoPower.into());
         }
-        if !self.device.zoned() {
+        if !self.device.zoned() || (self.device.is_ordinary && request.is_zone_request()) {
             return Err(match request.is_zone_request() {
                 true => RequestError::ZoneRequestNotNegotiated,
                 false => RequestError::NotNegotiated,

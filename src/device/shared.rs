@@ -13,7 +13,9 @@ use super::standstill::Standstill;
 use crate::fault::Faults;
 use crate::observe::stats::Stats;
 use crate::observe::{Refused, Subject};
+use crate::power::cache::Done;
 use crate::power::{CutOutcome, Switch, VolatileCache};
+use crate::record::Log;
 use crate::store::device::Layered;
 use crate::store::{Batch, ZonedDevice};
 use crate::units::Bytes;
@@ -54,6 +56,10 @@ pub struct Device {
     pub faults: Arc<Faults>,
     /// What knows how to lose what is not stable, where that is wanted.
     pub cache: Option<Arc<VolatileCache>>,
+    /// It is no zoned disk: any driver may use it, and zone requests are none.
+    pub is_ordinary: bool,
+    /// Where its disk is recorded, if it is.
+    pub log: Option<Arc<Log>>,
     write_through: AtomicBool,
     zoned: AtomicBool,
 }
@@ -97,6 +103,8 @@ impl Device {
             standstill: Standstill::new(Arc::clone(&switch)),
             switch,
             cache: None,
+            is_ordinary: false,
+            log: None,
             write_through: AtomicBool::new(identity.write_through),
             zoned: AtomicBool::new(false),
         }
@@ -104,13 +112,13 @@ impl Device {
 
     /// Takes over what follows from the negotiated features and the cache mode of the configuration space.
     pub fn set_mode(&self, accepted: Features, writeback: bool) {
-        self.zoned.store(accepted.zoned(), Ordering::Relaxed);
+        self.zoned.store(accepted.zoned() || self.is_ordinary, Ordering::Relaxed);
         // A driver that never flushes has to find its writes durable (virtio 1.3, 5.2.6.2, case 1 and 2).
         let write_through = self.identity.write_through || !accepted.flush() || !writeback;
         self.write_through.store(write_through, Ordering::Relaxed);
     }
 
-    /// Whether the driver knows that the disk is zoned; otherwise no request may succeed.
+    /// Whether the driver knows that the disk is zoned, where it is; otherwise no request may succeed.
     pub fn zoned(&self) -> bool {
         self.zoned.load(Ordering::Relaxed)
     }
@@ -118,6 +126,16 @@ impl Device {
     /// Whether a change has to be durable before it is acknowledged.
     pub fn write_through(&self) -> bool {
         self.write_through.load(Ordering::Relaxed)
+    }
+
+    /// Sets a mark, in the recording and for whatever waits for it. Where that is a power cut, `done` is called when it is over;
+    /// returns whether it is one.
+    pub fn mark(&self, name: &str, done: Done) -> bool {
+        if let Some(log) = &self.log {
+            log.mark(name);
+        }
+        self.faults.mark(name);
+        self.cache.as_ref().is_some_and(|cache| cache.mark(name, done))
     }
 
     /// Has all queues look again: the power was cut, with this outcome, or stays on after all.
@@ -143,6 +161,9 @@ impl Device {
 
     /// Does what follows for its power and its zones when the driver has reset the device. No request is in flight.
     pub fn reset(&self) {
+        if let Some(log) = &self.log {
+            log.device_reset();
+        }
         self.faults.device_reset();
         if self.switch.device_reset() {
             self.counts.trace_power_back();

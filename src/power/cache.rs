@@ -160,6 +160,11 @@ impl VolatileCache {
         self.below.geometry()
     }
 
+    /// Whether all is stable.
+    pub fn has_nothing_to_lose(&self) -> bool {
+        self.notes.is_empty() && lock(&self.blocks).bytes() == 0
+    }
+
     /// Whether there is power, for those who run the queues.
     pub fn switch(&self) -> &Arc<Switch> {
         &self.switch

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
 use super::cache::{CutError, VolatileCache};
+use super::losable::Losable;
 use super::notes::lock;
-use super::outcome::{CutConventional, CutOutcome, CutZone, Digest};
-use super::rules::{Left, Place, Steps, chance, mend};
+use super::outcome::{CutConventional, CutOutcome, Digest};
+use super::rules::{Left, Place, Steps, chance};
 use super::switch::Then;
 use super::words::{Cut, Loss};
-use crate::store::{Rewind, ZoneInfo};
+use crate::store::{Rewind, ZoneInfo, ZoneNow};
 use crate::units::{Bytes, ZoneIndex};
 use crate::zone::{Geometry, State, ZoneKind};
 
@@ -19,22 +20,12 @@ const CHUNK: usize = 1024;
 impl VolatileCache {
     /// Chooses what is left, and has the store change to it. Nothing is in flight.
     pub(super) fn cut(&self, cut: &Cut) -> Result<CutOutcome, CutError> {
-        let (zones, others) = self.touched();
+        let losable = self.losable(|now| now.info.write_pointer);
+        let zones = &losable.zones;
         let geometry = self.below.geometry();
-        let (lefts, mended) = self.choose(cut, &zones, others)?;
-        let pairs = zones.iter().zip(&lefts).zip(mended);
-        let report = pairs.map(|(((zone, steps), left), mended)| CutZone {
-            zone: zone.0,
-            stable: steps.stable,
-            accepted: steps.furthest(),
-            kept: left.pointer,
-            operations: steps.operations(),
-            torn: left.torn,
-            resets_lost: left.resets_lost,
-            finishes_lost: left.finishes_lost,
-            mended,
-        });
-        let report = report.collect();
+        let (places, mended) = self.choose(cut, &losable)?;
+        let lefts: Vec<Left> = zones.iter().zip(&places).map(|((_, steps), place)| steps.left(*place)).collect();
+        let report = losable.told(&places, &mended);
         let (conventional, blocks) = self.choose_blocks(cut, geometry);
         let rewind = Rewind {
             pointers: zones.iter().zip(&lefts).map(|((zone, _), left)| (*zone, Bytes(left.pointer))).collect(),
@@ -61,30 +52,35 @@ impl VolatileCache {
         })
     }
 
-    /// The zones that have anything to lose, in order, each as far as it has come; and how many others are active.
-    fn touched(&self) -> (Vec<(ZoneIndex, Steps)>, u64) {
+    /// What a loss of power may take now. `landed` says how far the data of a zone has come that is written to.
+    pub fn losable(&self, landed: impl Fn(&ZoneNow) -> Bytes) -> Losable {
         let mut zones = BTreeMap::new();
-        for zone in self.notes.all(|zone, _| zone) {
-            let now = self.below.zone_now(self.below.geometry().start(zone).to_sector());
-            let Some(pointer) = now.map(|now| now.info.write_pointer.0) else { continue };
-            let kept = !self.below.can_take_back(zone);
-            if let Some(history) = lock(self.notes.shard(zone)).get_mut(&zone) {
-                match history.ends_in_reset() {
-                    true if kept => history.keep_reset(),
-                    true => {}
-                    // What did not land cannot be kept.
-                    false => history.cut_back(pointer),
-                }
-                zones.insert(zone, history.steps().clone());
+        for (zone, mut history) in self.notes.all(|zone, history| (zone, history.clone())) {
+            let Some(now) = self.below.zone_now(self.below.geometry().start(zone).to_sector()) else { continue };
+            match history.ends_in_reset() {
+                true if !self.below.can_take_back(zone) => history.keep_reset(),
+                true => {}
+                // What did not land cannot be kept.
+                false => history.cut_back(landed(&now).0),
             }
+            zones.insert(zone, history.steps().clone());
         }
+        let most_active = self.below.geometry().max_active_zones().into();
         let mut others = 0;
-        self.each_zone(|info| {
+        let mut count = |info: &ZoneInfo| {
             let active = info.write_pointer > info.start && info.write_pointer.0 < info.start.0 + info.capacity.0;
             let active = active && info.state != State::Full && info.kind != ZoneKind::Conventional;
             others += u64::from(active && !zones.contains_key(&info.index));
-        });
-        (zones.into_iter().collect(), others)
+        };
+        if most_active != 0 {
+            self.each_zone(&mut count);
+        }
+        Losable { zones: zones.into_iter().collect(), others, most_active }
+    }
+
+    /// Shows each block of a conventional zone that has an old version, in order: its number, and the oldest.
+    pub fn each_old_block(&self, mut each: impl FnMut(u64, &[u8])) {
+        lock(&self.blocks).volatile().for_each(|(block, content)| each(block, content));
     }
 
     fn each_zone(&self, mut each: impl FnMut(&ZoneInfo)) {
@@ -98,17 +94,16 @@ impl VolatileCache {
         }
     }
 
-    /// What each zone is afterwards, and whether that was mended.
-    fn choose(&self, cut: &Cut, zones: &[(ZoneIndex, Steps)], others: u64) -> Result<(Vec<Left>, Vec<bool>), CutError> {
-        let mut places = Vec::with_capacity(zones.len());
-        for (zone, steps) in zones {
+    /// Where each zone is afterwards in what was done to it, and whether that was mended.
+    fn choose(&self, cut: &Cut, losable: &Losable) -> Result<(Vec<Place>, Vec<bool>), CutError> {
+        let mut places = Vec::with_capacity(losable.zones.len());
+        for (zone, steps) in &losable.zones {
             let chosen = self.place(cut, *zone, steps)?;
             let least = if cut.stable_management { steps.behind_management() } else { chosen };
             places.push(chosen.max(least));
         }
-        let all: Vec<Steps> = zones.iter().map(|(_, steps)| steps.clone()).collect();
-        let mended = mend(&all, &mut places, others, self.below.geometry().max_active_zones().into());
-        Ok((all.iter().zip(places).map(|(steps, place)| steps.left(place)).collect(), mended))
+        let mended = losable.mend(&mut places);
+        Ok((places, mended))
     }
 
     fn place(&self, cut: &Cut, zone: ZoneIndex, steps: &Steps) -> Result<Place, CutError> {

@@ -20,7 +20,7 @@ impl Counter {
 }
 
 /// The volatile operations of one zone.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct History {
     steps: Steps,
     /// Where the pointer stands after all of them.

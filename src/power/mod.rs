@@ -12,6 +12,7 @@
 //! | [`switch`] | whether there is power; the gates of the queues |
 //! | `notes` | the histories of all zones, from the store's notes |
 //! | [`cache`] | the layer |
+//! | [`losable`] | what a loss of power may take at one moment |
 //! | `choice` | what a cut leaves |
 //!
 //! # The fact it rests on
@@ -32,6 +33,7 @@ mod blocks;
 pub mod cache;
 mod choice;
 mod history;
+pub mod losable;
 mod notes;
 pub mod outcome;
 pub mod rules;
@@ -40,6 +42,7 @@ mod trigger;
 pub mod words;
 
 pub use cache::{Commanded, CutError, VolatileCache};
+pub use losable::Losable;
 pub use outcome::{CutConventional, CutOutcome, CutZone, PowerStatus};
 pub use switch::{Power, Switch, Then};
 pub use words::{At, Cut, Loss, Words};

@@ -79,6 +79,10 @@ impl Notes {
         }
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.shards.iter().all(|shard| lock(shard).is_empty())
+    }
+
     pub(super) fn volatile(&self) -> u64 {
         self.all(|_, history| history.volatile()).into_iter().sum()
     }

@@ -69,7 +69,7 @@ impl CutConventional {
     }
 
     /// Takes a block in; they come in order.
-    pub(super) fn add(&mut self, block: u64, new: bool) {
+    pub fn add(&mut self, block: u64, new: bool) {
         self.volatile += 1;
         if !new {
             return;

@@ -5,6 +5,8 @@
 //! device's own limit of active zones (R9). Blocks of conventional zones are each what they were at the last flush, or what they
 //! are (R7).
 
+use std::borrow::Borrow;
+
 /// The writable part of a zone: absolute positions in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
@@ -212,17 +214,18 @@ fn count_of(step: &Step) -> u64 {
 /// Mends choices that would leave more active zones than there may be (R9): keeps, in the order of acceptance, the earliest lost
 /// operation that freed one, with its prefix, until they fit. `others` are active zones without a choice; a `limit` of 0 is
 /// none. Returns which zones were mended.
-pub fn mend(zones: &[Steps], places: &mut [Place], others: u64, limit: u64) -> Vec<bool> {
+pub fn mend(zones: &[impl Borrow<Steps>], places: &mut [Place], others: u64, limit: u64) -> Vec<bool> {
     let mut mended = vec![false; zones.len()];
     if limit == 0 {
         return mended;
     }
     loop {
-        let active = zones.iter().zip(&*places).filter(|(zone, place)| zone.is_active(**place)).count() as u64;
+        let zones = || zones.iter().map(Borrow::borrow);
+        let active = zones().zip(&*places).filter(|(zone, place)| zone.is_active(**place)).count() as u64;
         if active + others <= limit {
             return mended;
         }
-        let lost = zones.iter().zip(&*places).enumerate();
+        let lost = zones().zip(&*places).enumerate();
         let lost = lost.filter_map(|(at, (zone, place))| Some((zone.first_freed_behind(*place)?, at)));
         let Some(((_, place), at)) = lost.min_by_key(|((order, _), _)| *order) else { return mended };
         places[at] = place;

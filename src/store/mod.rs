@@ -214,6 +214,11 @@ impl<S: Medium> ZonedStore<S> {
         })
     }
 
+    /// Takes the image away that the closed one builds on.
+    pub fn take_base(&self) -> Option<Base> {
+        lock(&self.keeper).image.take_base()
+    }
+
     /// The shape of the device.
     pub fn geometry(&self) -> &Geometry {
         &self.geometry

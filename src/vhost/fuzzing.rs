@@ -452,11 +452,19 @@ pub fn messages(bytes: &[u8]) {
     let disk: Arc<dyn ZonedDevice> = Arc::clone(&store) as _;
     let host = Arc::new(
         Host::new(
-            Served { disk: Disk::Plain(disk), files, power_lost: None, remote: Default::default(), rules: None },
+            Served {
+                disk: Disk::Plain(disk),
+                files,
+                power_lost: None,
+                remote: Default::default(),
+                rules: None,
+                log: None,
+            },
             &options,
             config.max_append(),
             None,
             sandbox,
+            None,
         )
         .unwrap(),
     );

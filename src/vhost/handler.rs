@@ -135,6 +135,7 @@ impl Handler {
     pub(super) fn new(host: Arc<Host>, config: ConfigSpace, options: &ServeOptions) -> Self {
         let device = Arc::clone(&host.device);
         let offered = Features::offered(options.read_only || device.disk.read_only());
+        let offered = if device.is_ordinary { offered.of_ordinary_disk() } else { offered };
         device.set_mode(Features::default(), config.writeback());
         let disk = inflight::disk(device.disk.geometry(), options.block_size);
         Self {
@@ -354,7 +355,7 @@ impl Handler {
 
     /// Says, once a connection, why a driver that does not know zones gets nothing but errors.
     fn complain_once(&mut self) {
-        let known = self.accepted.zoned() || std::mem::replace(&mut self.complained, true);
+        let known = self.device.zoned() || std::mem::replace(&mut self.complained, true);
         if known || !self.device.lines.unzoned.allow() {
             return;
         }

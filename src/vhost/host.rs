@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::journal::Journals;
 use super::options::{CacheMode, MAX_QUEUES, ServeOptions};
+use super::texts::Texts;
 use super::wake::Waker;
 use super::{Disk, Rules, ServeError, Served};
 use crate::device::router::Bell;
@@ -13,8 +14,18 @@ use crate::device::{Device, Identity};
 use crate::fetch::path::RemoteBases;
 use crate::io::{AioMode, Files};
 use crate::power::Then;
+use crate::record::{Faulted, Log};
 use crate::sandbox::Sandbox;
 use crate::units::Bytes;
+
+/// Who sees what the data paths of queues carry.
+pub(super) enum LooksOn {
+    Nobody,
+    /// Where the disk is recorded.
+    Log(Arc<Log>),
+    /// What makes marks of it.
+    Marks(Arc<Texts>),
+}
 
 /// What the queues' threads, the connection and the housekeeper share.
 pub(super) struct Host {
@@ -25,6 +36,7 @@ pub(super) struct Host {
     pub(super) aio: AioMode,
     pub(super) poll: Duration,
     pub(super) sandbox: Sandbox,
+    pub(super) looks_on: LooksOn,
     wakers: Vec<Arc<Waker>>,
 }
 
@@ -35,6 +47,7 @@ impl Host {
         max_append: Bytes,
         trace: Option<File>,
         sandbox: Sandbox,
+        marks: Option<Arc<Texts>>,
     ) -> Result<Self, ServeError> {
         let mut identity = Identity {
             serial: Default::default(),
@@ -49,8 +62,8 @@ impl Host {
         let wakers = wakers.map_err(ServeError::system("create event descriptors"))?;
         let bells = wakers.iter().map(|waker| Arc::clone(waker) as Arc<dyn Bell>).collect();
         let journals = Arc::new(Journals::new());
-        let Served { disk, files, remote, power_lost, rules } = served;
-        let device = match disk {
+        let Served { disk, files, remote, power_lost, rules, log } = served;
+        let mut device = match disk {
             Disk::Plain(disk) => Device::new(disk, identity, bells, trace),
             Disk::Cached(cache) => Device::cached(cache, identity, bells, trace),
         };
@@ -61,7 +74,12 @@ impl Host {
             device.faults.take_over(saved).map_err(|reason| ServeError::Rules { name, reason })?;
             device.faults.set_keep(keep);
         }
-        device.disk.set_journal(Box::new(Arc::clone(&journals)));
+        device.disk.set_journal(match &log {
+            Some(log) => Box::new(Faulted::new(Arc::clone(log), Arc::clone(&journals))),
+            None => Box::new(Arc::clone(&journals)),
+        });
+        device.log.clone_from(&log);
+        device.is_ordinary = marks.is_some();
         Ok(Self {
             device: Arc::new(device),
             files: Arc::new(Files::new(files)),
@@ -70,6 +88,11 @@ impl Host {
             aio: options.aio,
             poll: options.poll,
             sandbox,
+            looks_on: match (log, marks) {
+                (Some(log), _) => LooksOn::Log(log),
+                (None, Some(texts)) => LooksOn::Marks(texts),
+                (None, None) => LooksOn::Nobody,
+            },
             wakers,
         })
     }

@@ -28,6 +28,7 @@
 //! | `inflight` | the memory that says which requests were in flight when a process died |
 //! | `journal` | what the store notes there about them, and what the next process makes of it |
 //! | `taken` | what is said when shared memory is taken away |
+//! | `marks`, `texts` | a disk whose writes are marks; what these say |
 //! | `responder` | what clients of the control socket are told of a device |
 //! | `snapshot` | what copies the image into a file of a client's, and a file over the image |
 //! | `housekeeper` | the store's thread for blocking work |
@@ -46,6 +47,7 @@ mod housekeeper;
 mod idle;
 mod inflight;
 mod journal;
+mod marks;
 mod memory;
 mod message;
 mod notify;
@@ -59,6 +61,7 @@ mod simulation;
 mod snapshot;
 pub mod socket;
 mod taken;
+mod texts;
 mod wake;
 mod wire;
 mod worker;
@@ -80,6 +83,7 @@ use crate::fetch::path::RemoteBases;
 pub use crate::io::{AioMode, DataFiles};
 use crate::observe::versioned;
 use crate::power::{Then, VolatileCache};
+use crate::record::Log;
 use crate::sandbox::{Role, Sandbox, SandboxError};
 use crate::service::ServiceManager;
 use crate::store::ZonedDevice;
@@ -151,6 +155,8 @@ pub struct Observers {
     pub trace: Option<File>,
     /// Where the control socket is made.
     pub control_path: Option<PathBuf>,
+    /// Where frontends of the mark disk come from.
+    pub marks: Option<ListenOn>,
 }
 
 /// The disk that is served.
@@ -185,6 +191,8 @@ pub struct Served {
     pub remote: RemoteBases,
     /// Rules for faults that are kept.
     pub rules: Option<Rules>,
+    /// Where the disk is recorded: a layer of the disk writes to it already.
+    pub log: Option<Arc<Log>>,
 }
 
 /// Rules for faults that outlive the process.
@@ -210,22 +218,31 @@ pub fn serve(
     let listening = socket::Listening::open(listen)?;
     // Made by nobody but its owner, and for nobody else.
     let access = SocketAccess { mode: 0o600, group: None };
-    let Observers { image, bases, trace, control_path } = observers;
+    let Observers { image, bases, trace, control_path, marks } = observers;
     let control = control_path.map(|path| socket::Listening::open(ListenOn::Path { path, access })).transpose()?;
-    let folders: Vec<_> =
-        std::iter::once(&listening).chain(&control).filter_map(socket::Listening::own_folder).collect();
+    let marks = marks.map(marks::Prepared::new).transpose()?;
+    let folders: Vec<_> = std::iter::once(&listening)
+        .chain(&control)
+        .chain(marks.as_ref().map(|marks| &marks.listening))
+        .filter_map(socket::Listening::own_folder)
+        .collect();
     taken::say_when_memory_is_taken().map_err(ServeError::system("handle SIGBUS"))?;
     let sandbox = Sandbox::enter(options.sandbox, &folders)?;
     served.remote.links().try_for_each(|link| start_link(link, sandbox))?;
-    let host = Arc::new(host::Host::new(served, &options, config.max_append(), trace, sandbox)?);
+    let host = Arc::new(host::Host::new(served, &options, config.max_append(), trace, sandbox, None)?);
     let housekeeper = housekeeper::Housekeeper::start(Arc::clone(&host))?;
     follow_cuts(&host, by.stop).map_err(ServeError::system("duplicate a descriptor"))?;
     log::info!("serving on {listening}");
     let make = || responder::DeviceResponder::new(&host, by.stop, (image, bases), &options);
     let control = control.as_ref().map(|listening| answer_clients(listening, make(), sandbox)).transpose()?;
+    let start = |prepared| marks::MarkDisk::start(prepared, &options, &host.device, sandbox);
+    let marks = marks.map(start).transpose()?;
     by.manager.ready(&connection::waiting(&listening));
     let result = connection::accept_loop(&listening, &host, &config, &options, by);
     by.manager.stopping(CLOSING);
+    if let Some(marks) = marks {
+        marks.stop();
+    }
     if let Some(control) = control {
         control.stop();
     }

@@ -145,10 +145,8 @@ impl DeviceResponder {
 
     /// Sets a mark; where that cuts the power, tells what is left when it has.
     fn mark(&self, name: &str) -> Result<Value, String> {
-        self.device.faults.mark(name);
-        let Some(cache) = &self.device.cache else { return value(json!({})) };
         let (tell, told) = mpsc::channel();
-        match cache.mark(name, Box::new(move |result| _ = tell.send(result))) {
+        match self.device.mark(name, Box::new(move |result| _ = tell.send(result))) {
             true => value(wait_for_cut(&told)?),
             false => value(json!({})),
         }

@@ -10,16 +10,19 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::host::Host;
+use super::host::{Host, LooksOn};
 use super::idle::{Awaited, Idle};
 use super::inflight::Inflight;
 use super::notify::Notifier;
 use super::queue::Queue;
 use super::ring::{Ring, RingError, RingSetup};
+use super::texts::Beginnings;
 use super::wake::{Sleeper, Waker};
 use crate::device::recovery::LeftBehind;
 use crate::device::router::Bell;
-use crate::io as data;
+use crate::fetch::link;
+use crate::io::{self as data, DataPath};
+use crate::record::Writes;
 use crate::sandbox::Role;
 use crate::virtio::memory::Memory;
 
@@ -93,8 +96,7 @@ impl WorkerHandle {
             let next = ring.next_available();
             // The data path belongs to this thread from the start: an io_uring has one thread that uses it.
             let bell = Arc::clone(&waker_of_path);
-            let cover = host.remote.below(host.device.faults.reads(queue), Arc::new(move || bell.ring()));
-            match data::open(host.aio, Arc::clone(&host.files), ring_setup.size, cover) {
+            match open_path(&host, queue, ring_setup.size, Arc::new(move || bell.ring())) {
                 Err(error) => {
                     let _ = started.send(Err(error));
                     next
@@ -153,6 +155,19 @@ impl WorkerHandle {
         self.waker.ring();
         while let Err(RecvTimeoutError::Timeout) = kept.recv_timeout(HELD_UP) {
             [&self.call, &self.error].into_iter().flatten().for_each(|notifier| notifier.unclog());
+        }
+    }
+}
+
+/// Makes the data path of a queue, on the thread that will use it.
+fn open_path(host: &Host, queue: u16, depth: u16, ring: link::Ring) -> io::Result<Box<dyn DataPath>> {
+    let (files, reads) = (Arc::clone(&host.files), host.remote.below(host.device.faults.reads(queue), ring));
+    match &host.looks_on {
+        LooksOn::Nobody => data::open(host.aio, files, depth, reads),
+        LooksOn::Log(log) => data::open(host.aio, files, depth, Writes::new(Arc::clone(log), queue, reads)),
+        LooksOn::Marks(texts) => {
+            let texts = Arc::clone(texts);
+            data::open(host.aio, files, depth, Beginnings { queue, texts, above: reads })
         }
     }
 }

@@ -170,6 +170,22 @@ impl ConfigSpace {
         Ok(Self { layout, default_writeback: writeback })
     }
 
+    /// The same of an ordinary disk of another size.
+    pub fn of_ordinary_disk(mut self, size: Bytes) -> Self {
+        self.layout.capacity = U64::new(size.0 / SECTOR_SIZE);
+        for field in [
+            &mut self.layout.zone_sectors,
+            &mut self.layout.max_open_zones,
+            &mut self.layout.max_active_zones,
+            &mut self.layout.max_append_sectors,
+            &mut self.layout.write_granularity,
+        ] {
+            *field = U32::ZERO;
+        }
+        self.layout.model = 0;
+        self
+    }
+
     /// `size` bytes from `offset`; zeros where the space has none.
     pub fn read(&self, offset: usize, size: usize) -> Vec<u8> {
         self.layout.as_bytes().iter().copied().skip(offset).chain(std::iter::repeat(0)).take(size).collect()
@@ -272,6 +288,15 @@ mod tests {
         assert_eq!(le32(&space, 84), 128 << 10 >> 9);
         assert_eq!(le32(&space, 88), 4096);
         assert_eq!(space.read(92, 4), [1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn an_ordinary_disk_has_its_own_size_and_nothing_of_zones() {
+        let zoned = ConfigSpace::new(&geometry(), &SHAPE).unwrap();
+        let ordinary = zoned.clone().of_ordinary_disk(Bytes(1 << 20));
+        assert_eq!(u64::from_le_bytes(ordinary.read(0, 8).try_into().unwrap()), 2048);
+        assert_eq!(ordinary.read(8, 64), zoned.read(8, 64));
+        assert_eq!(ordinary.read(72, 24), [0; 24]);
     }
 
     #[test]

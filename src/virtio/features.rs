@@ -56,6 +56,11 @@ impl Features {
         Self(if read_only { bits | 1 << VIRTIO_BLK_F_RO } else { bits })
     }
 
+    /// The same without zones: what an ordinary disk offers.
+    pub fn of_ordinary_disk(self) -> Self {
+        Self(self.0 & !(1 << VIRTIO_BLK_F_ZONED))
+    }
+
     /// The set that a driver accepted, or `None` where it holds a bit that is not offered by `self`.
     pub fn accept(self, bits: u64) -> Option<Self> {
         (bits & !self.0 == 0).then_some(Self(bits))
@@ -117,6 +122,13 @@ mod tests {
             assert_eq!(offered.bits() & 1 << never, 0, "bit {never}");
         }
         assert_ne!(offered.bits() & 1 << VIRTIO_F_VERSION_1, 0);
+    }
+
+    #[test]
+    fn an_ordinary_disk_offers_all_but_zones() {
+        let (zoned, ordinary) = (Features::offered(false), Features::offered(false).of_ordinary_disk());
+        assert!(!ordinary.zoned());
+        assert_eq!(zoned.bits() & !ordinary.bits(), 1 << VIRTIO_BLK_F_ZONED);
     }
 
     #[test]

@@ -115,8 +115,10 @@ fn with_a_bad_pointer() -> Image {
 /// The outputs by the headings of the page; what comes in several shapes is there several times.
 fn outputs() -> Vec<(&'static str, Value)> {
     let image = Image::create(&GEO);
-    let (control, trace) = (image.beside_name("control"), image.beside_name("trace"));
-    let args = ["--control-path", &control, "--trace", &trace, "--volatile-cache"];
+    let [control, trace, record] = ["control", "trace", "record"].map(|name| image.beside_name(name));
+    let args = ["--control-path", &control, "--trace", &trace, "--volatile-cache", "--record", &record];
+    let (base, made) = (image.beside_name("base"), image.beside_name("made"));
+    std::fs::copy(image.path(), &base).expect("a copy of the image");
     let mut disk = Setup::new(GEO).args(&args).start_on(image);
     disk.fill(2, 8192);
     assert_eq!(disk.write(GEO.start(2), &[1; 4096]), Status::UnalignedWp);
@@ -161,6 +163,7 @@ fn outputs() -> Vec<(&'static str, Value)> {
     }
     assert_ok(disk.write(0, &[7; 4096]));
     disk.fill(4, 8192);
+    outputs.push((DONE, printed(&["ctl", &control, "mark", "late"])));
     outputs.push(("ctl power-cut", printed(&["ctl", &control, "power-cut", "lose=nothing"])));
     outputs.push(("ctl info", printed(&["ctl", &control, "info"])));
     outputs.push(("ctl snapshot save", printed(&["ctl", &control, "snapshot", "revert", "a"])));
@@ -173,6 +176,9 @@ fn outputs() -> Vec<(&'static str, Value)> {
     outputs.push((DONE, printed(&["ctl", &control, "quit"])));
     let name = disk.image.name();
     assert!(disk.daemon.wait().success());
+    outputs.push(("replay --list", printed(&["replay", &record, "--list"])));
+    let lossy = ["replay", &record, "--base", &base, "--to", "mark:late", "-o", &made, "lose=nothing"];
+    outputs.push(("replay --to", printed(&lossy)));
     outputs.push(("info", printed(&["info", &name])));
     outputs.push(("report", printed(&["report", &name])));
     outputs.push(("map", printed(&["map", &name])));
@@ -192,6 +198,10 @@ fn every_json_output_has_the_documented_fields_and_a_version() {
     let mut tables = documented();
     let check = tables["check"].clone();
     tables.get_mut("check --repair").expect("a table").extend(check);
+    // What a cut leaves of a replayed disk is told as that of a served one.
+    let left =
+        tables["ctl power-cut"].clone().into_iter().filter(|(path, _)| !NO_CUT.contains(&path.as_str())).collect();
+    tables.insert("replay --to".to_owned(), left);
     // What the last cut has left is told as the cut has told it.
     let left = tables["ctl power-cut"].clone().into_iter().filter(|(path, _)| !NO_CUT.contains(&path.as_str()));
     let left: Fields = left.map(|(path, types)| (format!("power.last_cut.{path}"), types)).collect();

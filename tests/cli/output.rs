@@ -38,6 +38,8 @@ const PRINTING: &[(&str, i32)] = &[
     ("ctl CONTROL flush --json", 0),
     ("trace TRACE", 0),
     ("trace TRACE --json", 0),
+    ("replay RECORD --list", 0),
+    ("replay RECORD --list --json", 0),
     ("ctl CONTROL power-cut at=mark:never", 0),
     ("ctl CONTROL mark other --json", 0),
     ("ctl CONTROL fault list", 0),
@@ -63,6 +65,7 @@ const COMPLAINING: &[(&str, i32)] = &[
     ("report MISSING", 1),
     ("map MISSING", 1),
     ("trace MISSING", 1),
+    ("replay MISSING --list", 1),
     ("check MISSING", 1),
     ("diff FILE MISSING", 2),
     ("fork MISSING FORK", 1),
@@ -94,7 +97,7 @@ impl Sink {
     }
 }
 
-/// An image with a leak, another one, and a served disk with a control socket and a trace.
+/// An image with a leak, another one, and a served disk with a control socket, a trace and a recording.
 struct Stage {
     leaky: Image,
     second: Image,
@@ -107,8 +110,8 @@ impl Stage {
         killed.fill(2, 4096);
         killed.daemon.kill9();
         let image = Image::create(&SMALL);
-        let (control, trace) = (image.beside_name("control"), image.beside_name("trace"));
-        let args = ["--control-path", &control, "--trace", &trace, "--volatile-cache"];
+        let [control, trace, record] = ["control", "trace", "record"].map(|name| image.beside_name(name));
+        let args = ["--control-path", &control, "--trace", &trace, "--volatile-cache", "--record", &record];
         let mut served = Setup::new(SMALL).args(&args).start_on(image);
         served.fill(2, 4096);
         Self { leaky: killed.image, second: Image::create(&SMALL), served }

@@ -18,6 +18,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("top", include_str!("../../../packaging/manual/top.md")),
     ("ctl", include_str!("../../../packaging/manual/ctl.md")),
     ("trace", include_str!("../../../packaging/manual/trace.md")),
+    ("replay", include_str!("../../../packaging/manual/replay.md")),
     ("convert", include_str!("../../../packaging/manual/convert.md")),
     ("check", include_str!("../../../packaging/manual/check.md")),
     ("diff", include_str!("../../../packaging/manual/diff.md")),

@@ -1,0 +1,12 @@
+//! Exploring crash states: those that are gone through are those that the rules allow, and what is planted is found.
+//!
+//! `EXPLORED_SEEDS=1000` is the long form of the comparison with an enumerator of the test's own.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
+
+#[path = "../common/mod.rs"]
+#[allow(dead_code, reason = "of what tests share little is used here")]
+mod common;
+
+mod enumerated;
+mod found;
+mod tape;
