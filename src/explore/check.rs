@@ -291,7 +291,7 @@ mod tests {
         let loops = |body: &str| format!("IFS='\t'; while read image marks output; do n=$((n + 1)); {body}; done");
         let cases = [
             (loops("echo $n >$output; echo good"), vec![(Verdict::Good, "1\n"), (Verdict::Good, "2\n")]),
-            (loops("echo bad it is; "), vec![(bad("it is"), ""), (bad("it is"), "")]),
+            (loops("echo bad it is"), vec![(bad("it is"), ""), (bad("it is"), "")]),
             (loops("echo what"), vec![(bad("the check said 'what': expected good, or bad and why"), ""); 2]),
             (loops("exit 4"), vec![(bad("the check ended with status 4"), ""); 2]),
             (loops("sleep 100"), vec![(bad("the check took longer than 1 s"), "")]),

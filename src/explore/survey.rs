@@ -215,9 +215,9 @@ impl<M: Medium + 'static> Survey<M> {
     /// Whether something becomes stable with a record, or what could be left before it cannot be any more, or more is promised.
     fn ends_stretch(&self, record: &Record) -> bool {
         match &record.entry {
-            Entry::Answer { of, status, .. } if *status == Status::Ok => {
-                self.flushes.contains(of) || self.writes.get(of).is_some_and(|blocks| self.may_lose(blocks.clone()))
-            }
+            Entry::Answer { of, status, .. } if *status == Status::Ok => self.flushes.contains(of),
+            // From here on a version of these blocks that was never stable cannot be left any more.
+            Entry::Data(data) => self.writes.get(&data.of).is_some_and(|blocks| self.may_lose(blocks.clone())),
             Entry::Accept(accepted) => !self.undone.contains(&record.number) && self.lives.keeps_reset(accepted),
             Entry::Mark(_) | Entry::DeviceReset | Entry::Session { .. } => true,
             // What a cut has left of conventional zones comes before it.

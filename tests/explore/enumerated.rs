@@ -272,7 +272,7 @@ fn what_is_explored_is_what_the_rules_allow_and_nothing_else() {
         let mut rng = Rng::new(seed);
         let mut model = Model::new(if seed % 2 == 0 { 0 } else { 2 });
         model.note();
-        (0..24).for_each(|_| model.step(&mut rng));
+        (0..48).for_each(|_| model.step(&mut rng));
         let legal = std::mem::take(&mut model.legal);
         let mut stored = Stored::new(&mut model.tape);
         let mut found = BTreeSet::new();

@@ -61,9 +61,9 @@ impl Stored {
 /// What a disk shows: of each block its first byte, with the write pointers in blocks.
 pub(crate) fn shown(path: &Path) -> (Vec<u8>, Vec<u64>) {
     let mut disk = Disk::open_image(path, Opening::default().block(Bytes(BLOCK)).read_only()).unwrap();
-    let size = disk.geometry().size();
-    let bytes = disk.read(Sector(0), size).unwrap();
     let zones = disk.report(Sector(0), usize::MAX).unwrap();
+    let size = disk.geometry().zone_size();
+    let bytes: Vec<u8> = zones.iter().flat_map(|zone| disk.read(zone.start.to_sector(), size).unwrap()).collect();
     let pointers = zones.iter().map(|zone| zone.write_pointer.0 / BLOCK).collect();
     (bytes.chunks(BLOCK as usize).map(|block| block[0]).collect(), pointers)
 }

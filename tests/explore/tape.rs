@@ -32,7 +32,7 @@ impl Tape {
             conventional_zones: conventional,
             max_open_zones: max_active,
             max_active_zones: max_active,
-            max_append_bytes: Bytes(blocks * BLOCK),
+            max_append_bytes: Bytes((blocks - 1) * BLOCK),
         };
         let (geometry, _) = Geometry::new(&request).unwrap();
         let header = Header::new(&geometry, Bytes(BLOCK), pointers_digest([]));

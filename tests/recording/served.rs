@@ -232,7 +232,7 @@ fn what_is_no_moment_no_base_or_no_recording_makes_no_image() {
         (make(&log, &base, "flush:2", &[]), "flush:2: the recording has 1 flushes"),
         (make(&log, &base, "request:9", &[]), "request:9: the recording has 2 answered requests"),
         (make(&log, &base, "mark:none", &[]), "mark:none: the recording has no such mark"),
-        (make(&log, &base, "noon", &[]), "expected flush:N, request:N or mark:NAME"),
+        (make(&log, &base, "noon", &[]), "expected flush:N, request:N, mark:NAME or record:N"),
         (make(&log, &later, "flush:1", &[]), "not the image that the recording began with"),
         (make(&log, &other, "flush:1", &[]), "a recording of another disk"),
         (make(&base, &base, "flush:1", &[]), "not a recording of vhost-user-zbd"),

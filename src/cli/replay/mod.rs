@@ -41,7 +41,7 @@ pub(super) struct Args {
     /// Print JSON.
     #[arg(long)]
     json: bool,
-    /// Make the image as it was at this moment: flush:N, request:N or mark:NAME. All that was answered by then is there.
+    /// Make the image as it was at this moment: flush:N, request:N, mark:NAME or record:N. All that was answered by then is there.
     #[arg(long, value_name = "MOMENT", value_parser = Point::parse, required_unless_present = "list", requires = "output")]
     to: Option<Point>,
     /// The image to make, which must not exist.
