@@ -134,7 +134,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let plan = plan(args, scan.undone(), work.path())?;
     let began = Instant::now();
     let (found, mut failures, checked) = explore(args, &plan, scan.bytes)?;
-    failures.sort_by(|one, other| (one.record, one.lost).cmp(&(other.record, other.lost)));
+    failures.sort_by_key(|one| (one.record, one.lost));
     let failed = failures.len() as u64;
     failures.truncate(MOST_KEPT as usize);
     for failure in failures.iter_mut().take(MOST_SHOWN) {

@@ -118,12 +118,11 @@ impl AllLives {
                 lives.furthest = accepted.place.0.saturating_add(accepted.len.into());
                 lives.reset = false;
             }
-            Kind::Reset | Kind::ResetAll => {
+            Kind::Reset | Kind::ResetAll
                 // One of an empty zone changes nothing.
-                if !lives.reset {
+                if !lives.reset => {
                     *lives = Lives { now: next, ended: lives.now, furthest: 0, reset: true };
                 }
-            }
             Kind::Finish => lives.reset = false,
             _ => {}
         }

@@ -242,12 +242,14 @@ impl<M: Medium + 'static> Survey<M> {
             Entry::Accept(accepted) if accepted.kind == Kind::Flush && is_done => {
                 self.flushes.insert(record.number);
             }
-            Entry::Accept(accepted) if accepted.kind == Kind::Write && is_done => {
-                if !accepted.zone.is_some_and(|zone| self.machine.is_sequential(zone)) {
-                    let unit = self.machine.granularity().0.max(1);
-                    let end = accepted.place.0.saturating_add(accepted.len.into());
-                    self.writes.insert(record.number, accepted.place.0 / unit..end.div_ceil(unit));
-                }
+            Entry::Accept(accepted)
+                if accepted.kind == Kind::Write
+                    && is_done
+                    && !accepted.zone.is_some_and(|zone| self.machine.is_sequential(zone)) =>
+            {
+                let unit = self.machine.granularity().0.max(1);
+                let end = accepted.place.0.saturating_add(accepted.len.into());
+                self.writes.insert(record.number, accepted.place.0 / unit..end.div_ceil(unit));
             }
             Entry::Answer { of, .. } => _ = self.writes.remove(of),
             Entry::Cut { .. } | Entry::Session { .. } => {

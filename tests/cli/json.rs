@@ -89,7 +89,7 @@ const RULES: [&str; 5] = [
 /// What a command prints as JSON, whatever it finds.
 fn printed(args: &[&str]) -> Value {
     let run = run(&[args, &["--json"]].concat());
-    let failure = if args[0] == "diff" { 2 } else { 1 };
+    let failure = if ["diff", "explore"].contains(&args[0]) { 2 } else { 1 };
     assert!(run.status.code() != Some(failure), "{args:?}: {run:?}");
     serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{args:?}: {error}: {run:?}"))
 }
@@ -179,6 +179,10 @@ fn outputs() -> Vec<(&'static str, Value)> {
     outputs.push(("replay --list", printed(&["replay", &record, "--list"])));
     let lossy = ["replay", &record, "--base", &base, "--to", "mark:late", "-o", &made, "lose=nothing"];
     outputs.push(("replay --to", printed(&lossy)));
+    let report = format!("{base}.report");
+    let explored = ["explore", &record, "--base", &base, "--check", "false", "--minimise", "--report", &report];
+    outputs.push(("explore", printed(&explored)));
+    outputs.push(("explore", printed(&explored[..6])));
     outputs.push(("info", printed(&["info", &name])));
     outputs.push(("report", printed(&["report", &name])));
     outputs.push(("map", printed(&["map", &name])));

@@ -40,6 +40,9 @@ const PRINTING: &[(&str, i32)] = &[
     ("trace TRACE --json", 0),
     ("replay RECORD --list", 0),
     ("replay RECORD --list --json", 0),
+    ("explore RECORD --base BASE --check true", 0),
+    ("explore RECORD --base BASE --check true --json", 0),
+    ("explore RECORD --base BASE --check false", 1),
     ("ctl CONTROL power-cut at=mark:never", 0),
     ("ctl CONTROL mark other --json", 0),
     ("ctl CONTROL fault list", 0),
@@ -66,6 +69,7 @@ const COMPLAINING: &[(&str, i32)] = &[
     ("map MISSING", 1),
     ("trace MISSING", 1),
     ("replay MISSING --list", 1),
+    ("explore MISSING --base FILE --check true", 2),
     ("check MISSING", 1),
     ("diff FILE MISSING", 2),
     ("fork MISSING FORK", 1),
@@ -111,6 +115,7 @@ impl Stage {
         killed.daemon.kill9();
         let image = Image::create(&SMALL);
         let [control, trace, record] = ["control", "trace", "record"].map(|name| image.beside_name(name));
+        std::fs::copy(image.path(), image.beside_name("base")).expect("a copy of the image");
         let args = ["--control-path", &control, "--trace", &trace, "--volatile-cache", "--record", &record];
         let mut served = Setup::new(SMALL).args(&args).start_on(image);
         served.fill(2, 4096);
@@ -153,7 +158,11 @@ fn a_reader_that_has_gone_is_no_error_and_a_full_device_is_one_line_for_every_co
             let expected = match sink {
                 Sink::Closed => (Some(status), ""),
                 Sink::Full => (
-                    Some(if line.trim_start().starts_with("diff") { 2 } else { 1 }),
+                    Some(if ["diff", "explore"].iter().any(|name| line.trim_start().starts_with(name)) {
+                        2
+                    } else {
+                        1
+                    }),
                     "vhost-user-zbd: standard output cannot be written: No space left on device (os error 28)\n",
                 ),
             };

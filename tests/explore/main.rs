@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 
 #[path = "../common/mod.rs"]
-#[allow(dead_code, reason = "of what tests share little is used here")]
 mod common;
 
 mod enumerated;
