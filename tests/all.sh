@@ -8,6 +8,9 @@ cd "$(dirname "$0")/.."
 # shellcheck source=/dev/null
 . tests/steps-lib.sh
 
+# What is tested is the same code; made one piece of it takes minutes that only those who measure have a use for.
+export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+
 lints() {
     cargo fmt --all --check
     cargo clippy --locked --all-targets -- -D warnings
