@@ -8,4 +8,6 @@ mod common;
 
 mod enumerated;
 mod found;
+mod planted;
 mod tape;
+mod toy;
