@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod again;
 mod enumerated;
 mod found;
 mod planted;
