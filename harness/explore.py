@@ -4,7 +4,7 @@ state that its recording allows mounted, compared with what was promised, writte
 
 explore.py --fs btrfs|xfs|f2fs|zonefs [--ops N] [--states N] [--level 1|2|3] [--jobs N] [--mount OPTIONS] -o DIR [WORKLOAD...]
 
-A workload is a number of "vhost-user-zbd workload --fs FS --ops N --list", or its words ("create A; write A 0 8192; fsync A"); all of these
+A workload is a number of "vhost-user-zbd workload --fs FS --ops N", or its words ("create A; write A 0 8192; fsync A"); all of these
 numbers where none is said. What is done is not done again where DIR is given again. A state whose guest hangs or dies, or whose kernel says
 that it is at fault, has failed. DIR has report.json; of a workload with failures its recording, and images and commands of these.
 Exit status 0: all is good; 1: a state has failed; 2: it could not be done.
@@ -66,7 +66,7 @@ class Explorer:
         self.stopped = False
 
     def workloads(self):
-        listed = dict(line.split(" ", 1) for line in run(self.program, "workload", "--fs", self.options.fs, "--ops", self.options.ops, "--list").splitlines())
+        listed = dict(line.split(" ", 1) for line in run(self.program, "workload", "--fs", self.options.fs, "--ops", self.options.ops).splitlines())
         for word in self.options.workload or listed:
             if word.isdigit() and word not in listed:
                 raise RigError(f"there is no workload {word}: expected 1 to {len(listed)}")
