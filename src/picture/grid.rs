@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::axis::Axis;
+use super::cell::{Cell, Column, Count, Line};
 use super::event::{Event, Request, What};
+use super::pack;
 use super::rows::Rows;
 use super::survey::Survey;
 use super::zones::{Change, Zones};
@@ -17,68 +19,6 @@ pub const MOST_TICKS: usize = 1000;
 /// Characters of a tick's text that are kept.
 const MOST_TEXT: usize = 120;
 
-/// What is counted in a cell, by its place in [`Cell::counts`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Count {
-    /// Writes and appends.
-    Writes = 0,
-    /// Reads.
-    Reads = 1,
-    /// Resets.
-    Resets = 2,
-    /// Finishes.
-    Finishes = 3,
-    /// Whatever else was answered with OK: opened, closed, reported.
-    Others = 4,
-    /// What was answered with an error.
-    Refused = 5,
-}
-
-/// How many counts there are.
-pub const COUNTS: usize = 6;
-
-impl Count {
-    fn of(request: &Request) -> Self {
-        match request.kind {
-            _ if request.refused.is_some() => Self::Refused,
-            Kind::Write | Kind::Append => Self::Writes,
-            Kind::Read => Self::Reads,
-            Kind::Reset | Kind::ResetAll => Self::Resets,
-            Kind::Finish => Self::Finishes,
-            _ => Self::Others,
-        }
-    }
-}
-
-/// What a row's zones did in a column's time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Cell {
-    /// The column.
-    pub column: u32,
-    /// Bytes written of the row's zones at the end of it; none where that is known of none of them.
-    pub written: Option<u64>,
-    /// Requests, by [`Count`].
-    pub counts: [u32; COUNTS],
-    /// Bytes that writes and appends brought.
-    pub bytes: u64,
-    /// Why the last of what was refused was, as a place in [`Grid::reasons`].
-    pub reason: u8,
-}
-
-/// What happened in a column's time in all.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Column {
-    /// Requests that changed zones.
-    pub changes: u32,
-    /// All others that were answered with OK, flushes apart.
-    pub others: u32,
-    /// What was answered with an error.
-    pub refused: u32,
-    /// Flushes answered with OK.
-    pub flushes: u32,
-}
-
 /// A tick on the axis.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tick {
@@ -88,36 +28,6 @@ pub struct Tick {
     pub kind: &'static str,
     /// Its text, where it has one.
     pub text: String,
-}
-
-/// A row as it is filled.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Line {
-    /// Bytes written at the beginning; none where that is known of none of its zones.
-    pub begin: Option<u64>,
-    /// The cells in which anything happened, in order.
-    pub cells: Vec<Cell>,
-    written: u64,
-    known: u32,
-}
-
-impl Line {
-    fn value(&self) -> Option<u64> {
-        (self.known > 0).then_some(self.written)
-    }
-
-    fn add(&mut self, before: Option<u64>, after: Option<u64>) {
-        self.known = self.known.saturating_add(after.is_some().into()).saturating_sub(before.is_some().into());
-        self.written = self.written.saturating_sub(before.unwrap_or(0)).saturating_add(after.unwrap_or(0));
-    }
-
-    /// The cell of this column, or the last one where that is behind it.
-    fn cell(&mut self, column: u32) -> Option<&mut Cell> {
-        if self.cells.last().is_none_or(|last| last.column < column) {
-            self.cells.push(Cell { column, ..Cell::default() });
-        }
-        self.cells.last_mut()
-    }
 }
 
 /// A picture: all that its cells show.
@@ -218,13 +128,13 @@ impl Grid {
 
     /// Packs the cells. While that takes too many bytes each two columns become one.
     fn pack(&mut self) {
-        self.packed = super::pack::lines(&self.lines);
+        self.packed = pack::lines(&self.lines);
         while self.packed.len() > MOST_PACKED && self.axis.halve() {
             self.columns = self.columns.chunks(2).map(together).collect();
             for line in &mut self.lines {
                 halve(&mut line.cells);
             }
-            self.packed = super::pack::lines(&self.lines);
+            self.packed = pack::lines(&self.lines);
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | [`survey`] | the first reading: which zones and times there are, and what happened in all |
 //! | [`axis`] | times to columns |
 //! | [`rows`] | zones to rows |
+//! | [`cell`] | what a picture is made of: rows of cells, and columns |
 //! | [`grid`] | the second reading: what each cell of the picture shows |
 //! | [`pack`] | the cells as few bytes |
 //! | [`timeline`] | the page of a grid |
@@ -20,6 +21,7 @@
 //! [`grid::MOST_PACKED`], for which columns are put together where that has to be.
 
 pub mod axis;
+pub mod cell;
 pub mod event;
 pub mod grid;
 pub mod order;

@@ -4,7 +4,7 @@
 //! a byte that says which counts follow, these counts, and what belongs to them; and a 0. What is written is in sectors and one more, 0
 //! where it is not known. `timeline.js` reads the same.
 
-use super::grid::{COUNTS, Column, Count, Line};
+use super::cell::{COUNTS, Column, Count, Line};
 use crate::units::Bytes;
 
 /// Packs the cells of all rows.

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 
+use super::cell::{COUNTS, Column};
 use super::event::{Event, Request, What};
-use super::grid::{COUNTS, Grid, MOST_PACKED, MOST_TICKS};
+use super::grid::{Grid, MOST_PACKED, MOST_TICKS};
 use super::recorded::Follower;
 use super::rows::MOST_ROWS;
 use super::survey::Survey;
@@ -217,7 +218,7 @@ fn columns_count_each_request_once_and_flushes_apart() {
     let last = events.last().unwrap().at;
     events.extend((0..50).map(|_| at(last, flush)));
     let (survey, grid) = draw(geometry(64, 0), &events);
-    let sum = |of: fn(&super::grid::Column) -> u32| grid.columns.iter().map(|one| u64::from(of(one))).sum::<u64>();
+    let sum = |of: fn(&Column) -> u32| grid.columns.iter().map(|one| u64::from(of(one))).sum::<u64>();
     assert_eq!(survey.requests, 3050);
     assert_eq!(sum(|one| one.flushes), 50);
     assert_eq!(sum(|one| one.refused), survey.refused);
