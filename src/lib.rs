@@ -50,6 +50,7 @@ pub mod fuzzing;
 pub mod io;
 pub mod logging;
 pub mod observe;
+pub mod picture;
 pub mod power;
 pub mod qcow2;
 pub mod record;

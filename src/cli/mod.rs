@@ -22,6 +22,7 @@ mod make;
 mod map;
 mod named;
 mod output;
+mod page;
 mod preset;
 mod process;
 mod progress;

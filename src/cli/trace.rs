@@ -2,7 +2,7 @@
 //! rules for faults have refused requests.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,10 +11,12 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde_json::{Value, json};
 use zerocopy::{FromBytes, IntoBytes};
 
-use super::{image, output};
+use super::{image, output, page};
 use crate::observe::fault_names::FaultNames;
 use crate::observe::trace::{About, Entry, HEADER_BYTES, Header, RECORD_BYTES, Record, Traced, TracedCut};
 use crate::observe::{Rule, versioned};
+use crate::picture::timeline::Unit;
+use crate::picture::{Ordered, traced};
 use crate::virtio::status::Status;
 use crate::zone::Geometry;
 
@@ -25,6 +27,9 @@ pub(super) struct Args {
     /// Print a JSON object a request, and one for each time that the power was cut or came back.
     #[arg(long)]
     json: bool,
+    /// Draw the zones over time, as an HTML page in this file; - is standard output.
+    #[arg(long, value_name = "OUT", conflicts_with_all = ["json", "refused", "zone", "queue", "kind", "rule"])]
+    html: Option<PathBuf>,
     /// Only requests that were refused or failed.
     #[arg(long)]
     refused: bool,
@@ -71,20 +76,16 @@ fn read_header(file: &mut impl Read) -> Result<Header> {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let name = || args.file.display().to_string();
+    if let Some(out) = &args.html {
+        return draw(&args.file, out);
+    }
     let file = File::open(&args.file).context("the trace cannot be opened").with_context(name)?;
     let mut file = BufReader::new(file);
     read_header(&mut file).with_context(name)?;
     let mut out = output::stdout();
     let (mut first, mut names) = (None, FaultNames::default());
     let printed = loop {
-        let mut record = [0; RECORD_BYTES];
-        match file.read_exact(&mut record) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => break Ok(()),
-            Err(error) => return Err(error).with_context(name),
-        }
-        let entry = Record::read_from_bytes(&record).ok().and_then(|record| record.decode());
-        let entry = entry.ok_or_else(|| anyhow!("a record that makes no sense")).with_context(name)?;
+        let Some(entry) = read_entry(&mut file).with_context(name)? else { break Ok(()) };
         let is_whole = match &entry {
             Entry::FaultRule(part) => names.take(part),
             _ => true,
@@ -103,6 +104,35 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         }
     };
     output::finish(out, printed)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Reads the next record; none behind the last whole one.
+fn read_entry(file: &mut impl Read) -> Result<Option<Entry>> {
+    let mut record = [0; RECORD_BYTES];
+    match file.read_exact(&mut record) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    let entry = Record::read_from_bytes(&record).ok().and_then(|record| record.decode());
+    Ok(Some(entry.ok_or_else(|| anyhow!("a record that makes no sense"))?))
+}
+
+/// Draws what is in a trace by now.
+fn draw(path: &Path, out: &Path) -> Result<ExitCode> {
+    let name = || path.display().to_string();
+    let file = image::open_regular(path, OpenOptions::new().read(true), "a trace of serve --trace");
+    let file = file.context("the trace cannot be opened").with_context(name)?;
+    let len = file.metadata().with_context(name)?.len();
+    let geometry = read_header(&mut &file).and_then(|header| Ok(header.geometry()?)).with_context(name)?;
+    let events = || {
+        (&file).seek(SeekFrom::Start(HEADER_BYTES as u64))?;
+        // The daemon may go on writing meanwhile.
+        let mut file = BufReader::new((&file).take(len.saturating_sub(HEADER_BYTES as u64)));
+        let entries = std::iter::from_fn(move || read_entry(&mut file).with_context(name).transpose());
+        Ok(Ordered::new(entries.filter_map(|entry| entry.map(|entry| traced::event(&entry)).transpose())))
+    };
+    page::draw(out, path, Unit::Nanoseconds, geometry, events)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -16,9 +16,10 @@ use super::fault_names::{MAX_PARTS, NamePart, PART_BYTES};
 use super::{Kind, Rule};
 use crate::units::{Bytes, Sector, ZoneIndex};
 use crate::virtio::status::Status;
-use crate::zone::{Geometry, State};
+use crate::zone::{Geometry, GeometryError, GeometryRequest, State};
 
-const MAGIC: [u8; 8] = *b"vuz-trac";
+/// How the file begins.
+pub const MAGIC: [u8; 8] = *b"vuz-trac";
 const VERSION: u32 = 1;
 
 /// No sector, no zone.
@@ -95,6 +96,20 @@ impl Header {
             return Err(TraceError::Version(header.version.get()));
         }
         Ok(header)
+    }
+
+    /// The shape of the disk. Its limits are not in a trace.
+    pub fn geometry(&self) -> Result<Geometry, GeometryError> {
+        let (geometry, _) = Geometry::new(&GeometryRequest {
+            size: Bytes(self.size.get()),
+            zone_size: Bytes(self.zone_size.get()),
+            zone_capacity: Bytes(self.zone_capacity.get()),
+            conventional_zones: self.conventional_zones.get(),
+            max_open_zones: 0,
+            max_active_zones: 0,
+            max_append_bytes: Bytes(0),
+        })?;
+        Ok(geometry)
     }
 
     /// Checks that a trace can go on with the requests of this disk.

@@ -12,9 +12,10 @@ use crate::observe::Kind;
 use crate::store::Tag;
 use crate::units::{Bytes, ZoneIndex};
 use crate::virtio::status::Status;
-use crate::zone::Geometry;
+use crate::zone::{Geometry, GeometryError, GeometryRequest};
 
-const MAGIC: [u8; 8] = *b"vuz-zlog";
+/// How the file begins.
+pub const MAGIC: [u8; 8] = *b"vuz-zlog";
 const VERSION: u32 = 1;
 
 /// No place, no record.
@@ -116,6 +117,20 @@ impl Header {
             return Err(HeaderError::Damaged);
         }
         Ok(header)
+    }
+
+    /// The shape of the disk.
+    pub fn geometry(&self) -> Result<Geometry, GeometryError> {
+        let (geometry, _) = Geometry::new(&GeometryRequest {
+            size: Bytes(self.size.get()),
+            zone_size: Bytes(self.zone_size.get()),
+            zone_capacity: Bytes(self.zone_capacity.get()),
+            conventional_zones: self.conventional_zones.get(),
+            max_open_zones: self.max_open_zones.get(),
+            max_active_zones: self.max_active_zones.get(),
+            max_append_bytes: Bytes(0),
+        })?;
+        Ok(geometry)
     }
 
     /// Checks that the log is one of a disk of this shape, written in units of `block`.

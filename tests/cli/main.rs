@@ -26,4 +26,5 @@ mod program;
 mod qemu_img;
 mod repair;
 mod resize;
+mod timeline;
 mod top;

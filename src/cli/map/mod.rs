@@ -12,19 +12,17 @@ pub(super) mod terminal;
 #[cfg(test)]
 pub(super) mod testing;
 
-use std::fs::{self, File};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use super::disk::{Disk, Source};
 use super::output;
+use super::page::{self, STDOUT};
 use super::screen::{self, Colours};
 use crate::observe::summary::Summary;
 use crate::observe::versioned;
-use crate::qcow2;
 use terminal::Layout;
 
 /// Cells of a picture, and of JSON, where the command line does not say.
@@ -60,7 +58,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let to_stdout = |out: &Option<PathBuf>| out.as_deref() == Some(Path::new("-"));
+    let to_stdout = |out: &Option<PathBuf>| out.as_deref() == Some(Path::new(STDOUT));
     if u8::from(to_stdout(&args.svg)) + u8::from(to_stdout(&args.html)) + u8::from(args.json) > 1 {
         bail!("--svg -, --html - and --json: expected one of them, as there is one standard output");
     }
@@ -74,10 +72,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     let detailed = source.summary(&disk, args.cells.unwrap_or(PICTURE_CELLS))?;
     if let Some(out) = &args.svg {
-        put(out, &picture::picture(&disk, &detailed))?;
+        page::put(out, &picture::picture(&disk, &detailed))?;
     }
     if let Some(out) = &args.html {
-        put(out, &picture::page(&disk, &detailed))?;
+        page::put(out, &picture::page(&disk, &detailed))?;
     }
     if args.json {
         print_json(&detailed)?;
@@ -108,25 +106,4 @@ fn draw(disk: &Disk, source: &mut Source, cells: Option<u32>) -> Result<ExitCode
     let summary = source.summary(disk, layout.cells)?;
     output::print(screen::text(&terminal::draw(disk, &summary, &layout, columns, colours), colours))?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Writes to a file, or to standard output. A picture of before is overwritten; an image never is.
-fn put(out: &Path, text: &str) -> Result<()> {
-    if out != Path::new("-") {
-        let name = || out.display().to_string();
-        if is_image(out) {
-            bail!("{}: this is an image, which is not overwritten: expected another name for the picture", name());
-        }
-        return fs::write(out, text).context("the picture cannot be written").with_context(name);
-    }
-    output::print(text)
-}
-
-fn is_image(path: &Path) -> bool {
-    // Others, like a pipe, may wait for a writer when they are read.
-    if !fs::metadata(path).is_ok_and(|file| file.is_file()) {
-        return false;
-    }
-    let mut begin = [0; size_of_val(&qcow2::MAGIC)];
-    File::open(path).and_then(|mut file| file.read_exact(&mut begin)).is_ok() && begin == qcow2::MAGIC.to_be_bytes()
 }

@@ -2,6 +2,7 @@
 
 mod list;
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, BufReader};
 use std::os::unix::fs::FileExt;
@@ -12,10 +13,12 @@ use std::sync::Arc;
 use anyhow::{Context, Result, anyhow, bail};
 
 use super::progress::Progress;
-use super::{cut, image, make, output};
+use super::{cut, image, make, output, page};
 use crate::convert::data_in;
 use crate::logging;
 use crate::observe::versioned;
+use crate::picture::recorded::Follower;
+use crate::picture::timeline::Unit;
 use crate::power::{CutOutcome, Words};
 use crate::qcow2::{Access, Image};
 use crate::record::format::pointers_digest;
@@ -33,16 +36,20 @@ pub(super) struct Args {
     /// The file of "serve --record".
     log: PathBuf,
     /// A copy of the image as it was when the recording began; it is not changed.
-    #[arg(long, value_name = "IMAGE", required_unless_present = "list")]
+    #[arg(long, value_name = "IMAGE", required_unless_present_any = ["list", "html"])]
     base: Option<PathBuf>,
     /// List what was done from one flush to the next, and the marks.
     #[arg(long, conflicts_with_all = ["to", "output"])]
     list: bool,
+    /// Draw the zones over the requests, as an HTML page in this file; - is standard output.
+    #[arg(long, value_name = "OUT", conflicts_with_all = ["list", "json", "to", "output", "words"])]
+    html: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
     /// Make the image as it was at this moment: flush:N, request:N, mark:NAME or record:N. All that was answered by then is there.
-    #[arg(long, value_name = "MOMENT", value_parser = Point::parse, required_unless_present = "list", requires = "output")]
+    #[arg(long, value_name = "MOMENT", value_parser = Point::parse, required_unless_present_any = ["list", "html"],
+        requires = "output")]
     to: Option<Point>,
     /// The image to make, which must not exist.
     #[arg(short, long, value_name = "OUT")]
@@ -59,6 +66,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let (mut log, len) = open_log(&args.log)?;
     if let Some(base) = &args.base {
         check_base(base, &log).with_context(|| base.display().to_string())?;
+    }
+    if let Some(out) = &args.html {
+        return draw(&args.log, &log, out);
     }
     match (&args.to, &args.base, &args.output) {
         (Some(to), Some(base), Some(out)) => make_state(args, to, base, out, (log, len)),
@@ -88,20 +98,44 @@ fn open_log(path: &Path) -> Result<(Log, u64)> {
     open().with_context(|| path.display().to_string())
 }
 
+/// Draws what is in a recording by now.
+fn draw(path: &Path, log: &Log, out: &Path) -> Result<ExitCode> {
+    let name = || path.display().to_string();
+    let geometry = log.header().geometry().with_context(name)?;
+    let told = &Cell::new(false);
+    let events = || {
+        let ((mut log, len), mut follower) = (open_log(path)?, Follower::default());
+        let records = std::iter::from_fn(move || {
+            let record = log.read().with_context(name).transpose();
+            // It is read twice.
+            if record.is_none() && !told.replace(true) {
+                warn_of_rest(path, log.left_over(), len);
+            }
+            record
+        });
+        Ok(records.filter_map(move |record| record.map(|record| follower.take(record)).transpose()))
+    };
+    page::draw(out, path, Unit::Requests, geometry, events)?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Reads all of a recording. Says where it was cut short.
 fn look_through(path: &Path, log: &mut Log, len: u64, point: Option<&Point>) -> Result<Scan> {
     let mut progress = Progress::new("reading");
     let scan = Scan::of(log, point, |at| progress.at(at, len)).with_context(|| path.display().to_string())?;
     progress.clear();
-    if scan.left_over != 0 {
+    warn_of_rest(path, scan.left_over, len);
+    Ok(scan)
+}
+
+/// Says that so many bytes of a recording are not a whole record, if there are any.
+fn warn_of_rest(path: &Path, left_over: u64, len: u64) {
+    if left_over != 0 {
         logging::warning(format_args!(
-            "{}: cut short: what follows its last whole record, {} of {} bytes, is left out",
+            "{}: cut short: what follows its last whole record, {left_over} of {len} bytes, is left out",
             path.display(),
-            scan.left_over,
-            len
         ));
     }
-    Ok(scan)
 }
 
 /// Checks that an image is one that the recording can have begun with.

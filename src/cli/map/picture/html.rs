@@ -2,10 +2,11 @@
 
 use super::super::look::{hue, label, power, present};
 use super::svg::element;
-use super::{EMPTY, css, escape};
+use super::{EMPTY, css};
 use crate::cli::disk::{Disk, written};
 use crate::cli::size;
 use crate::observe::summary::{Summary, Tally};
+use crate::picture::shell::escape;
 use crate::zone::State;
 
 const STYLE: &str = "\

@@ -22,23 +22,6 @@ use crate::units::Bytes;
 /// What empty zones look like on a light page, and on a dark one.
 const EMPTY: [Rgb; 2] = [Rgb(225, 228, 232), Rgb(48, 53, 60)];
 
-/// `text` as it may stand in XML and HTML, in an element or an attribute. What XML has no place for is replaced.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for one in text.chars() {
-        match one {
-            '&' => out.push_str("&amp;"),
-            '<' => out.push_str("&lt;"),
-            '>' => out.push_str("&gt;"),
-            '"' => out.push_str("&quot;"),
-            '\'' => out.push_str("&#39;"),
-            one if one.is_control() || matches!(one, '\u{fffe}' | '\u{ffff}') => out.push(char::REPLACEMENT_CHARACTER),
-            one => out.push(one),
-        }
-    }
-    out
-}
-
 /// A colour as CSS has it.
 fn css(Rgb(red, green, blue): Rgb) -> String {
     format!("#{red:02x}{green:02x}{blue:02x}")
@@ -74,7 +57,6 @@ mod tests {
 
     #[test]
     fn what_has_a_meaning_in_xml_is_escaped_in_names() {
-        assert_eq!(escape("a&b<c>\"d'\u{1}é\n\u{ffff}"), "a&amp;b&lt;c&gt;&quot;d&#39;\u{fffd}é\u{fffd}\u{fffd}");
         let mut disk = disk(2, 0);
         disk.name = "</title><script>\"&'".to_owned();
         let summary = summary(&[(Empty, 0), (Empty, 0)], 2);

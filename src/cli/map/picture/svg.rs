@@ -4,9 +4,10 @@
 use std::fmt::{self, Write};
 
 use super::super::look::{fill, hue, label, power, present, scale, telling, volatile};
-use super::{EMPTY, css, escape, tell};
+use super::{EMPTY, css, tell};
 use crate::cli::disk::Disk;
 use crate::observe::summary::{Cell, Summary, Tally};
+use crate::picture::shell::escape;
 use crate::zone::State;
 
 /// What a row of cells takes. All lengths are pixels at the picture's own size.
