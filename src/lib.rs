@@ -12,6 +12,7 @@
 //! | [`fetch`] | bases by network: what is read of an object comes once a host, into a cache on its disk |
 //! | [`record`] | what a disk is asked and answers, recorded and done again |
 //! | [`io`] | data paths: who carries the guest's bytes between its memory and the file |
+//! | [`workload`] | small workloads on a file system, all of them, and the judgement of what a crash has left of one |
 //! | [`explore`] | the crash states of a recording, made and checked |
 //! | [`convert`] | disks of other forms: read from one, written as another |
 //! | [`control`] | the control socket: asking and telling a running daemon |
@@ -59,4 +60,5 @@ pub mod store;
 pub mod units;
 pub mod vhost;
 pub mod virtio;
+pub mod workload;
 pub mod zone;

@@ -38,6 +38,7 @@ mod snapshot;
 mod top;
 mod trace;
 mod verbosity;
+mod workload;
 
 use std::ffi::OsString;
 use std::io;
@@ -85,6 +86,9 @@ enum Command {
     /// Make each state that a loss of power may have left of a recorded disk, and check it: exit status 0 all good, 1 some failed,
     /// 2 could not explore.
     Explore(explore::Args),
+    /// Print small workloads on a file system, or judge what a crash has left of one. Exit status: 0 it may be, 1 it may not, 2 could
+    /// not say.
+    Workload(workload::Args),
     /// Make an image of a zloop directory or a raw file with a zone table, or the other way round.
     Convert(convert::Args),
     /// Make an image that is as another one, without copying its data.
@@ -165,6 +169,7 @@ pub fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
         Some(Command::Trace(args)) => trace::run(&args),
         Some(Command::Replay(args)) => replay::run(&args),
         Some(Command::Explore(args)) => explore::run(&args),
+        Some(Command::Workload(args)) => workload::run(&args),
         Some(Command::Convert(args)) => convert::run(&args),
         Some(Command::Fork(args)) => fork::run(&args),
         Some(Command::Rebase(args)) => rebase::run(&args),
@@ -187,7 +192,7 @@ fn fail(error: &anyhow::Error, arguments: &[OsString]) -> ExitCode {
 
 /// The exit status of a command that has failed: 1, but for one whose 1 is an answer, as it is for diff(1).
 fn failure(arguments: &[OsString]) -> ExitCode {
-    if arguments.get(1).is_some_and(|name| name == "diff" || name == "explore") {
+    if arguments.get(1).is_some_and(|name| ["diff", "explore", "workload"].iter().any(|other| name == other)) {
         ExitCode::from(2)
     } else {
         ExitCode::FAILURE

@@ -41,6 +41,9 @@ const PRINTING: &[(&str, i32)] = &[
     ("replay RECORD --list", 0),
     ("replay RECORD --list --json", 0),
     ("explore RECORD --base BASE --check true", 0),
+    ("workload --fs btrfs --ops 1", 0),
+    ("workload --fs zonefs --lister", 0),
+    ("workload --fs xfs --script sync", 0),
     ("explore RECORD --base BASE --check true --json", 0),
     ("explore RECORD --base BASE --check false", 1),
     ("ctl CONTROL power-cut at=mark:never", 0),
@@ -70,6 +73,7 @@ const COMPLAINING: &[(&str, i32)] = &[
     ("trace MISSING", 1),
     ("replay MISSING --list", 1),
     ("explore MISSING --base FILE --check true", 2),
+    ("workload --fs btrfs --script nothing", 2),
     ("check MISSING", 1),
     ("diff FILE MISSING", 2),
     ("fork MISSING FORK", 1),
@@ -158,7 +162,7 @@ fn a_reader_that_has_gone_is_no_error_and_a_full_device_is_one_line_for_every_co
             let expected = match sink {
                 Sink::Closed => (Some(status), ""),
                 Sink::Full => (
-                    Some(if ["diff", "explore"].iter().any(|name| line.trim_start().starts_with(name)) {
+                    Some(if ["diff", "explore", "workload"].iter().any(|name| line.trim_start().starts_with(name)) {
                         2
                     } else {
                         1

@@ -24,7 +24,7 @@ fn help_and_version_succeed() {
     }
     for command in [
         "create", "serve", "info", "report", "map", "top", "check", "convert", "diff", "fork", "rebase", "commit",
-        "resize", "replay", "explore",
+        "resize", "replay", "explore", "workload",
     ] {
         assert!(ok(&["--help"]).contains(command), "--help does not name {command}");
         assert!(!ok(&[command, "--help"]).is_empty());

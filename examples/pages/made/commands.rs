@@ -20,6 +20,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("trace", include_str!("../../../packaging/manual/trace.md")),
     ("replay", include_str!("../../../packaging/manual/replay.md")),
     ("explore", include_str!("../../../packaging/manual/explore.md")),
+    ("workload", include_str!("../../../packaging/manual/workload.md")),
     ("convert", include_str!("../../../packaging/manual/convert.md")),
     ("check", include_str!("../../../packaging/manual/check.md")),
     ("diff", include_str!("../../../packaging/manual/diff.md")),
