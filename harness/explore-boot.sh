@@ -4,12 +4,10 @@
 # Usage: explore-boot.sh FOLDER
 #
 # FOLDER gets line.in, a FIFO for lines of shell; output, one for what they print and "end STATUS" behind that; console, the kernel's
-# messages. The guest has a driver for two disks, of which none is there at first: FOLDER/disk0 and FOLDER/disk1 are where it connects to when it
-# is told to take one. FOLDER/tasks is /run/tasks in the guest, read-only. The guest ends with this script, which ends when its standard
+# messages. The guest has two disks, of which none is there at first: its driver connects to FOLDER/disk0 and FOLDER/disk1 when it is told
+# to. FOLDER/tasks is /run/tasks in the guest, read-only. The guest ends with this script, which ends when its standard
 # input does.
 . "$(dirname "${BASH_SOURCE[0]}")/../qemu-scripts/lib.sh"
-# shellcheck source=../qemu-scripts/daemon.sh
-. "$VUZ_SCRIPTS/daemon.sh"
 
 [[ $# -eq 1 ]] || die "usage: explore-boot.sh FOLDER (see its head)"
 folder=$(realpath "$1")
@@ -17,24 +15,19 @@ export VUZ_MACHINE=uml
 # shellcheck source=../qemu-scripts/machine.sh
 . "$VUZ_SCRIPTS/machine.sh"
 machine_get
-daemon_build
 
 MACHINE_PID=
 # shellcheck disable=SC2317,SC2329 # called by the trap
 cleanup() {
     [[ -z $MACHINE_PID ]] || kill -KILL "$MACHINE_PID" 2>/dev/null || true
-    daemon_cleanup
 }
 trap cleanup EXIT
 trap 'exit 143' TERM
 trap 'exit 130' INT
 
 mkdir -p "$folder/tasks"
-rm -rf "$folder"/{output,line.in,line.out,job,status,empty.qcow2}
+rm -rf "$folder"/{output,line.in,line.out,job,status}
 mkfifo "$folder/output"
-# The driver wants a disk of each kind to connect to while Linux boots; it lets go of them at once.
-"$VUZ_BIN" create --quiet "$folder/empty.qcow2" 32M --zone-size 4M
-daemon_start "$folder/empty.qcow2" "$folder/disk0" --mark-socket "$folder/disk1"
 machine_begin 1 "${EXPLORE_MEMORY:-256M}"
 machine_disk "$folder/disk0" 1
 machine_disk "$folder/disk1" 1

@@ -51,8 +51,10 @@ record() {
 # A step of what follows has failed: says which, with the first that it has printed of what is wrong, or the last.
 failed() {
     local why
-    why=$(grep -m 1 -i 'error\|bad \|corrupt\|invalid\|mismatch\|fail' /tmp/said) || why=$(tail -n 1 /tmp/said)
     sed 's/^/said /' /tmp/said
+    # That the kernel may have said more is nothing of this state.
+    sed -i '/dmesg(/d' /tmp/said
+    why=$(grep -m 1 -i 'error\|bad \|corrupt\|invalid\|mismatch\|fail' /tmp/said) || why=$(tail -n 1 /tmp/said)
     echo "verdict $1: $why"
     ! grep -q " $MOUNT " /proc/mounts || umount "$MOUNT" || umount -l "$MOUNT"
     unplug 0
@@ -72,8 +74,6 @@ examine() {
     unplug 0
 }
 
-unplug 1
-unplug 0
 exec 8<>/dev/tty2
 stty raw -echo <&8
 echo "end 0"

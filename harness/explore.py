@@ -2,11 +2,13 @@
 """Explores what a loss of power may leave of a zoned file system: small workloads, each recorded in a guest of user-mode Linux, each
 state that its recording allows mounted, compared with what was promised, written, unmounted and checked.
 
-explore.py --fs btrfs|xfs|f2fs|zonefs [--ops N] [--states N] [--level 1|2|3] [--jobs N] [--mount OPTIONS] -o DIR [WORKLOAD...]
+explore.py --fs btrfs|xfs|f2fs|zonefs [--ops N] [--states N] [--level 1|2|3] [--jobs N] [--mount OPTIONS] [--strict] -o DIR [WORKLOAD...]
 
-A workload is a number of "vhost-user-zbd workload --fs FS --ops N", or its words ("create A; write A 0 8192; fsync A"); all of these
+A workload is a number of "vhost-user-zbd workload --fs FS --ops N --list", or its words ("create A; write A 0 8192; fsync A"); all of these
 numbers where none is said. What is done is not done again where DIR is given again. A state whose guest hangs or dies, or whose kernel says
-that it is at fault, has failed. DIR has report.json; of a workload with failures its recording, and images and commands of these.
+that it is at fault, has failed. What the file system's own check complains about is counted, and is no failure, where all of it is in
+known-failures/explore-FS.txt, unless --strict is there. DIR has report.json; of a workload with failures its recording, and images and
+commands of these.
 Exit status 0: all is good; 1: a state has failed; 2: it could not be done.
 """
 
@@ -34,10 +36,12 @@ DISKS = {
     "btrfs": ("small", ["256M", "--zone-size", "4M"]),
     "xfs": ("newest", ["1G", "--zone-size", "16M", "--conventional-zones", "20"]),
     "f2fs": ("newest", ["256M", "--zone-size", "4M", "--conventional-zones", "8"]),
-    "zonefs": ("small", ["64M", "--zone-size", "4M", "--conventional-zones", "1"]),
+    "zonefs": ("small", ["64M", "--zone-size", "4M", "--conventional-zones", "2"]),
 }
 # How long one step of a guest may take. A check of a state is some tenths of a second where the machine has nothing else to do.
 STEP_SECONDS = 120
+# Lines of a check program that are complaints; explore-guest.sh takes the first for what is wrong.
+COMPLAINT = re.compile(r"error|bad |corrupt|invalid|mismatch|fail", re.IGNORECASE)
 
 
 class Failed(Exception):
@@ -52,12 +56,25 @@ def run(*words):
     return done.stdout
 
 
+def alike(text):
+    """A complaint with N for each number: the same for each place where it occurs."""
+    return re.sub(r"\d+", "N", text.strip())
+
+
+def known_failures(fs):
+    """Complaints of a check program that are known, with the reason: lines of "COMPLAINT<tab>REASON" and of comments."""
+    path = TOP / "harness/known-failures" / f"explore-{fs}.txt"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return dict(line.split("\t", 1) for line in lines if not line.startswith("#"))
+
+
 class Explorer:
     """What all jobs share: what is to be done, what was, and when it is enough."""
 
     def __init__(self, options, program, folder):
         self.options, self.program, self.folder = options, program, folder
         self.base = folder / "base.qcow2"
+        self.known = {} if options.strict else known_failures(options.fs)
         self.lister = run(program, "workload", "--fs", options.fs, "--lister")
         self.waiting = collections.deque(self.workloads())
         self.lock = threading.Lock()
@@ -66,7 +83,7 @@ class Explorer:
         self.stopped = False
 
     def workloads(self):
-        listed = dict(line.split(" ", 1) for line in run(self.program, "workload", "--fs", self.options.fs, "--ops", self.options.ops).splitlines())
+        listed = dict(line.split(" ", 1) for line in run(self.program, "workload", "--fs", self.options.fs, "--ops", self.options.ops, "--list").splitlines())
         for word in self.options.workload or listed:
             if word.isdigit() and word not in listed:
                 raise RigError(f"there is no workload {word}: expected 1 to {len(listed)}")
@@ -90,11 +107,11 @@ class Explorer:
         """The report of all that is in the folder."""
         reports = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(self.folder.glob("*/report.json"))]
         total = {key: sum(one[key] for one in reports) for key in ("states", "distinct", "checked", "failed", "seconds")}
-        found = collections.Counter(re.sub(r"\d+", "N", failure["why"]) for one in reports for failure in one["failures"])
+        found = collections.Counter(alike(failure["why"]) for one in reports for failure in one["failures"])
+        known = sum((collections.Counter(one["known"]) for one in reports), collections.Counter())
         failures = [dict(failure, workload=one["workload"]) for one in reports for failure in one["failures"]]
-        return dict(
-            schema_version=1, fs=self.options.fs, mount=self.options.mount, workloads=len(reports), **total, found=dict(found.most_common()), failures=failures
-        )
+        head = dict(schema_version=1, fs=self.options.fs, mount=self.options.mount, workloads=len(reports))
+        return dict(head, **total, found=dict(found.most_common()), known=dict(known.most_common()), failures=failures)
 
 
 class Job(threading.Thread):
@@ -136,6 +153,7 @@ class Job(threading.Thread):
         _, disk = DISKS[self.options.fs]
         new = self.explorer.base.with_suffix(".new")
         new.unlink(missing_ok=True)
+        self.guest.ready()
         run(self.explorer.program, "create", "--quiet", new, *disk)
         fs = self.options.fs
         with Daemon(self.explorer.program, self.folder, new):
@@ -150,6 +168,7 @@ class Job(threading.Thread):
         run(self.explorer.program, "fork", "--quiet", self.explorer.base, image)
         script = self.guest.task("workload", run(self.explorer.program, "workload", "--fs", self.options.fs, "--script", operations))
         options = ["--record", log, "--mark-socket", self.folder / "disk1"]
+        self.guest.ready()
         line = f"record {self.options.fs} '{self.options.mount}' {script} 2>&1"
         with Daemon(self.explorer.program, self.folder, image, *options):
             try:
@@ -161,6 +180,7 @@ class Job(threading.Thread):
 
     def explore(self, operations, kept):
         # What the explorer starts for its check only hands on between the explorer and this process, which has the guest.
+        self.known = collections.Counter()
         asks, says = (shlex.quote(str(self.folder / name)) for name in ("states", "answers"))
         check = f"while IFS= read -r state; do printf '%s\\n' \"$state\" >{asks}; IFS= read -r said <{says}; printf '%s\\n' \"$said\"; done"
         command = [self.explorer.program, "explore", kept / "log", "--base", self.explorer.base, "--check", check, "--stay", "--jobs", 1]
@@ -178,7 +198,7 @@ class Job(threading.Thread):
         if process.returncode not in (0, 1):
             raise RigError(f"explore: {complaint}")
         report = json.loads((kept / "explored" / "report.json").read_text(encoding="utf-8"))
-        report["workload"] = operations
+        report.update(workload=operations, known=dict(self.known))
         if report["failed"] == 0:
             shutil.rmtree(kept / "explored")
             (kept / "log").unlink()
@@ -198,6 +218,7 @@ class Job(threading.Thread):
 
     def judge(self, image, marks, output, operations):
         """Whether a state has all that was promised: "good", or "bad" and why."""
+        self.guest.ready()
         line = f"examine {self.options.fs} '{self.options.mount}' {self.lister}"
         with Daemon(self.explorer.program, self.folder, image):
             try:
@@ -207,9 +228,9 @@ class Job(threading.Thread):
                 shutil.copy(self.folder / "console", output.with_name("console"))
                 return f"bad the guest: {gone}"
         output.write_text("\n".join(said) + "\n", encoding="utf-8")
-        for line in said:
-            if line.startswith("verdict "):
-                return "bad " + line.removeprefix("verdict ")
+        verdict = next((line.removeprefix("verdict ") for line in said if line.startswith("verdict ")), None)
+        if verdict and not self.is_known(verdict, said):
+            return f"bad {verdict}"
         faults = self.guest.faults()
         if faults:
             return f"bad the kernel is at fault: {faults[0]}"
@@ -221,6 +242,14 @@ class Job(threading.Thread):
             return "good"
         return "bad " + (done.stdout if done.returncode == 1 else done.stderr).strip()
 
+    def is_known(self, verdict, said):
+        """Whether a check has failed with nothing but what is known to fail; counts it."""
+        complaints = [alike(line.removeprefix("said ")) for line in said if line.startswith("said ") and COMPLAINT.search(line)]
+        if not verdict.startswith("its check fails: ") or not complaints or any(line not in self.explorer.known for line in complaints):
+            return False
+        self.known[complaints[0]] += 1
+        return True
+
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -230,6 +259,7 @@ def arguments():
     parser.add_argument("--level", type=int, default=2, choices=(1, 2, 3), help='as "vhost-user-zbd explore" has them (2)')
     parser.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)), help="guests side by side (one a processor)")
     parser.add_argument("--mount", default="", help="options of each mount")
+    parser.add_argument("--strict", action="store_true", help="no failure is known")
     parser.add_argument("-o", required=True, type=Path, dest="folder", help="where the report goes")
     parser.add_argument("workload", nargs="*")
     return parser.parse_args()
@@ -265,6 +295,8 @@ def main():
     print(f"{options.fs}, {report['kernel']}: {report['workloads']} workloads, {report['distinct']} distinct states, {report['failed']} failed; {seconds:.0f} s, {explorer.states / seconds:.1f} a second now")
     for why, count in report["found"].items():
         print(f"  {count} times: {why}")
+    for why, count in report["known"].items():
+        print(f"  {count} times, known: {why}")
     return 2 if explorer.stopped else 1 if report["failed"] else 0
 
 

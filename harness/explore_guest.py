@@ -101,10 +101,14 @@ class Guest:
         except Gone as gone:
             raise RigError(f"the guest does not boot: {gone}") from None
 
-    def do(self, line, seconds):
-        """Has a line done, and returns what it has printed, line by line, and its status. Raises Gone."""
+    def ready(self):
+        """Boots it where it is not there; before any disk is, so that it takes none by itself."""
         if self.process is None:
             self.boot()
+
+    def do(self, line, seconds):
+        """Has a line done, and returns what it has printed, line by line, and its status. Raises Gone."""
+        self.ready()
         with open(self.folder / "line.in", "w", encoding="utf-8") as guest:
             guest.write(line + "\n")
         return self.answer(seconds)

@@ -20,6 +20,12 @@ pub(super) struct Args {
     /// Print each workload of so many operations, with its number.
     #[arg(long, value_name = "N", group = "what", value_parser = clap::value_parser!(u8).range(1..=3))]
     ops: Option<u8>,
+    /// Print them; this is what is done unless -o is there.
+    #[arg(long, requires = "ops")]
+    list: bool,
+    /// Make a folder with the list and with the script of each workload, by its number.
+    #[arg(short, long, value_name = "DIR", requires = "ops", conflicts_with = "list")]
+    output: Option<PathBuf>,
     /// Print a script that does a workload in the folder $1 and sets marks by the disk $2.
     #[arg(long, value_name = "WORKLOAD", group = "what")]
     script: Option<String>,
@@ -46,14 +52,37 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     } else if args.lister {
         output::print(script::lister(args.fs).to_owned())?;
     } else {
-        let (mut text, mut number) = (String::new(), 0_u64);
-        enumerate::each(args.fs, args.ops.unwrap_or(1).into(), &mut |workload| {
-            number += 1;
-            text.push_str(&format!("{number} {workload}\n"));
-        });
-        output::print(text)?;
+        let (list, all) = listed(args.fs, args.ops.unwrap_or(1));
+        match &args.output {
+            Some(folder) => keep(folder, &list, &all)?,
+            None => output::print(list)?,
+        }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// All workloads of so many operations, and a line for each with its number, which counts from 1.
+fn listed(fs: FileSystem, ops: u8) -> (String, Vec<Workload>) {
+    let (mut text, mut all) = (String::new(), Vec::new());
+    enumerate::each(fs, ops.into(), &mut |workload| {
+        all.push(workload.clone());
+        text.push_str(&format!("{} {workload}\n", all.len()));
+    });
+    (text, all)
+}
+
+/// Makes a folder with `list` and a script for each workload.
+fn keep(folder: &Path, list: &str, all: &[Workload]) -> Result<()> {
+    std::fs::create_dir(folder).with_context(|| folder.display().to_string())?;
+    let write = |name: &str, text: &str| {
+        let path = folder.join(name);
+        std::fs::write(&path, text).with_context(|| path.display().to_string())
+    };
+    write("list", list)?;
+    for (at, workload) in all.iter().enumerate() {
+        write(&format!("{}.sh", at + 1), &script::script(workload))?;
+    }
+    Ok(())
 }
 
 fn judge(workload: &Workload, marks: &Path, list: &Path) -> Result<ExitCode> {

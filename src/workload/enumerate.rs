@@ -11,8 +11,7 @@ const NAMES: [&str; 4] = ["A", "B", "C", "D"];
 pub fn each(fs: FileSystem, count: usize, found: &mut dyn FnMut(&Workload)) {
     let mut workload = Workload { fs, operations: Vec::new() };
     let model = Model::new(fs);
-    let used = model.names.len().min(if fs == FileSystem::Zonefs { 0 } else { 1 });
-    below(&mut workload, &model, used, count, found);
+    below(&mut workload, &model, 1, count, found);
 }
 
 fn below(workload: &mut Workload, model: &Model, used: usize, left: usize, found: &mut dyn FnMut(&Workload)) {
@@ -24,7 +23,7 @@ fn below(workload: &mut Workload, model: &Model, used: usize, left: usize, found
         if after.apply(workload.fs, &operation, workload.operations.len() + 1).is_err() {
             continue;
         }
-        let used = used_by(workload.fs, &operation).max(used);
+        let used = used_by(&operation).max(used);
         workload.operations.push(operation.clone());
         if left > 1 {
             below(workload, &after, used, left - 1, found);
@@ -38,26 +37,20 @@ fn below(workload: &mut Workload, model: &Model, used: usize, left: usize, found
     }
 }
 
-/// How many names are in use after an operation, as far as it is concerned.
-fn used_by(fs: FileSystem, operation: &Operation) -> usize {
-    let known = |name: &str| match fs {
-        FileSystem::Zonefs => {
-            name.strip_prefix("seq/").and_then(|number| number.parse::<usize>().ok()).map(|at| at + 1)
-        }
-        _ => NAMES.iter().position(|known| *known == name).map(|at| at + 1),
-    };
+/// How many of [`NAMES`] are in use after an operation, as far as it is concerned.
+fn used_by(operation: &Operation) -> usize {
     match operation {
-        Operation::Rename(_, name) | Operation::Link(_, name) => known(name),
-        Operation::Create(name) | Operation::Append(name, _) | Operation::Finish(name) => known(name),
-        _ => None,
+        Operation::Create(name) | Operation::Rename(_, name) | Operation::Link(_, name) => {
+            NAMES.iter().position(|known| *known == name).map_or(0, |at| at + 1)
+        }
+        _ => 0,
     }
-    .unwrap_or(0)
 }
 
 /// What can be done next; of names that were never used the first stands for all.
 fn changes(fs: FileSystem, model: &Model, used: usize) -> Vec<Operation> {
     if fs == FileSystem::Zonefs {
-        return changes_of_zones(model, used);
+        return changes_of_zones(model);
     }
     let mut all = Vec::new();
     let known = NAMES.iter().take(used + 1);
@@ -82,9 +75,9 @@ fn changes(fs: FileSystem, model: &Model, used: usize) -> Vec<Operation> {
     all
 }
 
-fn changes_of_zones(model: &Model, used: usize) -> Vec<Operation> {
+fn changes_of_zones(model: &Model) -> Vec<Operation> {
     let mut all = Vec::new();
-    for (name, inode) in model.names.iter().filter(|(name, _)| name.starts_with("seq/")).take(used + 1) {
+    for (name, inode) in model.names.iter().filter(|(name, _)| name.starts_with("seq/")) {
         let size = model.files.get(*inode).map_or(0, |file| file.size);
         if size < WHOLE {
             all.extend([Operation::Append(name.clone(), 2 * BLOCK), Operation::Finish(name.clone())]);
@@ -101,14 +94,19 @@ fn changes_of_zones(model: &Model, used: usize) -> Vec<Operation> {
 fn stabilities(fs: FileSystem, operation: &Operation) -> Vec<Operation> {
     let root = || Operation::Fsync(".".to_owned());
     match operation {
+        // Of zonefs, "sync" does not reach the disk.
+        Operation::Finish(name) => vec![Operation::Fsync(name.clone())],
+        Operation::Write(name, ..) | Operation::Append(name, _) | Operation::Truncate(name, _)
+            if fs == FileSystem::Zonefs =>
+        {
+            vec![Operation::Fsync(name.clone()), Operation::Fdatasync(name.clone())]
+        }
         Operation::Write(name, ..) | Operation::Append(name, _) | Operation::Truncate(name, _) => {
             vec![Operation::Fsync(name.clone()), Operation::Fdatasync(name.clone()), Operation::Sync]
         }
         Operation::Create(name) | Operation::Rename(_, name) | Operation::Link(_, name) => {
             vec![Operation::Fsync(name.clone()), root(), Operation::Sync]
         }
-        Operation::Finish(name) => vec![Operation::Fsync(name.clone()), Operation::Sync],
-        _ if fs == FileSystem::Zonefs => vec![Operation::Sync],
         _ => vec![root(), Operation::Sync],
     }
 }
@@ -129,12 +127,27 @@ mod tests {
     fn of_one_operation_there_are_those_that_can_be_counted_by_hand() {
         // Write, append, truncate with three ends each; rename, link, create with three; unlink with two.
         assert_eq!(all(FileSystem::Btrfs, 1).len(), 3 * 3 + 3 * 3 + 2);
-        // Append and truncate with three ends each to the one file that was used, append and its finish to the next, finish of the
-        // first, the conventional file.
-        assert_eq!(all(FileSystem::Zonefs, 1).len(), 3 + 2 + 3 + 3);
+        // Append and finish of two files with two ends and one, truncate with two of the one that has data, the conventional file with
+        // two.
+        assert_eq!(all(FileSystem::Zonefs, 1).len(), 2 * (2 + 1) + 2 + 2);
         assert_eq!(
             all(FileSystem::Xfs, 1)[..3],
             ["write A 0 4096; fsync A", "write A 0 4096; fdatasync A", "write A 0 4096; sync"]
+        );
+    }
+
+    #[test]
+    fn of_two_operations_there_are_those_that_can_be_counted_by_hand() {
+        // Behind the first there is one of its ends or none. What may come second, behind: write and append, as in the beginning (20);
+        // truncate, all but another truncate (17); rename to B, with a choice of A and C for a new name (29); link to B, all by
+        // two names but for one create (37); create of B, of A as before and over B (20), of B, which is empty (14), of C (3). Behind
+        // unlink, which has two ends, create of A or B.
+        assert_eq!(all(FileSystem::Btrfs, 2).len(), 4 * (20 + 20 + 17 + 29 + 37 + 20 + 14 + 3) + 3 * 6);
+        // Each of both files has 5 with data, 3 without, 2 when finished; the conventional file 2.
+        assert_eq!(
+            all(FileSystem::Zonefs, 2).len(),
+            // Appended to, emptied, the other one appended to, the conventional one written; then finished, the other one finished.
+            3 * ((5 + 3 + 2) + (3 + 3 + 2) + (5 + 5 + 2) + (5 + 3 + 2)) + 2 * ((2 + 3 + 2) + (5 + 2 + 2))
         );
     }
 

@@ -43,7 +43,7 @@ pub fn script(workload: &Workload) -> String {
         _ => "    dd if=/tmp/put of=\"$file\" bs=4096 seek=\"$first\" conv=notrunc status=none\n}\n",
     });
     let first = if workload.fs == FileSystem::Zonefs { "seq/0" } else { "A" };
-    let _ = writeln!(text, "put {first} 0 0 2\nsync\nmark begin");
+    let _ = writeln!(text, "put {first} 0 0 2\nsync {first}\nsync\nmark begin");
     for (at, operation) in workload.operations.iter().enumerate() {
         let number = at + 1;
         let _ = match operation {
