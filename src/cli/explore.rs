@@ -1,5 +1,7 @@
 //! `explore`: each state that a loss of power may have left at the moments of a recording, made and checked.
 
+mod page;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,6 +18,7 @@ use crate::explore::maker::Recording;
 use crate::explore::witness::{self, Lost};
 use crate::explore::{Check, Command, Level, Maker, State, Verdict};
 use crate::observe::versioned;
+use crate::picture::explored::Tried;
 
 /// Exit status when a state has failed.
 const FAILED: u8 = 1;
@@ -52,7 +55,7 @@ pub(super) struct Args {
     /// Check at most so many states (20000), or begin no state after so long (90s, 20m, 8h).
     #[arg(long, value_name = "STATES|TIME", value_parser = budget)]
     budget: Option<Budget>,
-    /// Keep images of states that have failed, and a report, in this folder, which is made or is empty.
+    /// Keep images of states that have failed, and a report as JSON and as a page, in this folder, which is made or is empty.
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
     /// Look for the least loss with which what has failed fails.
@@ -133,7 +136,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let work = tempfile::Builder::new().prefix("vhost-user-zbd-explore.").tempdir()?;
     let plan = plan(args, scan.undone(), work.path())?;
     let began = Instant::now();
-    let (found, mut failures, checked) = explore(args, &plan, scan.bytes)?;
+    let mut tried = Tried::new(scan.records);
+    let (found, mut failures, checked) = explore(args, &plan, scan.bytes, &mut tried)?;
     failures.sort_by_key(|one| (one.record, one.lost));
     let failed = failures.len() as u64;
     failures.truncate(MOST_KEPT as usize);
@@ -157,6 +161,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if let Some(folder) = &args.report {
         let path = folder.join("report.json");
         std::fs::write(&path, &told).with_context(|| path.display().to_string())?;
+        page::write(folder, args, &report, &tried)?;
     }
     output::print(if args.json { told } else { as_text(&report) })?;
     if plan.command.stop.load(Ordering::Relaxed) {
@@ -196,16 +201,20 @@ fn plan(args: &Args, undone: Arc<std::collections::HashSet<u64>>, work: &Path) -
     })
 }
 
-/// Explores, and returns what there was, what has failed, and how many states were checked.
-fn explore(args: &Args, plan: &Plan, len: u64) -> Result<(Found, Vec<Failure>, u64)> {
+/// Explores, and returns what there was, what has failed, and how many states were checked, each of which is put into `tried`.
+fn explore(args: &Args, plan: &Plan, len: u64, tried: &mut Tried) -> Result<(Found, Vec<Failure>, u64)> {
     let (mut failures, mut checked) = (Vec::new(), 0);
     let mut progress = Progress::new("exploring");
     let found = jobs::explore(plan, &mut |event| match event {
         Event::Read(at) => progress.at(at, len),
         Event::Checked(_, Verdict::Stopped, _) => {}
-        Event::Checked(_, Verdict::Good, _) => checked += 1,
+        Event::Checked(state, Verdict::Good, _) => {
+            checked += 1;
+            tried.take(state.record, page::losing(&state), false);
+        }
         Event::Checked(state, Verdict::Bad(why), kept) => {
             checked += 1;
+            tried.take(state.record, page::losing(&state), true);
             let folder = kept.map(|kept| kept.folder);
             failures.push(Failure {
                 why,

@@ -24,7 +24,7 @@ impl Axis {
     }
 
     /// Units of time from the first moment to the last, both counted.
-    pub fn len(&self) -> u64 {
+    pub fn span(&self) -> u64 {
         self.len
     }
 

@@ -14,6 +14,7 @@
 //! | [`grid`] | the second reading: what each cell of the picture shows |
 //! | [`pack`] | the cells as few bytes |
 //! | [`timeline`] | the page of a grid |
+//! | [`explored`] | the page of an exploration |
 //! | [`shell`] | what pages have in common |
 //!
 //! Nothing in here has a file or a clock. Events are read twice: the first time for the shape of the picture, the second time to fill it.
@@ -23,6 +24,7 @@
 pub mod axis;
 pub mod cell;
 pub mod event;
+pub mod explored;
 pub mod grid;
 pub mod order;
 pub mod pack;

@@ -2,7 +2,7 @@
 //!
 //! A row is how much was written at the beginning, then its cells: columns on from the cell before, the change of what is written,
 //! a byte that says which counts follow, these counts, and what belongs to them; and a 0. What is written is in sectors and one more, 0
-//! where it is not known. `timeline.js` reads the same.
+//! where it is not known. `cells.js` reads the same.
 
 use super::cell::{COUNTS, Column, Count, Line};
 use crate::units::Bytes;

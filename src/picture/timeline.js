@@ -4,68 +4,10 @@
   const {rows, axis, ticks, reasons, zones, zone_size: zoneSize} = DATA;
   const columns = axis.columns;
   const inTime = DATA.unit === 'ns';
-  const FULL = 200, UNKNOWN = 251, IDLE = 252, USED = 253;
-  const [WRITES, READS, RESETS, FINISHES, OTHERS, REFUSED] = [0, 1, 2, 3, 4, 5];
   const NAMES = [['write'], ['read'], ['reset'], ['finish', 'finishes'], ['other request'], ['refused', 'refused']];
 
-  /* What `pack.rs` has packed. */
-  const reader = text => {
-    const bytes = Uint8Array.from(atob(text), one => one.charCodeAt(0));
-    let at = 0;
-    return () => {
-      let value = 0, unit = 1;
-      for (;;) {
-        const byte = bytes[at++];
-        value += (byte & 0x7f) * unit;
-        if (byte < 0x80) return value;
-        unit *= 128;
-      }
-    };
-  };
-
-  const levels = new Uint8Array(rows.length * columns);
-  const level = (row, value) => {
-    if (row.conventional) return IDLE;
-    if (value === 0) return UNKNOWN;
-    const written = (value - 1) * 512;
-    if (written === 0) return 0;
-    return written >= row.capacity ? FULL : Math.max(1, Math.min(FULL - 1, Math.round(FULL * written / row.capacity)));
-  };
-  const occurs = {reset: false, finish: false, refused: false, unknown: false, used: false, sequential: false};
-  const lines = (() => {
-    const next = reader(DATA.cells);
-    return rows.map((row, r) => {
-      let value = next(), from = 0;
-      const line = {begin: value, cells: []};
-      const fill = to => levels.fill(level(row, value), r * columns + from, r * columns + to);
-      for (let gap = next(); gap > 0; gap = next()) {
-        const column = (line.cells.length ? line.cells[line.cells.length - 1].column + 1 : 0) + gap - 1;
-        fill(column);
-        const by = next();
-        value += by % 2 ? -Math.floor(by / 2) : by / 2;
-        const cell = {column, value, counts: [0, 0, 0, 0, 0, 0], bytes: 0, reason: 0};
-        const present = next();
-        for (let at = 0; at < 6; at++) if (present >> at & 1) cell.counts[at] = next();
-        if (cell.counts[WRITES]) cell.bytes = next() * 512;
-        if (cell.counts[REFUSED]) cell.reason = next();
-        occurs.reset ||= cell.counts[RESETS] > 0;
-        occurs.finish ||= cell.counts[FINISHES] > 0;
-        occurs.refused ||= cell.counts[REFUSED] > 0;
-        line.cells.push(cell);
-        from = column;
-      }
-      fill(columns);
-      if (row.conventional) for (const cell of line.cells) if (cell.counts[WRITES]) levels[r * columns + cell.column] = USED;
-      occurs.used ||= row.conventional;
-      occurs.sequential ||= !row.conventional;
-      return line;
-    });
-  })();
-  occurs.unknown = levels.includes(UNKNOWN);
-  const totals = (() => {
-    const next = reader(DATA.columns);
-    return Array.from({length: columns}, () => ({changes: next(), others: next(), refused: next(), flushes: next()}));
-  })();
+  const {levels, lines, occurs} = unpackCells(rows, columns, DATA.cells);
+  const totals = unpackColumns(columns, DATA.columns);
   const columnOf = at => Math.min(columns - 1, Math.floor(at / axis.step));
   for (const tick of ticks) tick.column = columnOf(tick.at);
   const flushed = totals.some(one => one.flushes);
@@ -261,7 +203,7 @@
     for (const bar of bars) {
       let y = base;
       const from = Math.round(x(bar.c)), to_ = Math.round(x(Math.min(view.c1, bar.c + each)));
-      const wide = Math.max(1, to_ - from - (place.plot / bars.length > 4 ? 1 : 0));
+      const wide = Math.max(1, to_ - from - (place.plot / bars.length > 8 ? 1 : 0));
       for (const [key, colour] of [['changes', colours.changes], ['others', colours.reads], ['refused', colours.refused]]) {
         if (!bar[key]) continue;
         const high = Math.max(1, height * bar[key] / most);

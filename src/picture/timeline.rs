@@ -13,7 +13,7 @@ use crate::observe::Kind;
 
 const BODY: &str = include_str!("timeline.html");
 const STYLE: &str = include_str!("timeline.css");
-const SCRIPT: &str = include_str!("timeline.js");
+const SCRIPT: &str = concat!(include_str!("cells.js"), include_str!("timeline.js"));
 
 /// What the time axis counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ pub fn write(out: &mut impl Write, words: &Words, unit: Unit, survey: &Survey, g
         .collect();
     let data = json!({
         "unit": if unit == Unit::Nanoseconds { "ns" } else { "requests" },
-        "axis": { "len": grid.axis.len(), "step": grid.axis.step(), "columns": grid.axis.columns() },
+        "axis": { "len": grid.axis.span(), "step": grid.axis.step(), "columns": grid.axis.columns() },
         "zones": survey.geometry.nr_zones(),
         "zone_size": survey.geometry.zone_size().0,
         "rows": grid.rows.all(),

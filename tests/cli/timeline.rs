@@ -1,10 +1,10 @@
-//! `trace --html` and `replay --html`: zones over time as a page.
+//! `trace --html` and `replay --html`: zones over time as a page; the page of `explore --report`.
 
 use std::fs;
 
 use serde_json::Value;
 
-use crate::common::cli::{Image, SMALL, fails, ok, run};
+use crate::common::cli::{Image, SMALL, fails, ok, program, run};
 use crate::common::disk::{Disk, Setup};
 use crate::common::model::assert_ok;
 use crate::common::request::Status;
@@ -98,4 +98,40 @@ fn a_page_overwrites_a_page_but_no_image_trace_or_recording() {
         fails(&[&args[..], &["--html", &nowhere]].concat(), &["page.html", "No such file"]);
         fails(&[&args[..], &["--html", &nowhere, "--json"]].concat(), &["--html", "--json"]);
     }
+}
+
+#[test]
+fn a_report_of_an_exploration_has_a_page_with_each_failure_and_what_makes_it_again() {
+    let image = Image::create(&SMALL);
+    let [record, base, report] = ["record", "base", "report"].map(|name| image.beside_name(name));
+    fs::copy(image.path(), &base).expect("a copy of the image");
+    let mut disk = Setup::new(SMALL).args(&["--record", &record]).start_on(image);
+    disk.fill(2, 8192);
+    assert_ok(disk.flush());
+    // Of two, each may be lost alone.
+    disk.fill(3, 4096);
+    disk.fill(4, 4096);
+    assert!(disk.stop().success());
+    // A state is bad that has lost both.
+    let check = format!("{} report \"$ZBD_IMAGE\" | grep -q 'wptr 0x000008'", program());
+    let explored = run(&["explore", &record, "--base", &base, "--check", &check, "--minimise", "--report", &report]);
+    assert_eq!(explored.status.code(), Some(1), "{explored:?}");
+    let told: Value =
+        serde_json::from_str(&fs::read_to_string(format!("{report}/report.json")).unwrap()).expect("JSON");
+    let page = fs::read_to_string(format!("{report}/report.html")).expect("the page");
+    let failures = told["failures"].as_array().expect("failures");
+    assert!(!failures.is_empty());
+    assert_eq!(page.matches("Make it again:").count(), failures.len());
+    for failure in failures {
+        let command = failure["command"].as_str().expect("a command");
+        assert!(page.contains(&format!("<code>{command}</code>")), "{command}");
+        assert!(page.contains(failure["why"].as_str().expect("why")));
+    }
+    let states = |column: usize| -> u64 {
+        let columns = data(&page)["columns"].as_array().expect("columns").clone();
+        columns.iter().map(|one| one[column].as_u64().expect("a count")).sum()
+    };
+    assert_eq!((Some(states(1)), Some(states(2))), (told["checked"].as_u64(), told["failed"].as_u64()));
+    // Without the write to zone 4 the disk is as it was before that, which is no other state.
+    assert_eq!(zones(&page), [2, 3]);
 }

@@ -26,7 +26,7 @@ use crate::record::{Machine, Point, Reader, Scan};
 use crate::storage::file::FileMedium;
 use crate::store::ZoneInfo;
 use crate::units::Bytes;
-use crate::zone::{Zone, ZoneKind};
+use crate::zone::{Geometry, Zone, ZoneKind};
 
 /// Bytes of a recording, and of an image, that are read at a time.
 const READ: usize = 1 << 20;
@@ -68,7 +68,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         check_base(base, &log).with_context(|| base.display().to_string())?;
     }
     if let Some(out) = &args.html {
-        return draw(&args.log, &log, out);
+        return draw(&args.log, out);
     }
     match (&args.to, &args.base, &args.output) {
         (Some(to), Some(base), Some(out)) => make_state(args, to, base, out, (log, len)),
@@ -89,6 +89,12 @@ pub(super) fn scan(path: &Path, base: Option<&Path>) -> Result<(Scan, u64)> {
     Ok((look_through(path, &mut log, len, None)?, len))
 }
 
+/// Returns the shape of the disk of a recording.
+pub(super) fn geometry(path: &Path) -> Result<Geometry> {
+    let (log, _) = open_log(path)?;
+    log.header().geometry().with_context(|| path.display().to_string())
+}
+
 fn open_log(path: &Path) -> Result<(Log, u64)> {
     let open = || -> Result<(Log, u64)> {
         let file = image::open_regular(path, File::options().read(true), "a recording of serve --record")?;
@@ -99,9 +105,8 @@ fn open_log(path: &Path) -> Result<(Log, u64)> {
 }
 
 /// Draws what is in a recording by now.
-fn draw(path: &Path, log: &Log, out: &Path) -> Result<ExitCode> {
+fn draw(path: &Path, out: &Path) -> Result<ExitCode> {
     let name = || path.display().to_string();
-    let geometry = log.header().geometry().with_context(name)?;
     let told = &Cell::new(false);
     let events = || {
         let ((mut log, len), mut follower) = (open_log(path)?, Follower::default());
@@ -115,7 +120,7 @@ fn draw(path: &Path, log: &Log, out: &Path) -> Result<ExitCode> {
         });
         Ok(records.filter_map(move |record| record.map(|record| follower.take(record)).transpose()))
     };
-    page::draw(out, path, Unit::Requests, geometry, events)?;
+    page::draw(out, path, Unit::Requests, geometry(path)?, events)?;
     Ok(ExitCode::SUCCESS)
 }
 
