@@ -85,6 +85,7 @@ beside "the power goes, in a guest of user-mode Linux" uml_power
 beside "in a guest of user-mode Linux" uml_guest
 beside "fuzzing" env FUZZ_AT_ONCE=1 tests/fuzz.sh 30
 beside "the disk fails as told, in a guest of user-mode Linux" uml_faults
+beside "crash states of small workloads, in guests of user-mode Linux" tests/guest/explore.sh
 beside "libvirt" tests/guest/libvirt.sh
 beside "the pages of docs/guests, followed" tests/guest/pages.sh
 beside "the power goes, in QEMU's guest" tests/guest/power.sh cycle
