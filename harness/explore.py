@@ -36,7 +36,7 @@ DISKS = {
     "btrfs": ("small", ["256M", "--zone-size", "4M"]),
     "xfs": ("newest", ["1G", "--zone-size", "16M", "--conventional-zones", "20"]),
     "f2fs": ("newest", ["256M", "--zone-size", "4M", "--conventional-zones", "8"]),
-    "zonefs": ("small", ["64M", "--zone-size", "4M", "--conventional-zones", "2"]),
+    "zonefs": ("small", ["8M", "--zone-size", "256K", "--conventional-zones", "2"]),
 }
 # How long one step of a guest may take. A check of a state is some tenths of a second where the machine has nothing else to do.
 STEP_SECONDS = 120

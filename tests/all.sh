@@ -10,6 +10,8 @@ cd "$(dirname "$0")/.."
 
 # What is tested is the same code; made one piece of it takes minutes that only those who measure have a use for.
 export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+# What is built once only has no use for what the next build would take up.
+export CARGO_INCREMENTAL=0
 
 lints() {
     cargo fmt --all --check
@@ -85,6 +87,7 @@ beside "the power goes, in a guest of user-mode Linux" uml_power
 beside "in a guest of user-mode Linux" uml_guest
 beside "fuzzing" env FUZZ_AT_ONCE=1 tests/fuzz.sh 30
 beside "the disk fails as told, in a guest of user-mode Linux" uml_faults
+beside "crash states of small workloads, in guests of user-mode Linux" tests/guest/explore.sh
 beside "libvirt" tests/guest/libvirt.sh
 beside "the pages of docs/guests, followed" tests/guest/pages.sh
 beside "the power goes, in QEMU's guest" tests/guest/power.sh cycle

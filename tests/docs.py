@@ -64,6 +64,8 @@ ELSEWHERE = {
 # Page and beginning of a block: what makes such output, a file here and a word that is in it.
 SAMPLES = {
     ("docs/harness.md", "known failure: "): ("harness/results.py", "known failure: "),
+    ("docs/explore.md", "btrfs, Linux 7.2.13 "): ("harness/explore.py", " distinct states, "),
+    ("docs/explore.md", "write in zone 3, "): ("src/explore", "but for its first"),
     ("docs/pytest.md", "@pytest.mark.zoned_disk"): ("python/tests/test_disk.py", "zoned_disk"),
     ("docs/pytest.md", "-----"): ("python/src/pytest_vhost_user_zbd/plugin.py", "zoned disk "),
     ("docs/cli.md", "zns "): ("src/cli/preset.rs", "like an NVMe ZNS drive"),

@@ -61,7 +61,7 @@ btrfs() {
 }
 
 nobarrier() {
-    explored nobarrier 1 btrfs --mount nobarrier "$WORKLOAD"
+    explored nobarrier 1 btrfs --mount nobarrier --level 1 "$WORKLOAD"
     expect nobarrier/the-printed-command-makes-the-state-again replayed nobarrier
 }
 
