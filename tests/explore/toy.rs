@@ -282,10 +282,8 @@ fn zone_of(disk: &mut Disk, zone: u64) -> Vec<u8> {
 
 /// What is wrong with what a crash has left, by what was promised.
 pub(crate) fn complaint(disk: &mut Disk, marks: &[String], history: &[Content], bug: Bug) -> Option<String> {
-    let promised = |what: &str| {
-        let last = marks.iter().rev().find_map(|mark| mark.strip_prefix(what)?.trim().parse::<usize>().ok());
-        last
-    };
+    let promised =
+        |what: &str| marks.iter().rev().find_map(|mark| mark.strip_prefix(what)?.trim().parse::<usize>().ok());
     let synced = promised("sync")?;
     let copies = zone_of(disk, 0);
     let label = copies.chunks(2 * BLOCK as usize).filter(|copy| is_sound(copy)).map(|copy| words(copy)[1]).max();
